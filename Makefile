@@ -1,0 +1,49 @@
+# Waggle's commands; README.md says what each is for. Settings are given as `make up NAME=value`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Settings of the deploy program (deploy/config.go), passed on when given.
+export PORT WORKERS REDIS_MAXMEMORY CLUSTER NODES CLUSTER_PORT WAGGLE_STATE YES INSTALL
+
+DEPLOY := deploy/bootstrap.sh
+
+.PHONY: help up down purge status cluster cluster-down test unit e2e lint voters bench
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## bring the whole system up on this machine's Swarm (PORT=8080), or on CLUSTER=name
+	@$(DEPLOY) up
+
+down: ## stop it and keep the votes
+	@$(DEPLOY) down
+
+purge: ## stop it and delete everything, the votes included (asks first; YES=1 does not)
+	@$(DEPLOY) purge
+
+status: ## what runs, and whether every vote is accounted for
+	@$(DEPLOY) status
+
+cluster: ## make a Swarm of NODES=3 node containers on this machine, to be used with `make up CLUSTER=waggle`
+	@$(DEPLOY) cluster
+
+cluster-down: ## remove it without a trace
+	@$(DEPLOY) cluster-down
+
+test: unit e2e ## run every test this machine can run
+
+unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
+	go vet ./... && go vet -tags e2e ./...
+	go test -race -timeout 10m ./...
+
+e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
+	go test -tags e2e -count=1 -v -timeout 60m ./deploy/...
+
+lint: ## static checks (golangci-lint v2)
+	golangci-lint run ./...
+
+voters: ## load the running system and judge it: make voters ARGS="-voters 20000"
+	go run ./deploy/voters $(ARGS)
+
+bench: ## compare the gateway with HAProxy, nginx and ReverseProxy in one run
+	go run ./deploy/bench $(ARGS)

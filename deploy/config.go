@@ -1,0 +1,45 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/kelseyhightower/envconfig"
+)
+
+// settings are the operator's choices, read from the environment; `make up NAME=value` puts them there.
+type settings struct {
+	// Port is the gateway's port on each edge node of this machine's Swarm; 1 to 65535.
+	Port int `envconfig:"PORT" default:"8080"`
+	// Workers is the number of drain workers; 1 to 64.
+	Workers int `envconfig:"WORKERS" default:"1"`
+	// RedisMaxMemory bounds the queue of each capture node, as Redis writes it; about 120 bytes hold a vote.
+	RedisMaxMemory string `envconfig:"REDIS_MAXMEMORY" default:"512mb"`
+	// Cluster names the many-node Swarm of node containers to work on; empty means this machine's own engine.
+	Cluster string `envconfig:"CLUSTER"`
+	// Nodes is the size of the cluster that `cluster` creates; 1 to 9.
+	Nodes int `envconfig:"NODES" default:"3"`
+	// ClusterPort is the loopback port of the first node's gateway; each further node has the next one.
+	ClusterPort int `envconfig:"CLUSTER_PORT" default:"8081"`
+	// StateDir keeps generated credentials; one folder per target.
+	StateDir string `envconfig:"WAGGLE_STATE"`
+	// Yes answers the question that purge asks.
+	Yes bool `envconfig:"YES"`
+}
+
+// readSettings reads the environment; a malformed value is an error that names it.
+func readSettings() (settings, error) {
+	var s settings
+	if err := envconfig.Process("", &s); err != nil {
+		return s, fmt.Errorf("reading settings: %w", err)
+	}
+	if s.StateDir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return s, fmt.Errorf("finding the home directory (set WAGGLE_STATE instead): %w", err)
+		}
+		s.StateDir = filepath.Join(home, ".waggle")
+	}
+	return s, nil
+}

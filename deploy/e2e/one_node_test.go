@@ -1,0 +1,83 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A single machine: votes by form and by JSON, redeploys that change nothing, and a restart that keeps the votes.
+func TestOneNode(t *testing.T) {
+	s := start(t, 1, 18100)
+
+	t.Run("a vote by form is counted, and a changed one moves", func(t *testing.T) {
+		first := s.newVoter(t)
+		first.voteByForm("cats")
+		s.counts(t, 3*time.Second, 1, 0)
+		first.voteByForm("dogs")
+		s.counts(t, 3*time.Second, 0, 1)
+	})
+
+	t.Run("a vote by JSON is counted, and delivered twice it counts once", func(t *testing.T) {
+		second := s.newVoter(t)
+		body := second.jsonBallot("cats")
+		second.postJSON(body)
+		s.counts(t, 3*time.Second, 1, 1)
+		second.postJSON(body)
+		s.delivered(t, 4)
+		s.counts(t, time.Second, 1, 1)
+	})
+
+	t.Run("a second make up changes nothing and says so", func(t *testing.T) {
+		if out := s.up(t); !strings.Contains(out, "nothing changed") {
+			t.Fatalf("the second run says:\n%s", out)
+		}
+	})
+
+	t.Run("make status finds it whole", func(t *testing.T) {
+		if err := s.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+
+	t.Run("faas-cli", s.testClient)
+
+	t.Run("20,000 voters", func(t *testing.T) {
+		s.judge(t, "-voters", "20000", "-double", "10%")
+	})
+
+	t.Run("make down and make up keep the votes", func(t *testing.T) {
+		before, err := s.results()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Down(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := http.Get(s.gateway + "/healthz"); err == nil {
+			t.Fatal("the gateway still answers after make down")
+		}
+		s.up(t)
+		eventually(t, 10*time.Second, func() error {
+			after, err := s.results()
+			if err != nil {
+				return err
+			}
+			return sameTotals(before, after)
+		})
+	})
+
+	t.Run("make purge leaves nothing", func(t *testing.T) {
+		if err := s.Purge(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []string{"service", "secret", "config", "volume"} {
+			if left, err := s.target.Manager.Run(t.Context(), kind, "ls", "--quiet"); err != nil || left != "" {
+				t.Errorf("docker %s ls after purge: %q, %v", kind, left, err)
+			}
+		}
+	})
+}

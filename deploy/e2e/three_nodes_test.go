@@ -1,0 +1,103 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Three nodes: two capture, the third drains and stores. Nothing here could pass on one machine by accident.
+func TestThreeNodes(t *testing.T) {
+	s := start(t, 3, 18110)
+
+	t.Run("each capture node's votes are drained by the third node", func(t *testing.T) {
+		s.judge(t, "-voters", "20000", "-double", "10%", "-change", "5%")
+		r, err := s.results()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, node := range []int{1, 2} {
+			name := s.cluster.Nodes()[node].Name
+			entries := int64(-1)
+			for _, stream := range r.Ledger.Streams {
+				if stream.Node == name {
+					entries = stream.Counted
+				}
+			}
+			if entries < 1000 {
+				t.Errorf("the ledger counts %d votes from capture node %s, want a fair share of 20,000: %+v", entries, name, r.Ledger)
+			}
+		}
+	})
+
+	t.Run("votes are acknowledged while no worker runs and counted when one does", func(t *testing.T) {
+		s.scale(t, "waggle_worker", 0)
+		before, err := s.results()
+		if err != nil {
+			t.Fatal(err)
+		}
+		restarted := make(chan error, 1)
+		go func() {
+			time.Sleep(8 * time.Second) // Not a wait for something: the time without a worker is the fault injected.
+			_, err := s.target.Manager.Run(t.Context(), "service", "scale", "--detach", "waggle_worker=1")
+			restarted <- err
+		}()
+		s.judge(t, "-voters", "20000", "-double", "10%")
+		if err := <-restarted; err != nil {
+			t.Fatal(err)
+		}
+		after, err := s.results()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after.Polls[0].Total-before.Polls[0].Total != 20000 {
+			t.Errorf("%d voters were added, want 20,000", after.Polls[0].Total-before.Polls[0].Total)
+		}
+	})
+
+	t.Run("a function holds no privilege", s.testPrivileges)
+
+	t.Run("a capture node loses power and comes back with its votes", func(t *testing.T) {
+		node := s.cluster.Nodes()[2]
+		s.voteThrough(t, node.Gateway, 50)
+		if err := s.cluster.Kill(t.Context(), node); err != nil {
+			t.Fatal(err)
+		}
+		// The others go on while it is away.
+		s.newVoter(t).voteByForm("cats")
+		if err := s.cluster.Start(t.Context(), node); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 90*time.Second, func() error {
+			r, err := s.results()
+			if err != nil {
+				return err
+			}
+			if r.Ledger.Pending != 0 || r.Ledger.Unaccounted != 0 || r.Ledger.Missing != 0 || r.Ledger.Active() != 2 {
+				return fmt.Errorf("ledger: %+v", r.Ledger)
+			}
+			return nil
+		})
+	})
+}
+
+// scale asks Swarm for another number of replicas and waits until it is so.
+func (s *system) scale(t *testing.T, service string, replicas int) {
+	t.Helper()
+	if _, err := s.target.Manager.Run(t.Context(), "service", "scale", "--detach", fmt.Sprintf("%s=%d", service, replicas)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, func() error {
+		out, err := s.target.Manager.Run(t.Context(), "service", "ps", "--filter", "desired-state=running", "--format", "{{.CurrentState}}", service)
+		if err != nil {
+			return err
+		}
+		if running := strings.Count(out, "Running"); running != replicas {
+			return fmt.Errorf("%s has %d running replicas, want %d", service, running, replicas)
+		}
+		return nil
+	})
+}

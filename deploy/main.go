@@ -1,0 +1,154 @@
+// Command deploy operates Waggle: it brings the system up on this machine's Swarm or on a many-node Swarm of node
+// containers, takes it down, deletes it, and says how it is. The Makefile is its front.
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"waggle/deploy/cluster"
+	"waggle/deploy/docker"
+	"waggle/deploy/images"
+	"waggle/deploy/up"
+)
+
+// commands maps each argument to what it does.
+var commands = map[string]func(context.Context, settings) error{
+	"up":           onSystem((*up.System).Up),
+	"down":         onSystem((*up.System).Down),
+	"purge":        purge,
+	"status":       onSystem((*up.System).Status),
+	"cluster":      createCluster,
+	"cluster-down": deleteCluster,
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	name := "up"
+	if len(os.Args) > 1 {
+		name = os.Args[1]
+	}
+	if err := run(ctx, name); err != nil {
+		fmt.Fprintf(os.Stderr, "make %s: %v\n", name, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, name string) error {
+	command, ok := commands[name]
+	if !ok {
+		legal := make([]string, 0, len(commands))
+		for c := range commands {
+			legal = append(legal, c)
+		}
+		slices.Sort(legal)
+		return fmt.Errorf("no such command; legal are %s", strings.Join(legal, ", "))
+	}
+	s, err := readSettings()
+	if err != nil {
+		return err
+	}
+	return command(ctx, s)
+}
+
+// onSystem makes a command of one of the system's methods.
+func onSystem(do func(*up.System, context.Context) error) func(context.Context, settings) error {
+	return func(ctx context.Context, s settings) error {
+		system, err := newSystem(ctx, s)
+		if err != nil {
+			return err
+		}
+		return do(system, ctx)
+	}
+}
+
+// newSystem finds the target: this machine's engine, or a cluster of node containers.
+func newSystem(ctx context.Context, s settings) (*up.System, error) {
+	root, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("finding the repository: %w", err)
+	}
+	machine := docker.Engine{}
+	target, stateDir := up.Target{
+		Manager:  machine,
+		Builder:  machine,
+		Gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)},
+	}, filepath.Join(s.StateDir, "local")
+	if s.Cluster != "" {
+		nodes, err := cluster.Open(ctx, s.Cluster)
+		if err != nil {
+			return nil, err
+		}
+		target, stateDir = up.OnCluster(nodes), filepath.Join(s.StateDir, "cluster-"+s.Cluster)
+		s.Port = cluster.GatewayPort
+	}
+	return up.New(up.Config{
+		Target:         target,
+		Root:           root,
+		StateDir:       stateDir,
+		Port:           s.Port,
+		Workers:        s.Workers,
+		RedisMaxMemory: s.RedisMaxMemory,
+		Out:            os.Stdout,
+	})
+}
+
+// purge asks before it deletes.
+func purge(ctx context.Context, s settings) error {
+	if !s.Yes {
+		fmt.Print("This deletes all votes, passwords and functions. Type yes to go on: ")
+		answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		if err != nil || strings.TrimSpace(answer) != "yes" {
+			return fmt.Errorf("not confirmed; nothing was deleted (YES=1 confirms without asking)")
+		}
+	}
+	return onSystem((*up.System).Purge)(ctx, s)
+}
+
+// defaultCluster is the name of the cluster that `make cluster` makes.
+const defaultCluster = "waggle"
+
+func clusterName(s settings) string {
+	if s.Cluster == "" {
+		return defaultCluster
+	}
+	return s.Cluster
+}
+
+func createCluster(ctx context.Context, s settings) error {
+	machine := docker.Engine{}
+	if _, err := machine.Ping(ctx); err != nil {
+		return err
+	}
+	progress := up.NewProgress(os.Stdout)
+	builder := images.Builder{Engine: machine, Root: ".", Progress: progress.Note}
+	err := progress.Step("images", func() (string, error) { return "base images", builder.EnsureBase(ctx) })
+	if err != nil {
+		return err
+	}
+	var made *cluster.Cluster
+	err = progress.Step("cluster", func() (_ string, err error) {
+		made, err = cluster.Create(ctx, cluster.Config{Name: clusterName(s), Nodes: s.Nodes, PortBase: s.ClusterPort, Progress: progress.Note})
+		return fmt.Sprintf("%d node(s)", s.Nodes), err
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nBring Waggle up on it with: make up CLUSTER=%s\n", made.Name())
+	return nil
+}
+
+func deleteCluster(ctx context.Context, s settings) error {
+	progress := up.NewProgress(os.Stdout)
+	return progress.Step("cluster", func() (string, error) {
+		return "removed", cluster.Delete(ctx, clusterName(s))
+	})
+}

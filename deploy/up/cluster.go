@@ -1,0 +1,24 @@
+package up
+
+import (
+	"context"
+
+	"waggle/deploy/cluster"
+	"waggle/deploy/docker"
+)
+
+// OnCluster targets a Swarm of node containers: images are built on this machine's engine and copied into the nodes.
+func OnCluster(c *cluster.Cluster) Target {
+	target := Target{
+		Builder: docker.Engine{},
+		Distribute: func(ctx context.Context, images ...string) error {
+			return c.Load(ctx, images...)
+		},
+	}
+	for _, node := range c.Nodes() {
+		target.Nodes = append(target.Nodes, node.Engine)
+		target.Gateways = append(target.Gateways, node.Gateway)
+	}
+	target.Manager = target.Nodes[0]
+	return target
+}

@@ -1,0 +1,287 @@
+package up
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/openfaas/faas-provider/types"
+	sdk "github.com/openfaas/go-sdk"
+	"github.com/openfaas/go-sdk/builder"
+	"github.com/openfaas/go-sdk/stack"
+
+	"waggle/deploy/docker"
+)
+
+// functionLabel is on every Swarm service that is a function of ours.
+const functionLabel = "com.waggle.namespace"
+
+// deployFunctions builds the functions of stack.yml and deploys them through the REST API: the calls are those of
+// `faas-cli up --skip-push`, so what works here works for a developer with the CLI.
+func (s *System) deployFunctions(ctx context.Context) (string, error) {
+	client, err := s.apiClient()
+	if err != nil {
+		return "", err
+	}
+	if err := s.await(ctx, func(ctx context.Context) error { _, err := client.GetInfo(ctx); return err }); err != nil {
+		return "", advise(fmt.Errorf("reaching the API at %s: %w", s.Target.Gateways[0], err), "See `docker service logs waggle_gateway` and waggle_provider.")
+	}
+	if err := s.applyFunctionSecrets(ctx, client); err != nil {
+		return "", err
+	}
+	services, err := stack.ParseYAMLFile(filepath.Join(s.Root, "stack.yml"), "", "", true)
+	if err != nil {
+		return "", fmt.Errorf("reading stack.yml: %w", err)
+	}
+	names := slices.Sorted(maps.Keys(services.Functions))
+	for _, name := range names {
+		function := services.Functions[name]
+		if err := s.buildFunction(ctx, name, function, services.StackConfiguration.CopyExtraPaths); err != nil {
+			return "", err
+		}
+		if err := deployFunction(ctx, client, name, function); err != nil {
+			return "", err
+		}
+	}
+	return joinWords(names), nil
+}
+
+// apiClient speaks to the gateway as admin.
+func (s *System) apiClient() (*sdk.Client, error) {
+	base, err := url.Parse(s.Target.Gateways[0])
+	if err != nil {
+		return nil, fmt.Errorf("reading the gateway's address: %w", err)
+	}
+	user, err := s.state.read("basic-auth-user")
+	if err != nil {
+		return nil, err
+	}
+	password, err := s.state.read("basic-auth-password")
+	if err != nil {
+		return nil, err
+	}
+	return sdk.NewClient(base, &sdk.BasicAuth{Username: user, Password: password}, s.client), nil
+}
+
+// applyFunctionSecrets creates the functions' secrets, and updates those whose value is another than the one applied last.
+// The API never gives a value back, so the hash of the last one is kept beside the credentials.
+func (s *System) applyFunctionSecrets(ctx context.Context, client *sdk.Client) error {
+	polls, err := os.ReadFile(filepath.Join(s.Root, "functions", "polls.json"))
+	if err != nil {
+		return fmt.Errorf("reading the polls: %w", err)
+	}
+	wanted := map[string]string{"polls": string(polls)}
+	for _, c := range credentials {
+		if c.function {
+			if wanted[c.name], err = s.state.read(c.name); err != nil {
+				return err
+			}
+		}
+	}
+	listed, err := client.GetSecrets(ctx, "")
+	if err != nil {
+		return fmt.Errorf("listing secrets: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		hash := sha256.Sum256([]byte(wanted[name]))
+		applied, err := s.state.read("applied-" + name)
+		if err != nil {
+			return err
+		}
+		exists := slices.ContainsFunc(listed, func(l types.Secret) bool { return l.Name == name })
+		if exists && applied == hex.EncodeToString(hash[:]) {
+			continue
+		}
+		put := client.CreateSecret
+		if exists {
+			put = client.UpdateSecret
+		}
+		if status, err := put(ctx, types.Secret{Name: name, Value: wanted[name]}); err != nil {
+			return fmt.Errorf("storing secret %s (status %d): %w", name, status, err)
+		}
+		if err := s.state.write("applied-"+name, hex.EncodeToString(hash[:])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// buildFunction lays out the build context as faas-cli does, builds it, and brings the image to the nodes.
+func (s *System) buildFunction(ctx context.Context, name string, function stack.Function, copyExtra []string) error {
+	// The builder's paths are relative to the working directory, and it refuses files outside of it.
+	restore, err := chdir(s.Root)
+	if err != nil {
+		return err
+	}
+	defer restore()
+	buildContext, err := builder.CreateBuildContext(name, function.Handler, function.Language, copyExtra)
+	if err != nil {
+		return fmt.Errorf("laying out the build of %s: %w", name, err)
+	}
+	if _, err = s.Target.Builder.Build(ctx, docker.BuildOptions{Context: buildContext, Tag: function.Image}); err != nil {
+		return fmt.Errorf("building function %s: %w", name, err)
+	}
+	return s.distribute(ctx, function.Image)
+}
+
+// chdir changes the working directory and returns the way back.
+func chdir(dir string) (restore func(), err error) {
+	was, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("finding the working directory: %w", err)
+	}
+	if err := os.Chdir(dir); err != nil {
+		return nil, fmt.Errorf("entering the repository: %w", err)
+	}
+	return func() { _ = os.Chdir(was) }, nil // The directory was there a moment ago.
+}
+
+// deployFunction asks for an update and, where the function is not there yet, for a creation: the protocol of faas-cli.
+func deployFunction(ctx context.Context, client *sdk.Client, name string, f stack.Function) error {
+	spec := types.FunctionDeployment{
+		Service:                name,
+		Image:                  f.Image,
+		EnvProcess:             f.FProcess,
+		EnvVars:                f.Environment,
+		Constraints:            valueOr(f.Constraints, nil),
+		Secrets:                f.Secrets,
+		Labels:                 pointer(valueOr(f.Labels, map[string]string{})),
+		Annotations:            pointer(valueOr(f.Annotations, map[string]string{})),
+		Limits:                 resources(f.Limits),
+		Requests:               resources(f.Requests),
+		ReadOnlyRootFilesystem: f.ReadOnlyRootFilesystem,
+		Namespace:              f.Namespace,
+	}
+	status, err := client.Update(ctx, spec)
+	if status == http.StatusNotFound {
+		status, err = client.Deploy(ctx, spec)
+	}
+	if err != nil {
+		return advise(fmt.Errorf("deploying function %s (status %d): %w", name, status, err), "See `docker service logs waggle_provider`.")
+	}
+	return nil
+}
+
+func resources(r *stack.FunctionResources) *types.FunctionResources {
+	if r == nil {
+		return nil
+	}
+	return &types.FunctionResources{Memory: r.Memory, CPU: r.CPU}
+}
+
+func valueOr[T any](p *T, fallback T) T {
+	if p == nil {
+		return fallback
+	}
+	return *p
+}
+
+func pointer[T any](v T) *T { return &v }
+
+// awaitAnswers waits until voters and operators are served: the ballot and the results answer through every gateway,
+// each function runs its newest version, and each capture node's queue is being drained.
+func (s *System) awaitAnswers(ctx context.Context) (string, error) {
+	var ledger Ledger
+	err := s.await(ctx, func(ctx context.Context) error {
+		if err := s.functionsSettled(ctx); err != nil {
+			return err
+		}
+		for _, gateway := range s.Target.Gateways {
+			for _, function := range []string{"vote", "results"} {
+				if _, err := s.get(ctx, gateway+"/function/"+function); err != nil {
+					return err
+				}
+			}
+		}
+		var err error
+		if ledger, err = s.ledger(ctx); err != nil {
+			return err
+		}
+		return s.drained(ctx, ledger)
+	})
+	if err != nil {
+		return "", advise(err, "See `docker service ls`, `docker service logs vote`, results and waggle_worker.")
+	}
+	return fmt.Sprintf("ballot and results served, %d capture node(s) drained", ledger.Active()), nil
+}
+
+// functionsSettled returns an error as long as a function is not running everything it was asked to.
+func (s *System) functionsSettled(ctx context.Context) error {
+	out, err := s.Target.Manager.Run(ctx, "service", "ls", "--filter", "label="+functionLabel, "--format", "{{.Name}}")
+	if err != nil {
+		return fmt.Errorf("listing functions: %w", err)
+	}
+	for _, name := range strings.Fields(out) {
+		state, err := s.Target.Manager.Run(ctx, "service", "inspect", "--format", "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}", name)
+		if err != nil {
+			return fmt.Errorf("reading the update state of %s: %w", name, err)
+		}
+		switch state {
+		case "updating":
+			return fmt.Errorf("function %s is being updated", name)
+		case "rollback_started", "rollback_completed", "rollback_paused", "paused":
+			return permanent(s.explain(ctx, name, fmt.Errorf("the update of function %s failed (%s)", name, state)))
+		}
+	}
+	return nil
+}
+
+// Ledger is the part of the results' JSON that says whether every acknowledged vote is accounted for.
+type Ledger struct {
+	Streams []struct {
+		Node    string `json:"node"`
+		State   string `json:"state"`
+		Pending int64  `json:"pending"`
+	} `json:"streams"`
+	Added       int64 `json:"added"`
+	Counted     int64 `json:"counted"`
+	Pending     int64 `json:"pending"`
+	Rejected    int64 `json:"rejected"`
+	Unaccounted int64 `json:"unaccounted"`
+	Missing     int64 `json:"missing"`
+}
+
+// Active counts the streams that are being drained.
+func (l Ledger) Active() int {
+	n := 0
+	for _, stream := range l.Streams {
+		if stream.State == "active" {
+			n++
+		}
+	}
+	return n
+}
+
+// ledger asks the results function.
+func (s *System) ledger(ctx context.Context) (Ledger, error) {
+	body, err := s.get(ctx, s.Target.Gateways[0]+"/function/results?format=json")
+	if err != nil {
+		return Ledger{}, err
+	}
+	var results struct{ Ledger Ledger }
+	if err := json.Unmarshal(body, &results); err != nil {
+		return Ledger{}, fmt.Errorf("reading the results: %w", err)
+	}
+	return results.Ledger, nil
+}
+
+// drained returns an error as long as fewer streams are active than there are capture nodes.
+func (s *System) drained(ctx context.Context, ledger Ledger) error {
+	out, err := s.Target.Manager.Run(ctx, "node", "ls", "--filter", "node.label=waggle.capture=true", "--format", "{{.Hostname}} {{.Status}}")
+	if err != nil {
+		return fmt.Errorf("listing capture nodes: %w", err)
+	}
+	if ready := strings.Count(out, " Ready"); ledger.Active() < ready {
+		return fmt.Errorf("%d of %d capture nodes are drained", ledger.Active(), ready)
+	}
+	return nil
+}

@@ -1,0 +1,266 @@
+package up
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"waggle/deploy/images"
+)
+
+// imageSet maps each part ("provider", "redis", …) to its image, tagged by content.
+type imageSet map[string]string
+
+// String lists the images for the progress line.
+func (i imageSet) String() string {
+	var all []string
+	for _, image := range i {
+		all = append(all, image)
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
+// buildImages makes the base images if they are missing, builds the parts and brings them to the nodes.
+func (s *System) buildImages(ctx context.Context) (imageSet, error) {
+	builder := images.Builder{Engine: s.Target.Builder, Root: s.Root, Progress: s.progress.Note}
+	if err := builder.EnsureBase(ctx); err != nil {
+		return nil, err
+	}
+	built, err := builder.Build(ctx, images.All...)
+	if err != nil {
+		return nil, err
+	}
+	set := imageSet{}
+	for name, image := range built {
+		set[name] = image.Reference
+	}
+	return set, s.distribute(ctx, strings.Fields(set.String())...)
+}
+
+// distribute brings images to all nodes where the builder is not the only one.
+func (s *System) distribute(ctx context.Context, images ...string) error {
+	if s.Target.Distribute == nil {
+		return nil
+	}
+	if err := s.Target.Distribute(ctx, images...); err != nil {
+		return fmt.Errorf("bringing images to the nodes: %w", err)
+	}
+	return nil
+}
+
+// deployStack hands deploy/stack.yml to Swarm with this run's images and settings filled in.
+func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) {
+	polls, err := os.ReadFile(filepath.Join(s.Root, "functions", "polls.json"))
+	if err != nil {
+		return "", fmt.Errorf("reading the polls: %w", err)
+	}
+	// A Swarm config never changes, so another file needs another name.
+	version := sha256.Sum256(polls)
+	env := []string{
+		"PROVIDER_IMAGE=" + set[images.Provider],
+		"WORKER_IMAGE=" + set[images.Worker],
+		"REDIS_IMAGE=" + set[images.Redis],
+		"POSTGRES_IMAGE=" + set[images.Postgres],
+		"PORT=" + strconv.Itoa(s.Port),
+		"WORKERS=" + strconv.Itoa(s.Workers),
+		"REDIS_MAXMEMORY=" + s.RedisMaxMemory,
+		"POLLS_VERSION=" + hex.EncodeToString(version[:6]),
+	}
+	stack := filepath.Join(s.Root, "deploy", "stack.yml")
+	_, err = s.Target.Manager.RunEnv(ctx, env, "stack", "deploy", "--compose-file", stack, "--resolve-image", "never", "--prune", stackName)
+	if err != nil {
+		return "", fmt.Errorf("deploying %s: %w", stack, err)
+	}
+	return "deployed", nil
+}
+
+// service is one line of the stack's state as Swarm reports it.
+type service struct {
+	name             string
+	running, desired int
+	updating         string // Swarm's UpdateStatus.State, "" when never updated
+}
+
+// settled reports whether the service runs what it was asked to run.
+func (v service) settled() bool {
+	return v.running == v.desired && v.desired > 0 && v.updating != "updating" && v.updating != "rollback_started"
+}
+
+// services lists the stack's services.
+func (s *System) services(ctx context.Context) ([]service, error) {
+	out, err := s.Target.Manager.Run(ctx, "service", "ls", "--filter", "label=com.docker.stack.namespace="+stackName, "--format", "{{.Name}} {{.Replicas}}")
+	if err != nil {
+		return nil, fmt.Errorf("listing the stack's services: %w", err)
+	}
+	var all []service
+	for line := range strings.Lines(out) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		v := service{name: fields[0]}
+		if _, err := fmt.Sscanf(fields[1], "%d/%d", &v.running, &v.desired); err != nil {
+			return nil, fmt.Errorf("reading the replicas %q of %s: %w", fields[1], v.name, err)
+		}
+		v.updating, err = s.Target.Manager.Run(ctx, "service", "inspect", "--format", "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}", v.name)
+		if err != nil {
+			return nil, fmt.Errorf("reading the update state of %s: %w", v.name, err)
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// migrateService runs once and ends, so it settles by completing.
+const migrateService = stackName + "_migrate"
+
+// migrated reports whether the newest migration task has completed.
+func (s *System) migrated(ctx context.Context) (bool, error) {
+	out, err := s.Target.Manager.Run(ctx, "service", "ps", "--format", "{{.CurrentState}}", migrateService)
+	if err != nil {
+		return false, fmt.Errorf("reading the state of %s: %w", migrateService, err)
+	}
+	return strings.HasPrefix(out, "Complete"), nil
+}
+
+// awaitServices waits until every service of the stack is settled, and says which is not and why if that takes too long.
+func (s *System) awaitServices(ctx context.Context) (string, error) {
+	var waiting []string
+	err := s.await(ctx, func(ctx context.Context) error {
+		all, err := s.services(ctx)
+		if err != nil {
+			return err
+		}
+		waiting = waiting[:0]
+		for _, v := range all {
+			ok := v.settled()
+			if v.name == migrateService {
+				if ok, err = s.migrated(ctx); err != nil {
+					return err
+				}
+			}
+			if !ok {
+				waiting = append(waiting, v.name)
+			}
+			if strings.HasPrefix(v.updating, "rollback") || v.updating == "paused" {
+				return permanent(s.explain(ctx, v.name, fmt.Errorf("the update of %s failed (%s)", v.name, v.updating)))
+			}
+		}
+		if len(waiting) > 0 || len(all) == 0 {
+			return fmt.Errorf("waiting for %s", joinWords(waiting))
+		}
+		return nil
+	})
+	if err != nil && len(waiting) > 0 && ctx.Err() == nil {
+		return "", s.explain(ctx, waiting[0], err)
+	}
+	return "all running", err
+}
+
+// explain adds the newest error that Swarm has for a task of the service.
+func (s *System) explain(ctx context.Context, name string, cause error) error {
+	out, err := s.Target.Manager.Run(ctx, "service", "ps", "--no-trunc", "--format", "{{.Node}}: {{.CurrentState}}: {{.Error}}", name)
+	if err == nil {
+		for line := range strings.Lines(out) {
+			if line = strings.TrimSpace(line); !strings.HasSuffix(line, ":") {
+				cause = fmt.Errorf("%w; %s on %s", cause, name, line)
+				break
+			}
+		}
+	}
+	return advise(cause, fmt.Sprintf("See `docker service logs %s`.", name))
+}
+
+// permanent marks an error that waiting cannot mend.
+func permanent(err error) error { return &permanentError{err} }
+
+type permanentError struct{ error }
+
+func (p *permanentError) Unwrap() error { return p.error }
+
+// await asks until ready returns nil, a permanent error, or the timeout has passed; the last answer is then the error.
+func (s *System) await(ctx context.Context, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	defer cancel()
+	var last error
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		if stop := (*permanentError)(nil); errors.As(err, &stop) {
+			return stop.error
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			if last == nil {
+				last = ctx.Err()
+			}
+			return fmt.Errorf("gave up after %s: %w", s.Timeout, last)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+// fingerprint maps each Swarm service of ours to what Swarm was asked to run, so that two of them show what a run changed.
+type fingerprint map[string]string
+
+// fingerprint reads the specs of the stack's services and of the functions.
+func (s *System) fingerprint(ctx context.Context) (fingerprint, error) {
+	names := map[string]bool{}
+	for _, label := range []string{"com.docker.stack.namespace=" + stackName, functionLabel} {
+		out, err := s.Target.Manager.Run(ctx, "service", "ls", "--quiet", "--filter", "label="+label)
+		if err != nil {
+			return nil, fmt.Errorf("listing services: %w", err)
+		}
+		for _, id := range strings.Fields(out) {
+			names[id] = true
+		}
+	}
+	print := fingerprint{}
+	for id := range names {
+		out, err := s.Target.Manager.Run(ctx, "service", "inspect", "--format", "{{json .Spec}}", id)
+		if err != nil {
+			return nil, fmt.Errorf("reading service %s: %w", id, err)
+		}
+		var spec struct{ Name string }
+		if err := json.Unmarshal([]byte(out), &spec); err != nil {
+			return nil, fmt.Errorf("reading service %s: %w", id, err)
+		}
+		print[spec.Name] = out
+	}
+	return print, nil
+}
+
+// changedFrom lists the services that differ from before, sorted.
+func (f fingerprint) changedFrom(before fingerprint) []string {
+	var changed []string
+	for name, spec := range f {
+		if before[name] != spec {
+			changed = append(changed, name)
+		}
+	}
+	slices.Sort(changed)
+	return changed
+}
+
+// joinWords is "a, b and c".
+func joinWords(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
+}

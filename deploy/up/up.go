@@ -1,0 +1,152 @@
+// Package up brings the whole system up on a Swarm and takes it down again: what `make up`, `make down`,
+// `make purge` and `make status` do.
+//
+// In: a Swarm (or a machine that can become one), this repository's sources, the operator's settings. Out: the
+// stack of deploy/stack.yml, the functions of stack.yml deployed through the REST API as faas-cli would, and the
+// addresses to use them at. Every step looks at what is there first and changes only what differs, so that a
+// second run changes nothing, and a run that was interrupted is continued by the next. Data is deleted by
+// [System.Purge] alone.
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"waggle/deploy/docker"
+)
+
+// ownLabel marks every Swarm object that this package makes.
+const ownLabel = "com.waggle.system=waggle"
+
+// stackName is the stack's name in Swarm; its services are called waggle_<part>.
+const stackName = "waggle"
+
+// Target is the Swarm that the system runs on.
+type Target struct {
+	// Manager is the engine of a Swarm manager (or of a machine that has yet to become one).
+	Manager docker.Engine
+	// Builder is the engine that images are built on.
+	Builder docker.Engine
+	// Nodes are the engines of all nodes that can be reached from here; Purge removes their volumes.
+	Nodes []docker.Engine
+	// Distribute brings images from Builder to every node; nil when Builder is the only node.
+	Distribute func(ctx context.Context, images ...string) error
+	// Gateways are the base URLs of the gateways as seen from here, the preferred one first; never empty.
+	Gateways []string
+}
+
+// Config is what an operator may choose.
+type Config struct {
+	Target Target
+	// Root is the repository's root directory.
+	Root string
+	// StateDir keeps the generated credentials between runs.
+	StateDir string
+	// Port is the port of the gateway on each edge node, 1 to 65535.
+	Port int
+	// Workers is the number of drain workers, at least 1.
+	Workers int
+	// RedisMaxMemory bounds each capture node's queue, in Redis's notation ("512mb"); about 120 bytes a vote.
+	RedisMaxMemory string
+	// Timeout bounds each wait for services and functions to answer; 0 means 3 minutes.
+	Timeout time.Duration
+	// Out receives the progress lines; nil discards them.
+	Out io.Writer
+}
+
+// System is one Waggle on one Swarm. Its methods must not run at the same time.
+type System struct {
+	Config
+	state    state
+	progress *Progress
+	client   *http.Client
+}
+
+// New checks the configuration; it touches nothing.
+func New(c Config) (*System, error) {
+	if c.Port < 1 || c.Port > 65535 {
+		return nil, fmt.Errorf("PORT is %d; legal are 1 to 65535", c.Port)
+	}
+	if c.Workers < 1 || c.Workers > 64 {
+		return nil, fmt.Errorf("WORKERS is %d; legal are 1 to 64", c.Workers)
+	}
+	if len(c.Target.Gateways) == 0 {
+		return nil, errors.New("the target has no gateway address")
+	}
+	if _, err := os.Stat(c.Root + "/stack.yml"); err != nil {
+		return nil, fmt.Errorf("%s is not this repository's root: %w", c.Root, err)
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 3 * time.Minute
+	}
+	if c.Out == nil {
+		c.Out = io.Discard
+	}
+	return &System{
+		Config:   c,
+		state:    state{dir: c.StateDir},
+		progress: NewProgress(c.Out),
+		client:   &http.Client{Timeout: 10 * time.Second},
+	}, nil
+}
+
+// Up brings the system up, or up to date, and returns once voters are served and every capture node is drained.
+// It returns an error that names the step, the cause and, where one is known, what to do.
+func (s *System) Up(ctx context.Context) error {
+	var before, after fingerprint
+	var images imageSet
+	steps := []struct {
+		name string
+		do   func() (string, error)
+	}{
+		{"machine", func() (string, error) { return s.checkMachine(ctx) }},
+		{"swarm", func() (string, error) { return s.ensureSwarm(ctx) }},
+		{"images", func() (_ string, err error) {
+			if before, err = s.fingerprint(ctx); err != nil {
+				return "", err
+			}
+			images, err = s.buildImages(ctx)
+			return images.String(), err
+		}},
+		{"secrets", func() (string, error) {
+			created, err := s.ensureCredentials(ctx)
+			return fmt.Sprintf("%d new; kept in %s", created, s.StateDir), err
+		}},
+		{"stack", func() (string, error) { return s.deployStack(ctx, images) }},
+		{"services", func() (string, error) { return s.awaitServices(ctx) }},
+		{"functions", func() (string, error) { return s.deployFunctions(ctx) }},
+		{"answers", func() (string, error) { return s.awaitAnswers(ctx) }},
+	}
+	for _, step := range steps {
+		if err := s.progress.Step(step.name, step.do); err != nil {
+			return err
+		}
+	}
+	after, err := s.fingerprint(ctx)
+	if err != nil {
+		return err
+	}
+	s.printAddresses(after.changedFrom(before))
+	return nil
+}
+
+// printAddresses is the end of a successful run: what changed, where to vote, where the password is.
+func (s *System) printAddresses(changed []string) {
+	verdict := "nothing changed"
+	if len(changed) > 0 {
+		verdict = fmt.Sprintf("changed: %s", joinWords(changed))
+	}
+	fmt.Fprintf(s.Out, "\nUp after %.0f s; %s.\n\n", s.progress.Total().Seconds(), verdict)
+	for _, gateway := range s.Target.Gateways {
+		fmt.Fprintf(s.Out, "  vote      %s/function/vote\n", gateway)
+	}
+	gateway := s.Target.Gateways[0]
+	fmt.Fprintf(s.Out, "  results   %s/function/results\n", gateway)
+	fmt.Fprintf(s.Out, "  API       %s (user admin, password in %s)\n\n", gateway, s.state.path("basic-auth-password"))
+	fmt.Fprintf(s.Out, "  faas-cli login -g %s --password-stdin < %s\n", gateway, s.state.path("basic-auth-password"))
+}
