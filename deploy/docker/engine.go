@@ -52,9 +52,22 @@ func (e Engine) RunInput(ctx context.Context, input io.Reader, args ...string) (
 	return strings.TrimRight(out.String(), "\n"), err
 }
 
+// RunEnv is Run with further NAME=value settings in the command's environment, which is where docker stack deploy
+// looks for the values of a stack file's variables.
+func (e Engine) RunEnv(ctx context.Context, env []string, args ...string) (string, error) {
+	var out bytes.Buffer
+	err := e.run(ctx, nil, &out, env, args)
+	return strings.TrimRight(out.String(), "\n"), err
+}
+
 // Stream executes one docker command between input (nil is empty) and output, for what is too large to hold.
 func (e Engine) Stream(ctx context.Context, input io.Reader, output io.Writer, args ...string) error {
+	return e.run(ctx, input, output, nil, args)
+}
+
+func (e Engine) run(ctx context.Context, input io.Reader, output io.Writer, env, args []string) error {
 	cmd := e.command(ctx, args)
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stdin = input
 	cmd.Stdout = output
 	var complaint tail
