@@ -20,8 +20,8 @@ type settings struct {
 	Cluster string `envconfig:"CLUSTER"`
 	// Nodes is the size of the cluster that `cluster` creates; 1 to 9.
 	Nodes int `envconfig:"NODES" default:"3"`
-	// ClusterPort is the loopback port of the first node's gateway; each further node has the next one.
-	ClusterPort int `envconfig:"CLUSTER_PORT" default:"8081"`
+	// ClusterPort puts the gateway of node i on loopback port ClusterPort+i; 0 takes free ports.
+	ClusterPort int `envconfig:"CLUSTER_PORT" default:"8080"`
 	// StateDir keeps generated credentials; one folder per target.
 	StateDir string `envconfig:"WAGGLE_STATE"`
 	// Yes answers the question that purge asks.

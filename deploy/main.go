@@ -83,12 +83,12 @@ func newSystem(ctx context.Context, s settings) (*up.System, error) {
 		Gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)},
 	}, filepath.Join(s.StateDir, "local")
 	if s.Cluster != "" {
-		nodes, err := cluster.Open(ctx, s.Cluster)
+		nodes, err := cluster.Open(ctx, machine, s.Cluster)
 		if err != nil {
 			return nil, err
 		}
 		target, stateDir = up.OnCluster(nodes), filepath.Join(s.StateDir, "cluster-"+s.Cluster)
-		s.Port = cluster.GatewayPort
+		s.Port = up.DefaultPort // inside the nodes; outside, each has a loopback port of its own
 	}
 	return up.New(up.Config{
 		Target:         target,
@@ -130,25 +130,34 @@ func createCluster(ctx context.Context, s settings) error {
 	}
 	progress := up.NewProgress(os.Stdout)
 	builder := images.Builder{Engine: machine, Root: ".", Progress: progress.Note}
-	err := progress.Step("images", func() (string, error) { return "base images", builder.EnsureBase(ctx) })
+	var node images.Image
+	err := progress.Step("images", func() (string, error) {
+		if err := builder.EnsureBase(ctx); err != nil {
+			return "", err
+		}
+		built, err := builder.Build(ctx, images.Node)
+		node = built[images.Node]
+		return node.Reference, err
+	})
 	if err != nil {
 		return err
 	}
-	var made *cluster.Cluster
-	err = progress.Step("cluster", func() (_ string, err error) {
-		made, err = cluster.Create(ctx, cluster.Config{Name: clusterName(s), Nodes: s.Nodes, PortBase: s.ClusterPort, Progress: progress.Note})
+	err = progress.Step("cluster", func() (string, error) {
+		_, err := cluster.Create(ctx, cluster.Config{
+			Engine: machine, Name: clusterName(s), Nodes: s.Nodes, Image: node.Reference, PortBase: s.ClusterPort, Progress: progress.Note,
+		})
 		return fmt.Sprintf("%d node(s)", s.Nodes), err
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\nBring Waggle up on it with: make up CLUSTER=%s\n", made.Name())
+	fmt.Printf("\nBring Waggle up on it with: make up CLUSTER=%s\n", clusterName(s))
 	return nil
 }
 
 func deleteCluster(ctx context.Context, s settings) error {
 	progress := up.NewProgress(os.Stdout)
 	return progress.Step("cluster", func() (string, error) {
-		return "removed", cluster.Delete(ctx, clusterName(s))
+		return "removed", cluster.Delete(ctx, docker.Engine{}, clusterName(s))
 	})
 }

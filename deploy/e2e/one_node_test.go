@@ -11,7 +11,7 @@ import (
 
 // A single machine: votes by form and by JSON, redeploys that change nothing, and a restart that keeps the votes.
 func TestOneNode(t *testing.T) {
-	s := start(t, 1, 18100)
+	s := start(t, 1)
 
 	t.Run("a vote by form is counted, and a changed one moves", func(t *testing.T) {
 		first := s.newVoter(t)

@@ -93,7 +93,7 @@ func (s *system) testContainer(t *testing.T, engine docker.Engine, c container) 
 // nodeOf names the node container behind an engine.
 func (s *system) nodeOf(t *testing.T, engine docker.Engine) string {
 	t.Helper()
-	for _, node := range s.cluster.Nodes() {
+	for _, node := range s.cluster.Nodes {
 		if node.Engine == engine {
 			return node.Container
 		}

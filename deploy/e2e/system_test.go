@@ -38,7 +38,7 @@ type system struct {
 }
 
 // start makes a cluster, brings Waggle up on it, and removes both when the test ends.
-func start(t *testing.T, nodes, portBase int) *system {
+func start(t *testing.T, nodes int) *system {
 	t.Helper()
 	ctx := t.Context()
 	machine := docker.Engine{}
@@ -47,16 +47,20 @@ func start(t *testing.T, nodes, portBase int) *system {
 	if err := builder.EnsureBase(ctx); err != nil {
 		t.Fatal(err)
 	}
-	name := fmt.Sprintf("wt%d-%d", nodes, os.Getpid())
-	made, err := cluster.Create(ctx, cluster.Config{Name: name, Nodes: nodes, PortBase: portBase, Progress: note})
-	t.Cleanup(func() {
-		if err := cluster.Delete(context.WithoutCancel(ctx), name); err != nil {
-			t.Errorf("removing the cluster: %v", err)
-		}
-	})
+	built, err := builder.Build(ctx, images.Node)
 	if err != nil {
 		t.Fatal(err)
 	}
+	name := fmt.Sprintf("test%d-%d", nodes, os.Getpid())
+	made, err := cluster.Create(ctx, cluster.Config{Engine: machine, Name: name, Nodes: nodes, Image: built[images.Node].Reference, Progress: note})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.Delete(context.WithoutCancel(ctx), machine, name); err != nil {
+			t.Errorf("removing the cluster: %v", err)
+		}
+	})
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +68,7 @@ func start(t *testing.T, nodes, portBase int) *system {
 	s := &system{cluster: made, target: up.OnCluster(made), log: &bytes.Buffer{}}
 	s.gateway = s.target.Gateways[0]
 	s.config = up.Config{
-		Target: s.target, Root: root, StateDir: t.TempDir(), Port: cluster.GatewayPort, Workers: 1,
+		Target: s.target, Root: root, StateDir: t.TempDir(), Port: up.DefaultPort, Workers: 1,
 		RedisMaxMemory: "256mb", Out: io.MultiWriter(s.log, testWriter{t}),
 	}
 	s.up(t)

@@ -11,7 +11,7 @@ import (
 
 // Three nodes: two capture, the third drains and stores. Nothing here could pass on one machine by accident.
 func TestThreeNodes(t *testing.T) {
-	s := start(t, 3, 18110)
+	s := start(t, 3)
 
 	t.Run("each capture node's votes are drained by the third node", func(t *testing.T) {
 		s.judge(t, "-voters", "20000", "-double", "10%", "-change", "5%")
@@ -20,7 +20,7 @@ func TestThreeNodes(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, node := range []int{1, 2} {
-			name := s.cluster.Nodes()[node].Name
+			name := s.cluster.Nodes[node].Name
 			entries := int64(-1)
 			for _, stream := range r.Ledger.Streams {
 				if stream.Node == name {
@@ -61,14 +61,14 @@ func TestThreeNodes(t *testing.T) {
 	t.Run("a function holds no privilege", s.testPrivileges)
 
 	t.Run("a capture node loses power and comes back with its votes", func(t *testing.T) {
-		node := s.cluster.Nodes()[2]
-		s.voteThrough(t, node.Gateway, 50)
-		if err := s.cluster.Kill(t.Context(), node); err != nil {
+		node := s.cluster.Nodes[2]
+		s.voteThrough(t, s.target.Gateways[2], 50)
+		if err := node.Kill(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		// The others go on while it is away.
 		s.newVoter(t).voteByForm("cats")
-		if err := s.cluster.Start(t.Context(), node); err != nil {
+		if err := node.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, 90*time.Second, func() error {

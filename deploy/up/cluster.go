@@ -2,6 +2,7 @@ package up
 
 import (
 	"context"
+	"fmt"
 
 	"waggle/deploy/cluster"
 	"waggle/deploy/docker"
@@ -15,9 +16,9 @@ func OnCluster(c *cluster.Cluster) Target {
 			return c.Load(ctx, images...)
 		},
 	}
-	for _, node := range c.Nodes() {
+	for _, node := range c.Nodes {
 		target.Nodes = append(target.Nodes, node.Engine)
-		target.Gateways = append(target.Gateways, node.Gateway)
+		target.Gateways = append(target.Gateways, fmt.Sprintf("http://127.0.0.1:%d", node.Port))
 	}
 	target.Manager = target.Nodes[0]
 	return target

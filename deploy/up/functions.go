@@ -240,6 +240,7 @@ type Ledger struct {
 	Streams []struct {
 		Node    string `json:"node"`
 		State   string `json:"state"`
+		Counted int64  `json:"counted"`
 		Pending int64  `json:"pending"`
 	} `json:"streams"`
 	Added       int64 `json:"added"`

@@ -23,6 +23,9 @@ import (
 // ownLabel marks every Swarm object that this package makes.
 const ownLabel = "com.waggle.system=waggle"
 
+// DefaultPort is the gateway's port where the operator names no other.
+const DefaultPort = 8080
+
 // stackName is the stack's name in Swarm; its services are called waggle_<part>.
 const stackName = "waggle"
 
