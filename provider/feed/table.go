@@ -43,6 +43,10 @@ type Function struct {
 	MaxInflight int `json:"max_inflight,omitempty"`
 	// Idempotent permits repeating a request whose outcome is unknown (annotation com.waggle.idempotent).
 	Idempotent bool `json:"idempotent,omitempty"`
+	// ScaleType and ScaleTarget are com.openfaas.scale.type and .target after defaults, for the gauge
+	// gateway_service_target_load; an empty type publishes no gauge.
+	ScaleType   string  `json:"scale_type,omitempty"`
+	ScaleTarget float64 `json:"scale_target,omitempty"`
 	// HealthPath is asked before a fresh replica is trusted (annotation com.waggle.health.path); never empty.
 	HealthPath string `json:"health_path"`
 	// Replicas is sorted by ID.

@@ -1,0 +1,149 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"waggle/provider/swarm"
+)
+
+// maxBody bounds a request. The largest that is legal is a secret of 500 KiB, sent twice: as text and in base64.
+const maxBody = 2 << 20
+
+// handler is a route that leaves the answering of its error to [API.answer].
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// requestError is a client's mistake that is found before the cluster is asked.
+type requestError struct {
+	status int
+	text   string
+}
+
+func (e *requestError) Error() string { return e.text }
+
+func badRequest(format string, args ...any) error {
+	return &requestError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// statusClientGone is logged when the client left before its answer; it never reaches anybody. (nginx' code for it.)
+const statusClientGone = 499
+
+// statusOf is the only place where an error becomes a status.
+func statusOf(err error) int {
+	var mistake *requestError
+	switch {
+	case errors.As(err, &mistake):
+		return mistake.status
+	case errors.Is(err, swarm.ErrInvalid):
+		return http.StatusBadRequest
+	case errors.Is(err, swarm.ErrForbidden):
+		return http.StatusForbidden
+	case errors.Is(err, swarm.ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, swarm.ErrExists), errors.Is(err, swarm.ErrInUse):
+		return http.StatusConflict
+	case errors.Is(err, swarm.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, context.Canceled):
+		return statusClientGone
+	}
+	return http.StatusInternalServerError
+}
+
+// answer turns a route's error into its reply: one line of text that says what to change.
+func (a *API) answer(handle handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := handle(w, r)
+		if err == nil {
+			return
+		}
+		status := statusOf(err)
+		if status >= http.StatusInternalServerError {
+			a.cfg.Logger.Error("request failed", "method", r.Method, "route", r.Pattern, "status", status, "error", err)
+		}
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "2")
+		}
+		http.Error(w, err.Error(), status)
+	})
+}
+
+// within gives a route Config.Timeout.
+func (a *API) within(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), a.cfg.Timeout)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// guard asks for the password. Hashing first makes the comparison take the same time whatever was sent, of any length.
+func (a *API) guard(next http.Handler) http.Handler {
+	if a.cfg.User == "" {
+		return next
+	}
+	wantUser, wantPassword := sha256.Sum256([]byte(a.cfg.User)), sha256.Sum256([]byte(a.cfg.Password))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		gotUser, gotPassword := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
+		right := subtle.ConstantTimeCompare(gotUser[:], wantUser[:]) & subtle.ConstantTimeCompare(gotPassword[:], wantPassword[:])
+		if right != 1 {
+			w.Header().Set("WWW-Authenticate", `Basic realm="Restricted"`)
+			http.Error(w, "invalid credentials", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// decode reads a JSON body into value. Fields that nobody knows are let through: old clients send some.
+func decode(w http.ResponseWriter, r *http.Request, value any) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return &requestError{http.StatusRequestEntityTooLarge, fmt.Sprintf("body: more than %d bytes", maxBody)}
+	}
+	if err != nil {
+		return badRequest("body: cannot be read: %v", err)
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return badRequest("body: empty; want a JSON object")
+	}
+	if body[0] != '{' && !strings.HasPrefix(strings.TrimSpace(string(body)), "{") {
+		return badRequest("body: want a JSON object")
+	}
+	err = json.Unmarshal(body, value)
+	var wrongType *json.UnmarshalTypeError
+	if errors.As(err, &wrongType) {
+		return badRequest("%s: got a JSON %s; want %s", wrongType.Field, wrongType.Value, wrongType.Type)
+	}
+	if err != nil {
+		return badRequest("body: not JSON: %v", err)
+	}
+	return nil
+}
+
+// reply sends value as JSON with status 200.
+func reply(w http.ResponseWriter, value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(append(text, '\n')) // an error here is the client's absence
+	return nil
+}
+
+// accepted is the success of everything that changes something.
+func accepted(w http.ResponseWriter) error {
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}

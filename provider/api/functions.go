@@ -1,0 +1,122 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/openfaas/faas-provider/types"
+)
+
+func (a *API) listFunctions(w http.ResponseWriter, r *http.Request) error {
+	list, err := a.cluster.List(r.Context(), r.URL.Query().Get("namespace"))
+	if err != nil {
+		return err
+	}
+	if list == nil {
+		list = []types.FunctionStatus{}
+	}
+	for i := range list {
+		a.count(&list[i])
+	}
+	return reply(w, list)
+}
+
+// count adds what gateways have reported.
+func (a *API) count(status *types.FunctionStatus) {
+	if a.cfg.Invocations != nil {
+		status.InvocationCount = a.cfg.Invocations.Invocations(status.Name, status.Namespace)
+	}
+}
+
+func (a *API) describeFunction(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	// faas-cli sends usage=1, a gateway usage=false, and most send nothing.
+	usage, err := strconv.ParseBool(query.Get("usage"))
+	if err != nil && query.Get("usage") != "" {
+		return badRequest("usage: %q; want 1 or 0", query.Get("usage"))
+	}
+	status, err := a.cluster.Status(r.Context(), query.Get("namespace"), r.PathValue("name"), usage)
+	if err != nil {
+		return err
+	}
+	a.count(&status)
+	return reply(w, status)
+}
+
+func (a *API) deployFunction(w http.ResponseWriter, r *http.Request) error {
+	var deployment types.FunctionDeployment
+	if err := decode(w, r, &deployment); err != nil {
+		return err
+	}
+	if err := a.cluster.Deploy(r.Context(), deployment); err != nil {
+		return err
+	}
+	return accepted(w)
+}
+
+func (a *API) updateFunction(w http.ResponseWriter, r *http.Request) error {
+	var deployment types.FunctionDeployment
+	if err := decode(w, r, &deployment); err != nil {
+		return err
+	}
+	if err := a.cluster.Update(r.Context(), deployment); err != nil {
+		return err
+	}
+	return accepted(w)
+}
+
+func (a *API) deleteFunction(w http.ResponseWriter, r *http.Request) error {
+	var request types.DeleteFunctionRequest
+	if err := decode(w, r, &request); err != nil {
+		return err
+	}
+	if request.FunctionName == "" {
+		return badRequest("functionName: missing; want the name of a function")
+	}
+	namespace, err := namespaceOf(r, request.Namespace)
+	if err != nil {
+		return err
+	}
+	if err := a.cluster.Delete(r.Context(), namespace, request.FunctionName); err != nil {
+		return err
+	}
+	return accepted(w)
+}
+
+func (a *API) scaleFunction(w http.ResponseWriter, r *http.Request) error {
+	var request struct {
+		ServiceName string  `json:"serviceName"`
+		Replicas    *uint64 `json:"replicas"`
+		Namespace   string  `json:"namespace"`
+	}
+	if err := decode(w, r, &request); err != nil {
+		return err
+	}
+	name := r.PathValue("name")
+	if request.ServiceName != "" && request.ServiceName != name {
+		return badRequest("serviceName: %q; want %q, as in the path, or nothing", request.ServiceName, name)
+	}
+	if request.Replicas == nil {
+		return badRequest("replicas: missing; want a whole number from 0")
+	}
+	namespace, err := namespaceOf(r, request.Namespace)
+	if err != nil {
+		return err
+	}
+	if err := a.cluster.Scale(r.Context(), namespace, name, *request.Replicas); err != nil {
+		return err
+	}
+	return accepted(w)
+}
+
+// namespaceOf reads the namespace of calls that clients put in the body or in the query.
+func namespaceOf(r *http.Request, inBody string) (string, error) {
+	inQuery := r.URL.Query().Get("namespace")
+	if inBody != "" && inQuery != "" && inBody != inQuery {
+		return "", badRequest("namespace: %q in the body, %q in the query; want one", inBody, inQuery)
+	}
+	if inBody != "" {
+		return inBody, nil
+	}
+	return inQuery, nil
+}

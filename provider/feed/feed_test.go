@@ -1,0 +1,368 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// wakerFunc is a Waker made of a function.
+type wakerFunc func(ctx context.Context, name, namespace string) error
+
+func (f wakerFunc) Wake(ctx context.Context, name, namespace string) error {
+	return f(ctx, name, namespace)
+}
+
+var noWaker = wakerFunc(func(context.Context, string, string) error { return nil })
+
+func newHub(t *testing.T, waker Waker) *Hub {
+	t.Helper()
+	h, err := NewHub(HubConfig{Waker: waker, Heartbeat: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func newServer(t *testing.T, handler http.Handler) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(handler)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// start runs a client against url until the test ends.
+func start(t *testing.T, cfg ClientConfig) *Client {
+	t.Helper()
+	cfg.MaxBackoff = 20 * time.Millisecond
+	c, err := NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return c
+}
+
+// await returns the first snapshot that satisfies ok.
+func await(t *testing.T, c *Client, ok func(Table) bool) Table {
+	t.Helper()
+	for {
+		snap := c.Newest()
+		if ok(snap.Table) {
+			return snap.Table
+		}
+		select {
+		case <-snap.Changed:
+		case <-t.Context().Done():
+			t.Fatalf("no such table; newest is %+v", snap.Table)
+		}
+	}
+}
+
+func revision(n uint64) func(Table) bool { return func(t Table) bool { return t.Revision == n } }
+
+func TestTableReachesEveryClientThatConnectsBeforeOrAfterIt(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, noWaker)
+	s := newServer(t, h.Handler())
+	early := start(t, ClientConfig{URL: s.URL})
+	want := Table{Epoch: "e", Revision: 1, Functions: []Function{{Name: "vote", Namespace: "openfaas-fn",
+		Replicas: []Replica{{ID: "t1", Address: "10.0.0.1:8080", Node: "n1", State: Ready}}}}}
+	h.Publish(want)
+	late := start(t, ClientConfig{URL: s.URL + "/"})
+	for name, c := range map[string]*Client{"early": early, "late": late} {
+		got := await(t, c, revision(1))
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s client got %+v, want %+v", name, got, want)
+		}
+		if since, gone := c.GoneSince(); gone {
+			t.Errorf("%s client says the provider is gone since %s", name, since)
+		}
+	}
+}
+
+func TestClientKeepsNewestTable(t *testing.T) {
+	t.Parallel()
+	c, err := NewClient(ClientConfig{URL: "http://localhost"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := []struct {
+		in   Table
+		want string
+	}{
+		{Table{Epoch: "a", Revision: 5}, "a5"},
+		{Table{Epoch: "a", Revision: 4}, "a5"},
+		{Table{Epoch: "a", Revision: 5}, "a5"},
+		{Table{Epoch: "a", Revision: 6}, "a6"},
+		{Table{Epoch: "", Revision: 9}, "a6"},
+		{Table{Epoch: "b", Revision: 1}, "b1"},
+	}
+	for _, s := range steps {
+		c.take(s.in)
+		if got := c.Newest().Table; fmt.Sprint(got.Epoch, got.Revision) != fmt.Sprint(s.want[:1], s.want[1:]) {
+			t.Errorf("after %s%d the newest is %s%d, want %s", s.in.Epoch, s.in.Revision, got.Epoch, got.Revision, s.want)
+		}
+	}
+}
+
+func TestClientReconnectsAndKeepsTableWhileProviderIsAway(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, noWaker)
+	var down atomic.Bool
+	var kill sync.Map // of the connections' cancel functions
+	s := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() {
+			http.Error(w, "away", http.StatusServiceUnavailable)
+			return
+		}
+		ctx, cancel := context.WithCancel(r.Context())
+		kill.Store(r, cancel)
+		defer cancel()
+		h.Handler().ServeHTTP(w, r.WithContext(ctx))
+	}))
+	c := start(t, ClientConfig{URL: s.URL})
+	h.Publish(Table{Epoch: "a", Revision: 1})
+	await(t, c, revision(1))
+	down.Store(true)
+	kill.Range(func(_, cancel any) bool { cancel.(context.CancelFunc)(); return true })
+	for gone := false; !gone; {
+		_, gone = c.GoneSince()
+	}
+	if got := c.Newest().Table; got.Revision != 1 {
+		t.Fatalf("table was lost with the provider: %+v", got)
+	}
+	h.Publish(Table{Epoch: "a", Revision: 2})
+	down.Store(false)
+	await(t, c, revision(2))
+}
+
+func TestSilentStreamIsGivenUp(t *testing.T) {
+	t.Parallel()
+	var streams atomic.Int32
+	s := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n := streams.Add(1)
+		fmt.Fprintf(w, `{"epoch":"a","revision":%d}`+"\n", n)
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	c := start(t, ClientConfig{URL: s.URL, Watchdog: 50 * time.Millisecond})
+	await(t, c, revision(2)) // only a second stream brings revision 2
+}
+
+func TestLoadReportsArriveWithBasicAuth(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, noWaker)
+	s := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "admin" || password != "pw" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		h.Handler().ServeHTTP(w, r)
+	}))
+	var sent atomic.Uint64
+	start(t, ClientConfig{URL: s.URL, User: "admin", Password: "pw", ReportEvery: 5 * time.Millisecond, Report: func() Report {
+		return Report{Gateway: "g", Epoch: "e", At: time.Now(), Functions: []Load{{Name: "vote", Completed: sent.Add(1)}}}
+	}})
+	for h.Invocations("vote", "") < 3 {
+		if t.Context().Err() != nil {
+			t.Fatal("no report arrived")
+		}
+	}
+}
+
+func TestCountersNeverFall(t *testing.T) {
+	t.Parallel()
+	// Gateways restart, reports are lost, repeated and overtaken; the sum must never fall and must end as the truth.
+	rapid.Check(t, func(rt *rapid.T) {
+		var b loadBook
+		b.init(time.Second)
+		now := time.Unix(0, 0)
+		k := key{"vote", "openfaas-fn"}
+		type process struct {
+			epoch           int
+			count, reported uint64
+		}
+		gateways := make([]process, rapid.IntRange(1, 4).Draw(rt, "gateways"))
+		var truth, last uint64
+		report := func(i int, n uint64) {
+			b.add(Report{Gateway: fmt.Sprint(i), Epoch: fmt.Sprint(gateways[i].epoch),
+				Functions: []Load{{Name: k.name, Namespace: k.namespace, Started: n, Completed: n}}}, now)
+		}
+		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+			i := rapid.IntRange(0, len(gateways)-1).Draw(rt, "gateway")
+			g := &gateways[i]
+			switch rapid.SampledFrom([]string{"count", "report", "stale", "absent", "restart"}).Draw(rt, "step") {
+			case "count":
+				g.count += rapid.Uint64Range(1, 9).Draw(rt, "n")
+			case "report":
+				report(i, g.count)
+				truth += g.count - g.reported
+				g.reported = g.count
+			case "stale":
+				report(i, g.reported/2)
+			case "absent":
+				b.add(Report{Gateway: fmt.Sprint(i), Epoch: fmt.Sprint(g.epoch)}, now)
+			case "restart":
+				*g = process{epoch: g.epoch + 1}
+			}
+			got := b.one(k, now).Completed
+			if got < last || got != truth {
+				rt.Fatalf("sum is %d, was %d, truth %d", got, last, truth)
+			}
+			last = got
+		}
+	})
+}
+
+func TestGaugesOfSilentGatewaysDoNotCount(t *testing.T) {
+	t.Parallel()
+	var b loadBook
+	b.init(5 * time.Second)
+	t0 := time.Unix(1000, 0)
+	b.add(Report{Gateway: "a", Epoch: "1", Functions: []Load{{Name: "f", Inflight: 3, Queued: 1, Completed: 7}}}, t0)
+	b.add(Report{Gateway: "b", Epoch: "1", Functions: []Load{{Name: "f", Inflight: 2, Completed: 1}}}, t0.Add(4*time.Second))
+	if got := b.one(key{"f", ""}, t0.Add(5*time.Second)); got.Inflight != 5 || got.Queued != 1 || got.Completed != 8 {
+		t.Errorf("with both gateways alive: %+v", got)
+	}
+	if got := b.one(key{"f", ""}, t0.Add(6*time.Second)); got.Inflight != 2 || got.Queued != 0 || got.Completed != 8 {
+		t.Errorf("with gateway a silent for 6 s: %+v", got)
+	}
+}
+
+func TestWakesOfOneFunctionShareOneCall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var g wakeGroup
+		var calls, answered atomic.Int32
+		release := make(chan struct{})
+		boom := errors.New("boom")
+		for range 20 {
+			go func() {
+				if err := g.do(t.Context(), key{"vote", "fn"}, func() error { calls.Add(1); <-release; return boom }); err == boom {
+					answered.Add(1)
+				}
+			}()
+		}
+		synctest.Wait()
+		close(release)
+		synctest.Wait()
+		if calls.Load() != 1 || answered.Load() != 20 {
+			t.Errorf("%d calls answered %d of 20 callers", calls.Load(), answered.Load())
+		}
+		if err := g.do(t.Context(), key{"vote", "fn"}, func() error { return nil }); err != nil {
+			t.Errorf("a call after the shared one got its error: %v", err)
+		}
+	})
+}
+
+func TestWakeAnswers(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, wakerFunc(func(_ context.Context, name, namespace string) error {
+		switch name {
+		case "gone":
+			return fmt.Errorf("looking up gone: %w", ErrUnknownFunction)
+		case "broken":
+			return errors.New("swarm says no")
+		default:
+			return nil
+		}
+	}))
+	s := newServer(t, h.Handler())
+	c, err := NewClient(ClientConfig{URL: s.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.http.CloseIdleConnections)
+	if err := c.Wake(t.Context(), "vote", "openfaas-fn"); err != nil {
+		t.Errorf("waking a function: %v", err)
+	}
+	if err := c.Wake(t.Context(), "gone", ""); !errors.Is(err, ErrUnknownFunction) {
+		t.Errorf("waking an unknown function: %v", err)
+	}
+	if err := c.Wake(t.Context(), "broken", ""); err == nil || !strings.Contains(err.Error(), "swarm says no") {
+		t.Errorf("waking with a broken swarm: %v", err)
+	}
+}
+
+func TestBadInputIsRefusedByName(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, noWaker)
+	for name, tc := range map[string]struct {
+		path, body string
+		status     int
+		says       string
+	}{
+		"not json":           {"/feed/load", "{", 400, "decoding the body"},
+		"no gateway":         {"/feed/load", `{"epoch":"e"}`, 400, "gateway is 0 characters"},
+		"no epoch":           {"/feed/load", `{"gateway":"g"}`, 400, "epoch is 0 characters"},
+		"no function name":   {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{}]}`, 400, "functions[0].name"},
+		"negative in-flight": {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f","inflight":-1}]}`, 400, "inflight -1"},
+		"repeated function":  {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f"},{"name":"f"}]}`, 400, "repeats f"},
+		"negative counter":   {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f","started":-1}]}`, 400, "decoding the body"},
+		"huge report":        {"/feed/load", `{"gateway":"` + strings.Repeat("x", maxReport), 413, "larger than"},
+		"wake nobody":        {"/feed/wake", `{}`, 400, `name is ""`},
+		"huge wake":          {"/feed/wake", `{"name":"` + strings.Repeat("x", maxWake), 413, "larger than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := httptest.NewRecorder()
+			h.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodPost, tc.path, strings.NewReader(tc.body)))
+			if w.Code != tc.status || !strings.Contains(w.Body.String(), tc.says) {
+				t.Errorf("got %d %q, want %d with %q", w.Code, w.Body.String(), tc.status, tc.says)
+			}
+		})
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	t.Parallel()
+	if _, err := NewHub(HubConfig{Heartbeat: time.Minute}); err == nil ||
+		!strings.Contains(err.Error(), "Waker") || !strings.Contains(err.Error(), "1m0s") {
+		t.Errorf("NewHub: %v", err)
+	}
+	if _, err := NewClient(ClientConfig{URL: "provider:8081", Watchdog: -1}); err == nil ||
+		!strings.Contains(err.Error(), "provider:8081") || !strings.Contains(err.Error(), "Watchdog") {
+		t.Errorf("NewClient: %v", err)
+	}
+}
+
+func FuzzReport(f *testing.F) {
+	f.Add([]byte(`{"gateway":"g","epoch":"e","functions":[{"name":"f","started":2,"completed":1}]}`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var r Report
+		if json.Unmarshal(in, &r) != nil || r.validate() != nil {
+			return
+		}
+		var b loadBook
+		b.init(time.Second)
+		b.add(r, time.Unix(0, 0))
+		before := b.all(time.Unix(0, 0))
+		b.add(r, time.Unix(0, 0))
+		if after := b.all(time.Unix(0, 0)); fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Fatalf("a repeated report changed %v to %v", before, after)
+		}
+	})
+}

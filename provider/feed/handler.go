@@ -1,0 +1,159 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+const (
+	// maxReport bounds one load report: 5,000 functions at about 200 bytes each, with room.
+	maxReport = 4 << 20
+	// maxWake bounds a wake request: two names of at most 63 characters.
+	maxWake = 4 << 10
+	// maxNameLen is Swarm's own limit on the names that travel here.
+	maxNameLen = 256
+	// stalledWrite is how long one write to a gateway may take before its stream is given up; it reconnects.
+	stalledWrite = 10 * time.Second
+)
+
+// emptyLine is a heartbeat.
+var emptyLine = []byte("\n")
+
+// Handler serves the hub's three routes. It does no authentication: the provider wraps it like its other routes.
+//
+//	GET  /feed/table  ndjson: the newest table at once and whenever it changes; empty lines are heartbeats
+//	POST /feed/load   one Report
+//	POST /feed/wake   {"name":…,"namespace":…}; 202 once replicas have been asked for, 404 for an unknown function
+func (h *Hub) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /feed/table", h.serveTable)
+	mux.HandleFunc("POST /feed/load", h.serveLoad)
+	mux.HandleFunc("POST /feed/wake", h.serveWake)
+	return mux
+}
+
+func (h *Hub) serveTable(w http.ResponseWriter, r *http.Request) {
+	out := http.NewResponseController(w)
+	// The server's own deadlines are for calls that end; this one does not. Recorders without deadlines are fine too.
+	_ = out.SetReadDeadline(time.Time{})
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	send := func(line []byte) error {
+		_ = out.SetWriteDeadline(time.Now().Add(stalledWrite))
+		if _, err := w.Write(line); err != nil {
+			return err
+		}
+		return out.Flush()
+	}
+	heartbeat := time.NewTicker(h.cfg.Heartbeat)
+	defer heartbeat.Stop()
+	newest := h.newest.Load()
+	line := newest.line
+	if line == nil {
+		line = emptyLine
+	}
+	for send(line) == nil {
+		select {
+		case <-newest.next:
+			// Whatever was published while the last write was stuck is skipped: only the newest matters.
+			newest = h.newest.Load()
+			line = newest.line
+		case <-heartbeat.C:
+			line = emptyLine
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+func (h *Hub) serveLoad(w http.ResponseWriter, r *http.Request) {
+	var report Report
+	if !decode(w, r, maxReport, &report) {
+		return
+	}
+	if err := report.validate(); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	h.loads.add(report, time.Now())
+	w.WriteHeader(http.StatusAccepted)
+}
+
+func (r Report) validate() error {
+	if r.Gateway == "" || len(r.Gateway) > maxNameLen {
+		return fmt.Errorf("gateway is %d characters long: legal is 1 to %d", len(r.Gateway), maxNameLen)
+	}
+	if r.Epoch == "" || len(r.Epoch) > maxNameLen {
+		return fmt.Errorf("epoch is %d characters long: legal is 1 to %d", len(r.Epoch), maxNameLen)
+	}
+	seen := make(map[key]bool, len(r.Functions))
+	for i, l := range r.Functions {
+		switch k := (key{l.Name, l.Namespace}); {
+		case l.Name == "" || len(l.Name) > maxNameLen:
+			return fmt.Errorf("functions[%d].name is %d characters long: legal is 1 to %d", i, len(l.Name), maxNameLen)
+		case len(l.Namespace) > maxNameLen:
+			return fmt.Errorf("functions[%d].namespace is %d characters long: legal is 0 to %d", i, len(l.Namespace), maxNameLen)
+		case seen[k]:
+			return fmt.Errorf("functions[%d] repeats %s in namespace %q", i, l.Name, l.Namespace)
+		case l.Inflight < 0 || l.Queued < 0:
+			return fmt.Errorf("functions[%d] has inflight %d and queued %d: legal is 0 and more", i, l.Inflight, l.Queued)
+		default:
+			seen[k] = true
+		}
+	}
+	return nil
+}
+
+// wakeRequest is the body of POST /feed/wake.
+type wakeRequest struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+}
+
+func (h *Hub) serveWake(w http.ResponseWriter, r *http.Request) {
+	var req wakeRequest
+	if !decode(w, r, maxWake, &req) {
+		return
+	}
+	if req.Name == "" || len(req.Name) > maxNameLen || len(req.Namespace) > maxNameLen {
+		http.Error(w, fmt.Sprintf("name is %q and namespace %q: legal is 1 to %d characters and at most %d",
+			req.Name, req.Namespace, maxNameLen, maxNameLen), http.StatusBadRequest)
+		return
+	}
+	err := h.wakes.do(r.Context(), key{req.Name, req.Namespace}, func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.cfg.WakeTimeout)
+		defer cancel()
+		return h.cfg.Waker.Wake(ctx, req.Name, req.Namespace)
+	})
+	switch {
+	case err == nil:
+		h.cfg.Logger.Info("function woken", "function", req.Name, "namespace", req.Namespace)
+		w.WriteHeader(http.StatusAccepted)
+	case errors.Is(err, ErrUnknownFunction):
+		http.Error(w, err.Error(), http.StatusNotFound)
+	case r.Context().Err() != nil:
+		// Nobody is left to read an answer.
+	default:
+		h.cfg.Logger.Warn("waking a function failed", "function", req.Name, "namespace", req.Namespace, "error", err)
+		http.Error(w, "waking "+req.Name+": "+err.Error(), http.StatusServiceUnavailable)
+	}
+}
+
+// decode reads one JSON value of at most limit bytes, or answers 400 or 413 and reports false.
+func decode(w http.ResponseWriter, r *http.Request, limit int64, into any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit)).Decode(into)
+	if err == nil {
+		return true
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		http.Error(w, fmt.Sprintf("body is larger than %d bytes", limit), http.StatusRequestEntityTooLarge)
+	} else {
+		http.Error(w, "decoding the body: "+err.Error(), http.StatusBadRequest)
+	}
+	return false
+}

@@ -1,0 +1,123 @@
+package feed
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+)
+
+// key names a function.
+type key struct{ name, namespace string }
+
+// maxGateways bounds how many gateway processes are remembered; the one silent for longest makes room.
+const maxGateways = 1024
+
+// loadBook adds up reports so that restarts on either side never make a counter fall.
+type loadBook struct {
+	ttl time.Duration
+
+	mu       sync.Mutex
+	totals   map[key]Load                // guarded by mu; counters only
+	gateways map[gatewayProcess]lastSeen // guarded by mu
+}
+
+// gatewayProcess tells two lives of one gateway apart: a new epoch counts from zero again.
+type gatewayProcess struct{ gateway, epoch string }
+
+type lastSeen struct {
+	at    time.Time
+	loads map[key]Load
+}
+
+func (b *loadBook) init(ttl time.Duration) {
+	b.ttl = ttl
+	b.totals = make(map[key]Load)
+	b.gateways = make(map[gatewayProcess]lastSeen)
+}
+
+// add takes in one report: what a counter grew by since the same process's last report joins the total.
+func (b *loadBook) add(r Report, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	who := gatewayProcess{r.Gateway, r.Epoch}
+	before, known := b.gateways[who]
+	if !known {
+		b.makeRoom()
+	}
+	loads := make(map[key]Load, len(r.Functions))
+	for _, l := range r.Functions {
+		k := key{l.Name, l.Namespace}
+		old := before.loads[k]
+		// A report overtaken by a later one of the same process must not count backwards.
+		l.Started, l.Completed = max(l.Started, old.Started), max(l.Completed, old.Completed)
+		loads[k] = l
+		sum := b.totals[k]
+		sum.Started += l.Started - old.Started
+		sum.Completed += l.Completed - old.Completed
+		b.totals[k] = sum
+	}
+	// A function that this report leaves out keeps its counter baseline: it may come back in the next table.
+	for k, l := range before.loads {
+		if _, ok := loads[k]; !ok {
+			l.Inflight, l.Queued = 0, 0
+			loads[k] = l
+		}
+	}
+	b.gateways[who] = lastSeen{at: now, loads: loads}
+}
+
+func (b *loadBook) makeRoom() {
+	if len(b.gateways) < maxGateways {
+		return
+	}
+	var oldest gatewayProcess
+	var at time.Time
+	for who, seen := range b.gateways {
+		if at.IsZero() || seen.at.Before(at) {
+			oldest, at = who, seen.at
+		}
+	}
+	delete(b.gateways, oldest)
+}
+
+func (b *loadBook) one(k key, now time.Time) Load {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sum(k, now)
+}
+
+// sum requires mu.
+func (b *loadBook) sum(k key, now time.Time) Load {
+	total := b.totals[k]
+	total.Name, total.Namespace = k.name, k.namespace
+	for _, seen := range b.gateways {
+		if now.Sub(seen.at) <= b.ttl {
+			total.Inflight += seen.loads[k].Inflight
+			total.Queued += seen.loads[k].Queued
+		}
+	}
+	return total
+}
+
+func (b *loadBook) all(now time.Time) []Load {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]Load, 0, len(b.totals))
+	for k := range b.totals {
+		out = append(out, b.sum(k, now))
+	}
+	slices.SortFunc(out, func(a, b Load) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return out
+}
+
+func (b *loadBook) forget(k key) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.totals, k)
+	for _, seen := range b.gateways {
+		delete(seen.loads, k)
+	}
+}

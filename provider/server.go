@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// serve answers until ctx ends, then lets running calls end within the shutdown timeout.
+func serve(ctx context.Context, c config, handler http.Handler, logger *slog.Logger) error {
+	listener, err := net.Listen("tcp", c.address())
+	if err != nil {
+		return fmt.Errorf("listening on port %d: %w", c.Port, err)
+	}
+	// Streams end when this does: they would outlast any shutdown.
+	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
+	defer endStreams()
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Duration(c.ReadTimeout),
+		WriteTimeout: time.Duration(c.WriteTimeout), IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return streams },
+		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	logger.Info("listening", "address", listener.Addr().String())
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
+	}
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(c.ShutdownTimeout))
+	defer cancel()
+	time.AfterFunc(time.Second, endStreams)
+	if err := server.Shutdown(deadline); err != nil {
+		logger.Warn("calls were cut off by the shutdown", "error", errors.Join(err, server.Close()))
+	}
+	logger.Info("stopped")
+	return nil
+}
+
+// address is all interfaces for the provider alone, which sits on an internal network, and loopback beside a gateway.
+func (c config) address() string {
+	if c.Role == roleAll {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.Port))
+	}
+	return net.JoinHostPort("", strconv.Itoa(c.Port))
+}
+
+// healthcheck is for images without a shell: it fails unless the process in this container answers. Whatever it answers
+// will do: while Docker is away, a restart would lose the replica table and mend nothing.
+func healthcheck(ctx context.Context, c config) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	port := c.Port
+	if c.Role != roleProvider {
+		port = 8080
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+strconv.Itoa(port)+"/healthz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("asking for health: %w", err)
+	}
+	return response.Body.Close()
+}

@@ -1,0 +1,193 @@
+// Package swarm keeps functions, secrets and namespaces as objects of a Docker Swarm, and is the only package that
+// talks to Docker.
+//
+// In: deployments, secrets and questions of package api, in the types of OpenFaaS. Out: calls to the engine of one
+// Swarm manager, and a whole replica table for package feed whenever something moved ([Watcher]).
+//
+// The Swarm is the only memory: nothing is kept in this process that could not be read again, so a provider that is
+// killed at any moment is replaced by starting another. An object is ours by its labels alone, never by its name; what
+// does not carry them cannot be seen, changed or mounted through this package. What a user sent comes back exactly as
+// it was sent. Each change is one call to the Swarm, or a series of which each prefix is a sound state that
+// [Cluster.Reconcile] completes.
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"regexp"
+	"slices"
+	"sync"
+
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+)
+
+// Labels by which objects are ours. Whatever else we note about one sits under [privatePrefix], which users cannot set.
+const (
+	privatePrefix = "com.waggle."
+
+	labelFunction  = "com.openfaas.function"
+	labelNamespace = privatePrefix + "namespace"
+	// labelDeployment holds the request of the user as JSON: the source of everything the API gives back.
+	labelDeployment = privatePrefix + "deployment"
+	// labelSpec holds a hash of the service spec that was made of it, to tell whether a repeated request changes anything.
+	labelSpec = privatePrefix + "spec"
+	// labelImage is on containers: the identity of the image, so that a new image under an old tag is a change.
+	labelImage = privatePrefix + "image"
+)
+
+// Config says which engine to use and what functions may ask for.
+type Config struct {
+	// Docker is a manager's engine. Required.
+	Docker Docker
+	// Namespace is the default one, the alias of none. Default "openfaas-fn".
+	Namespace string
+	// Network is the overlay every function is attached to, and on which gateways reach it. Default "waggle-functions".
+	Network string
+	// AllowedNetworks and AllowedVolumes are what the annotations com.waggle.networks and com.waggle.volumes may name.
+	// Empty means nothing.
+	AllowedNetworks []string
+	AllowedVolumes  []string
+	// User is the "uid:gid" functions run as; "" means what their image says.
+	User string
+	// RegistryAuth gives the credentials for the registry at a host such as "ghcr.io", encoded for Docker's
+	// X-Registry-Auth header, or "". Nil means that no registry needs any.
+	RegistryAuth func(host string) string
+	// Logger defaults to slog.Default().
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.Namespace == "" {
+		c.Namespace = "openfaas-fn"
+	}
+	if c.Network == "" {
+		c.Network = "waggle-functions"
+	}
+	if c.RegistryAuth == nil {
+		c.RegistryAuth = func(string) string { return "" }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+var userPattern = regexp.MustCompile(`^([0-9]+:[0-9]+)?$`)
+
+func (c Config) validate() error {
+	var problems []error
+	if c.Docker == nil {
+		problems = append(problems, errors.New("Docker: missing; want the client of a manager's engine"))
+	}
+	if err := checkName("Namespace", c.Namespace); err != nil {
+		problems = append(problems, err)
+	}
+	if !userPattern.MatchString(c.User) {
+		problems = append(problems, fmt.Errorf("User: %q; want uid:gid in numbers, such as 12000:12000, or nothing for the image's own", c.User))
+	}
+	return errors.Join(problems...)
+}
+
+// Cluster is the Swarm as a place for functions. Its methods may be called concurrently.
+type Cluster struct {
+	cfg    Config
+	docker Docker
+
+	// writers serialises changes of one function (by hash), so that of two accepted requests the later one wins; changes
+	// made past this process are met by retrying.
+	writers [64]sync.Mutex
+	// secretsMu is held for writing while a secret changes and for reading while a function that may use it does:
+	// no function is created with a version that is just being replaced.
+	secretsMu sync.RWMutex
+	// namespacesMu, in the same way, keeps a namespace from being removed while something is created in it.
+	namespacesMu sync.RWMutex
+	// changed is filled after each change, so that the watcher need not wait for its next look.
+	changed chan struct{}
+
+	nodeOnce sync.Mutex
+	// nodeID is that of the engine's own node once known. Guarded by nodeOnce.
+	nodeID string
+}
+
+// New checks the configuration. It does not talk to Docker: an engine that is down now may come later.
+func New(config Config) (*Cluster, error) {
+	config = config.withDefaults()
+	if err := config.validate(); err != nil {
+		return nil, fmt.Errorf("configuring the cluster: %w", err)
+	}
+	return &Cluster{cfg: config, docker: config.Docker, changed: make(chan struct{}, 1)}, nil
+}
+
+// Ping asks the engine whether it is there and manages a Swarm; the error says what is missing.
+func (c *Cluster) Ping(ctx context.Context) error {
+	if _, err := c.docker.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		return failf(ErrUnavailable, "asking Docker: %v", err)
+	}
+	info, err := c.docker.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return failf(ErrUnavailable, "asking Docker: %v", err)
+	}
+	if !info.Info.Swarm.ControlAvailable {
+		return failf(ErrUnavailable, "Docker answers, but its node is not a manager of a Swarm (state %q)", info.Info.Swarm.LocalNodeState)
+	}
+	return nil
+}
+
+// namespace resolves the alias: no namespace is the default one.
+func (c *Cluster) namespace(name string) string {
+	if name == "" {
+		return c.cfg.Namespace
+	}
+	return name
+}
+
+// lock takes the writer's lock of a function and returns its release.
+func (c *Cluster) lock(namespace, name string) func() {
+	h := fnv.New32a()
+	h.Write([]byte(namespace + "/" + name))
+	mu := &c.writers[h.Sum32()%uint32(len(c.writers))]
+	mu.Lock()
+	return mu.Unlock
+}
+
+// nudge makes the watcher look now.
+func (c *Cluster) nudge() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// find returns the service of a function, or ErrNotFound.
+func (c *Cluster) find(ctx context.Context, namespace, name string) (swarm.Service, error) {
+	services, err := c.services(ctx, labelFunction+"="+name, labelNamespace+"="+namespace)
+	if err != nil {
+		return swarm.Service{}, err
+	}
+	want := serviceName(c.cfg.Namespace, namespace, name)
+	at := slices.IndexFunc(services, func(s swarm.Service) bool { return s.Spec.Name == want })
+	if at < 0 {
+		return swarm.Service{}, failf(ErrNotFound, "function %q does not exist in namespace %q", name, namespace)
+	}
+	return services[at], nil
+}
+
+// services lists the services that carry all labels and are functions of ours.
+func (c *Cluster) services(ctx context.Context, labels ...string) ([]swarm.Service, error) {
+	filters := make(client.Filters).Add("label", labelDeployment)
+	filters.Add("label", labels...)
+	result, err := c.docker.ServiceList(ctx, client.ServiceListOptions{Filters: filters})
+	if err != nil {
+		return nil, dockerError("listing functions", err)
+	}
+	// The name must be the one we would give: a service that somebody made with copied labels is not ours.
+	return slices.DeleteFunc(result.Items, func(s swarm.Service) bool {
+		l := s.Spec.Labels
+		return s.Spec.Mode.Replicated == nil || s.Spec.TaskTemplate.ContainerSpec == nil ||
+			l[labelFunction] == "" || s.Spec.Name != serviceName(c.cfg.Namespace, l[labelNamespace], l[labelFunction])
+	}), nil
+}

@@ -1,0 +1,74 @@
+package swarm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/moby/moby/client"
+)
+
+// Docker is what this package needs of an engine that is a Swarm manager. *client.Client has it, and so has the
+// cluster in memory that package swarmtest offers.
+type Docker interface {
+	ServiceAPI
+	TaskAPI
+	SecretAPI
+	ConfigAPI
+	EngineAPI
+}
+
+// ServiceAPI is the part for services.
+type ServiceAPI interface {
+	ServiceList(ctx context.Context, options client.ServiceListOptions) (client.ServiceListResult, error)
+	ServiceInspect(ctx context.Context, id string, options client.ServiceInspectOptions) (client.ServiceInspectResult, error)
+	ServiceCreate(ctx context.Context, options client.ServiceCreateOptions) (client.ServiceCreateResult, error)
+	ServiceUpdate(ctx context.Context, id string, options client.ServiceUpdateOptions) (client.ServiceUpdateResult, error)
+	ServiceRemove(ctx context.Context, id string, options client.ServiceRemoveOptions) (client.ServiceRemoveResult, error)
+}
+
+// TaskAPI is the part for the replicas of services, and for what they wrote and where they run.
+type TaskAPI interface {
+	TaskList(ctx context.Context, options client.TaskListOptions) (client.TaskListResult, error)
+	NodeList(ctx context.Context, options client.NodeListOptions) (client.NodeListResult, error)
+	ServiceLogs(ctx context.Context, id string, options client.ServiceLogsOptions) (client.ServiceLogsResult, error)
+	ContainerStats(ctx context.Context, id string, options client.ContainerStatsOptions) (client.ContainerStatsResult, error)
+}
+
+// SecretAPI is the part for secrets.
+type SecretAPI interface {
+	SecretList(ctx context.Context, options client.SecretListOptions) (client.SecretListResult, error)
+	SecretCreate(ctx context.Context, options client.SecretCreateOptions) (client.SecretCreateResult, error)
+	SecretRemove(ctx context.Context, id string, options client.SecretRemoveOptions) (client.SecretRemoveResult, error)
+}
+
+// ConfigAPI is the part for config objects, in which namespaces live.
+type ConfigAPI interface {
+	ConfigList(ctx context.Context, options client.ConfigListOptions) (client.ConfigListResult, error)
+	ConfigCreate(ctx context.Context, options client.ConfigCreateOptions) (client.ConfigCreateResult, error)
+	ConfigUpdate(ctx context.Context, id string, options client.ConfigUpdateOptions) (client.ConfigUpdateResult, error)
+	ConfigRemove(ctx context.Context, id string, options client.ConfigRemoveOptions) (client.ConfigRemoveResult, error)
+}
+
+// EngineAPI is the part for the engine itself, its images and its registry.
+type EngineAPI interface {
+	Ping(ctx context.Context, options client.PingOptions) (client.PingResult, error)
+	Info(ctx context.Context, options client.InfoOptions) (client.SystemInfoResult, error)
+	Events(ctx context.Context, options client.EventsListOptions) client.EventsResult
+	ImageInspect(ctx context.Context, image string, options ...client.ImageInspectOption) (client.ImageInspectResult, error)
+	DistributionInspect(ctx context.Context, image string, options client.DistributionInspectOptions) (client.DistributionInspectResult, error)
+}
+
+// Connect returns a client of the engine at host, such as unix:///var/run/docker.sock; "" means what the usual DOCKER_*
+// variables say. Nothing is dialled yet: the version of the API is agreed with the engine on first use, so that
+// engines from 20.10 (API 1.41) on serve, and an engine that is down now may come later.
+func Connect(host string) (*client.Client, error) {
+	options := []client.Opt{client.FromEnv}
+	if host != "" {
+		options = append(options, client.WithHost(host))
+	}
+	docker, err := client.New(options...)
+	if err != nil {
+		return nil, fmt.Errorf("configuring the Docker client: %w", err)
+	}
+	return docker, nil
+}

@@ -1,0 +1,90 @@
+package swarm
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+)
+
+// registryTimeout bounds the question to a registry; without a network its name often just times out.
+const registryTimeout = 15 * time.Second
+
+// resolveImage finds out what runs under a name, so that a typing error is an error of the request and not of tasks
+// later, and so that new content under an old name is noticed.
+//
+// A registry decides when the name carries a host, when the image once came from one, or when the engine does not have
+// the image; what it says is pinned by digest, so that every node runs the same. An image that was built or loaded
+// here belongs to no registry: all nodes must have been given it, and its id on this engine stands for its content.
+func (c *Cluster) resolveImage(ctx context.Context, name string) (image, error) {
+	if strings.TrimSpace(name) == "" {
+		return image{}, failf(ErrInvalid, "image: missing; want the name of an image such as ghcr.io/owner/name:tag")
+	}
+	if strings.ContainsAny(name, " \t\r\n?#%\\") || len(name) > 1024 {
+		return image{}, failf(ErrInvalid, "image: %q; want the name of an image such as ghcr.io/owner/name:tag", shorten(name))
+	}
+	local, localErr := c.docker.ImageInspect(ctx, name)
+	if localErr != nil && !errdefs.IsNotFound(localErr) {
+		return image{}, dockerError("looking for the image", localErr)
+	}
+	host := registryHost(name)
+	if localErr == nil && host == "" && len(local.RepoDigests) == 0 {
+		return image{Ref: name, Identity: local.ID}, nil
+	}
+	remote, remoteErr := c.askRegistry(ctx, name, host)
+	if remoteErr == nil {
+		return remote, nil
+	}
+	if localErr == nil {
+		return image{Ref: name, Identity: local.ID}, nil
+	}
+	if ctx.Err() != nil {
+		return image{}, dockerError("asking the registry", ctx.Err())
+	}
+	return image{}, failf(ErrInvalid, "image: %q is not on the manager's engine, and the registry said: %s", name, daemonText(remoteErr))
+}
+
+func (c *Cluster) askRegistry(ctx context.Context, name, host string) (image, error) {
+	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+	defer cancel()
+	found, err := c.docker.DistributionInspect(ctx, name, client.DistributionInspectOptions{EncodedRegistryAuth: c.cfg.RegistryAuth(host)})
+	if err != nil {
+		return image{}, err
+	}
+	digest := found.Descriptor.Digest.String()
+	resolved := image{Ref: name, Identity: digest}
+	if !strings.Contains(name, "@") {
+		resolved.Ref = name + "@" + digest
+	}
+	for _, p := range found.Platforms {
+		// Manifest lists carry attestations of no platform; and nodes call arm by names with the variant in it, which no
+		// manifest has.
+		if p.OS == "unknown" || p.Architecture == "unknown" || strings.EqualFold(p.Architecture, "arm") {
+			continue
+		}
+		resolved.Platforms = append(resolved.Platforms, swarm.Platform{OS: p.OS, Architecture: p.Architecture})
+	}
+	return resolved, nil
+}
+
+// registryHost is the part of an image's name that names its registry; "" means none is named.
+func registryHost(name string) string {
+	host, _, found := strings.Cut(name, "/")
+	if found && (strings.ContainsAny(host, ".:") || host == "localhost") {
+		return host
+	}
+	return ""
+}
+
+// resolvedImage reads back from a service what its image was resolved to.
+func resolvedImage(service swarm.Service) image {
+	template := service.Spec.TaskTemplate
+	img := image{Ref: template.ContainerSpec.Image, Identity: template.ContainerSpec.Labels[labelImage]}
+	if template.Placement != nil {
+		img.Platforms = template.Placement.Platforms
+	}
+	return img
+}

@@ -1,0 +1,103 @@
+package swarm
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/openfaas/faas-provider/types"
+)
+
+// annotationState is what only a description adds to the user's annotations, and only while something is wrong: lists
+// and healthy functions stay exactly as they were deployed.
+const annotationState = privatePrefix + "state"
+
+// deploymentOf reads back what the user sent.
+func deploymentOf(service swarm.Service) (types.FunctionDeployment, error) {
+	var d types.FunctionDeployment
+	if err := json.Unmarshal([]byte(service.Spec.Labels[labelDeployment]), &d); err != nil {
+		return d, fmt.Errorf("reading label %s of service %s: %w", labelDeployment, service.Spec.Name, err)
+	}
+	return d, nil
+}
+
+// functionStatus is what the API says of a service and its tasks. It is pure.
+func functionStatus(service swarm.Service, tasks []swarm.Task) (types.FunctionStatus, error) {
+	d, err := deploymentOf(service)
+	if err != nil {
+		return types.FunctionStatus{}, err
+	}
+	return types.FunctionStatus{
+		Name: d.Service, Namespace: d.Namespace, Image: d.Image,
+		EnvProcess: d.EnvProcess, EnvVars: d.EnvVars, Constraints: d.Constraints, Secrets: d.Secrets,
+		Labels: present(d.Labels), Annotations: present(d.Annotations), Limits: d.Limits, Requests: d.Requests,
+		ReadOnlyRootFilesystem: d.ReadOnlyRootFilesystem,
+		Replicas:               desired(service), AvailableReplicas: available(tasks),
+		CreatedAt: service.CreatedAt,
+	}, nil
+}
+
+// present is m, or an empty map for none: clients dereference it.
+func present(m *map[string]string) *map[string]string {
+	if m == nil || *m == nil {
+		return &map[string]string{}
+	}
+	return m
+}
+
+func desired(service swarm.Service) uint64 {
+	if service.Spec.Mode.Replicated == nil || service.Spec.Mode.Replicated.Replicas == nil {
+		return 1 // Swarm's own default
+	}
+	return *service.Spec.Mode.Replicated.Replicas
+}
+
+// available counts the replicas that run, are healthy if their image has a health check, and are to stay.
+func available(tasks []swarm.Task) uint64 {
+	var n uint64
+	for _, task := range tasks {
+		if task.DesiredState == swarm.TaskStateRunning && task.Status.State == swarm.TaskStateRunning {
+			n++
+		}
+	}
+	return n
+}
+
+// explain adds to a status why the function is not what was asked for: its update was rolled back, or its replicas
+// cannot start.
+func explain(status *types.FunctionStatus, service swarm.Service, tasks []swarm.Task) {
+	var reasons []string
+	if u := service.UpdateStatus; u != nil {
+		switch u.State {
+		case swarm.UpdateStateRollbackStarted, swarm.UpdateStateRollbackPaused, swarm.UpdateStateRollbackCompleted:
+			reasons = append(reasons, "the last update was rolled back: "+u.Message)
+		case swarm.UpdateStatePaused:
+			reasons = append(reasons, "the last update is paused: "+u.Message)
+		}
+	}
+	if status.AvailableReplicas < status.Replicas {
+		if text := newestError(tasks); text != "" {
+			reasons = append(reasons, "a replica cannot run: "+text)
+		}
+	}
+	if len(reasons) == 0 {
+		return
+	}
+	annotations := maps.Clone(deref(status.Annotations))
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[annotationState] = strings.Join(reasons, "; ")
+	status.Annotations = &annotations
+}
+
+func newestError(tasks []swarm.Task) string {
+	tasks = slices.DeleteFunc(slices.Clone(tasks), func(t swarm.Task) bool { return t.Status.Err == "" })
+	if len(tasks) == 0 {
+		return ""
+	}
+	return slices.MaxFunc(tasks, func(a, b swarm.Task) int { return a.Status.Timestamp.Compare(b.Status.Timestamp) }).Status.Err
+}

@@ -1,0 +1,274 @@
+package swarm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"waggle/provider/feed"
+)
+
+const (
+	// lookCalm and lookBusy lie between two looks at the tasks, of which Swarm sends no events: 0.8 s finds a replica
+	// that crashed within the second a table may take, 0.2 s follows one that starts.
+	lookCalm = 800 * time.Millisecond
+	lookBusy = 200 * time.Millisecond
+	// gather lets the events of one change arrive together.
+	gather = 20 * time.Millisecond
+	// relistEvery bounds how long a lost event about a service or node goes unnoticed.
+	relistEvery = 30 * time.Second
+	// lookTimeout bounds one look; an engine that takes longer is as good as gone.
+	lookTimeout = 10 * time.Second
+	// maxRetryWait bounds the wait between attempts at an engine that is away.
+	maxRetryWait = 2 * time.Second
+)
+
+// Publisher takes each new replica table, and hears of each function that is no longer in it. It must not block for
+// long. *feed.Hub is one.
+type Publisher interface {
+	Publish(table feed.Table)
+	Forget(name, namespace string)
+}
+
+// WatcherConfig says what to watch and whom to tell.
+type WatcherConfig struct {
+	// Cluster and Publisher are required.
+	Cluster   *Cluster
+	Publisher Publisher
+	// Registerer takes the watcher's metrics; nil keeps none.
+	Registerer prometheus.Registerer
+	// Logger defaults to the cluster's.
+	Logger *slog.Logger
+}
+
+// Watcher keeps the replica table and publishes it whenever it changed. While Docker is away the last one stands.
+type Watcher struct {
+	cluster   *Cluster
+	publisher Publisher
+	logger    *slog.Logger
+	metrics   watchMetrics
+
+	view    view
+	table   feed.Table
+	skipped []string
+	// listed is when services and nodes were last read whole, lastEvent the time of the newest event seen.
+	listed    time.Time
+	lastEvent int64
+	// suspicious means that services or nodes may have changed, calm that Swarm has nothing left to do for any function.
+	suspicious, calm bool
+}
+
+// NewWatcher returns one that does nothing until Run.
+func NewWatcher(config WatcherConfig) (*Watcher, error) {
+	if config.Cluster == nil || config.Publisher == nil {
+		return nil, errors.New("configuring the watcher: Cluster and Publisher are required")
+	}
+	if config.Logger == nil {
+		config.Logger = config.Cluster.cfg.Logger
+	}
+	return &Watcher{
+		cluster: config.Cluster, publisher: config.Publisher, logger: config.Logger,
+		metrics: newWatchMetrics(config.Registerer),
+		// A new epoch for each process: its revisions start again.
+		table: feed.Table{Epoch: rand.Text()},
+	}, nil
+}
+
+// Run watches until ctx ends. It survives every failure of Docker and then returns nil.
+func (w *Watcher) Run(ctx context.Context) error {
+	wait := lookBusy
+	for ctx.Err() == nil {
+		started := time.Now()
+		err := w.session(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		w.metrics.failures.Inc()
+		w.logger.Warn("watching Docker is interrupted, the replica table stays as it is", "error", err)
+		if time.Since(started) > maxRetryWait {
+			wait = lookBusy
+		}
+		if pause(ctx, wait) != nil {
+			break
+		}
+		wait = min(2*wait, maxRetryWait)
+	}
+	return nil
+}
+
+// session lists everything, then follows events and looks at tasks until something fails.
+func (w *Watcher) session(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	options := client.EventsListOptions{Filters: make(client.Filters).Add("type", string(events.ServiceEventType), string(events.NodeEventType))}
+	if w.lastEvent > 0 {
+		options.Since = strconv.FormatInt(w.lastEvent/int64(time.Second), 10)
+	}
+	// The stream opens first: what happens between it and the list is then in one of them.
+	stream := w.cluster.docker.Events(ctx, options)
+	if err := w.relist(ctx); err != nil {
+		return err
+	}
+	timer := time.NewTimer(w.interval())
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-stream.Err:
+			return dockerError("following events", cmpErr(err))
+		case event := <-stream.Messages:
+			w.lastEvent = event.TimeNano
+			w.suspicious = true
+			timer.Reset(gather)
+		case <-w.cluster.changed:
+			w.suspicious = true
+			timer.Reset(gather)
+		case <-timer.C:
+			if err := w.turn(ctx); err != nil {
+				return err
+			}
+			timer.Reset(w.interval())
+		}
+	}
+}
+
+// turn reads as much as there is reason to.
+func (w *Watcher) turn(ctx context.Context) error {
+	if w.suspicious || time.Since(w.listed) >= relistEvery {
+		return w.relist(ctx)
+	}
+	return w.look(ctx)
+}
+
+// cmpErr gives the closing of a channel without an error a name.
+func cmpErr(err error) error {
+	if err == nil {
+		return errors.New("the stream ended")
+	}
+	return err
+}
+
+func (w *Watcher) interval() time.Duration {
+	if w.calm {
+		return lookCalm
+	}
+	return lookBusy
+}
+
+// relist reads services, nodes and tasks, and completes what an interrupted change of a secret left.
+func (w *Watcher) relist(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	services, err := w.cluster.services(ctx)
+	if err != nil {
+		return err
+	}
+	nodes, err := w.cluster.docker.NodeList(ctx, client.NodeListOptions{})
+	if err != nil {
+		return dockerError("listing nodes", err)
+	}
+	due := time.Since(w.listed) >= relistEvery
+	w.view.services, w.view.down = services, downNodes(nodes.Items)
+	w.listed, w.suspicious, w.calm = time.Now(), false, false
+	if due {
+		if err := w.cluster.Reconcile(ctx); err != nil {
+			w.logger.Warn("completing changes of secrets will be tried again", "error", err)
+		}
+	}
+	return w.look(ctx)
+}
+
+func downNodes(nodes []swarm.Node) map[string]bool {
+	down := make(map[string]bool)
+	for _, node := range nodes {
+		if node.Status.State == swarm.NodeStateDown {
+			down[node.ID] = true
+		}
+	}
+	return down
+}
+
+// look reads the tasks of all services and publishes what changed. While all is calm it reads only those that should
+// run, which leaves out the history; any difference makes it read everything again at once, and go on doing so.
+func (w *Watcher) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if w.calm {
+		if err := w.readTasks(ctx, make(client.Filters).Add("desired-state", "running")); err != nil {
+			return err
+		}
+		w.calm = w.view.settled()
+	}
+	if !w.calm {
+		if err := w.readTasks(ctx, nil); err != nil {
+			return err
+		}
+		w.calm = w.view.settled()
+	}
+	w.publish()
+	return nil
+}
+
+func (w *Watcher) readTasks(ctx context.Context, filters client.Filters) error {
+	started := time.Now()
+	result, err := w.cluster.docker.TaskList(ctx, client.TaskListOptions{Filters: filters})
+	if err != nil {
+		return dockerError("listing replicas", err)
+	}
+	w.metrics.look.Observe(time.Since(started).Seconds())
+	ours := make(map[string]bool, len(w.view.services))
+	for _, service := range w.view.services {
+		ours[service.ID] = true
+	}
+	w.view.tasks = w.view.tasks[:0]
+	for _, task := range result.Items {
+		if ours[task.ServiceID] && live(task.Status.State) {
+			w.view.tasks = append(w.view.tasks, task)
+		}
+	}
+	return nil
+}
+
+// live is false for tasks that are over: Swarm keeps a few of them as history.
+func live(state swarm.TaskState) bool {
+	switch state {
+	case swarm.TaskStateComplete, swarm.TaskStateShutdown, swarm.TaskStateFailed, swarm.TaskStateRejected,
+		swarm.TaskStateRemove, swarm.TaskStateOrphaned:
+		return false
+	}
+	return true
+}
+
+// publish hands the table on if it differs from the last one.
+func (w *Watcher) publish() {
+	functions, skipped := w.cluster.cfg.functions(w.view)
+	if len(skipped) > 0 && !reflect.DeepEqual(skipped, w.skipped) {
+		w.logger.Warn("services that cannot be read are left out of the replica table", "services", skipped)
+	}
+	w.skipped = skipped
+	if w.table.Revision > 0 && reflect.DeepEqual(functions, w.table.Functions) {
+		return
+	}
+	before := w.table.Functions
+	w.table = feed.Table{Epoch: w.table.Epoch, Revision: w.table.Revision + 1, Functions: functions}
+	w.metrics.observe(w.table)
+	w.publisher.Publish(w.table)
+	for _, function := range before {
+		if !slices.ContainsFunc(functions, func(f feed.Function) bool {
+			return f.Name == function.Name && f.Namespace == function.Namespace
+		}) {
+			w.publisher.Forget(function.Name, function.Namespace)
+		}
+	}
+}
