@@ -32,10 +32,11 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	// The first signal ends the arrivals; with the handler gone, a second one ends the program.
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
 }
 
 // run is the program. When ctx ends no voter comes any more, and those who came are judged.
@@ -154,7 +155,7 @@ func settle(ctx context.Context, c config, source books.Source, stderr io.Writer
 	ctx, cancel := context.WithTimeout(ctx, c.drainTimeout)
 	defer cancel()
 	last := ""
-	return books.Settle(ctx, source, c.poll, func(behind []string) {
+	return books.Settle(ctx, source, c.poll, time.Second, func(behind []string) {
 		if line := strings.Join(behind, "; "); line != last {
 			last = line
 			fmt.Fprintf(stderr, "draining: %s\n", line)

@@ -235,16 +235,13 @@ func (l Ledger) added() (sum int64) {
 	return sum
 }
 
-// settleEvery is the pause between looks at the ledger: each costs a process.
-const settleEvery = time.Second
-
 // Settle waits until everything that was captured before the call is counted. It returns why not if ctx ends first;
-// none means that it is.
+// none means that it is. Every is the pause between looks at the ledger: each costs a process.
 //
 // A worker writes what it saw a moment ago, so that one look is not enough: a second one must show that each stream has
 // been looked at again since the first, with nothing added and nothing pending. A database that does not answer is
 // waited for, too.
-func Settle(ctx context.Context, s Source, poll int32, waiting func(behind []string)) []string {
+func Settle(ctx context.Context, s Source, poll int32, every time.Duration, waiting func(behind []string)) []string {
 	behind, calm, added := []string{"the ledger has not been read"}, false, int64(0)
 	var since time.Time // By the database's clock, the only one that the ledger knows.
 	for {
@@ -266,7 +263,7 @@ func Settle(ctx context.Context, s Source, poll int32, waiting func(behind []str
 		}
 		waiting(behind)
 		select {
-		case <-time.After(settleEvery):
+		case <-time.After(every):
 		case <-ctx.Done():
 			return behind
 		}
