@@ -1,0 +1,150 @@
+package books
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"waggle/deploy/voters/judge"
+)
+
+const whole = `stream,0b0b,n1,active,12,10,1,1,0,1700000000000000
+now,1700000001000000,,,,,,,,
+vote,000102030405060708090a0b0c0d0e0f,3,2,,,,,,
+count,1,2,1,,,,,,
+tally,1,2,1,,,,,,
+end,1,,,,,,,,
+`
+
+// printing is a source whose command reads all of the SQL and prints text.
+func printing(t *testing.T, text string) Source {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "out")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Command("cat >/dev/null; cat '" + file + "'")
+}
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	got, err := Read(t.Context(), printing(t, whole), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := judge.Row{Pseudonym: judge.Pseudonym{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, Seq: 3, Choice: 2}
+	if len(got.Rows) != 1 || got.Rows[0] != want {
+		t.Errorf("rows %+v", got.Rows)
+	}
+	slot := judge.Slot{Poll: 1, Choice: 2}
+	if got.Counts[slot] != 1 || got.Tally[slot] != 1 {
+		t.Errorf("counts %v, tally %v", got.Counts, got.Tally)
+	}
+	stream := Stream{Node: "n1", State: "active", Added: 12, Counted: 10, Pending: 1, Rejected: 1, SeenAt: time.UnixMicro(1700000000000000)}
+	if got.Ledger.Streams["0b0b"] != stream || !got.Ledger.Now.Equal(time.UnixMicro(1700000001000000)) {
+		t.Errorf("ledger %+v", got.Ledger)
+	}
+}
+
+func TestReadRefusesWhatIsNotWhole(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct{ text, want string }{
+		"nothing":                  {"", "ends before its last line"},
+		"no end":                   {strings.Replace(whole, "end,1,,,,,,,,\n", "", 1), "ends before its last line"},
+		"a vote is missing":        {strings.Replace(whole, "end,1,", "end,2,", 1), "1 votes arrived of 2"},
+		"an unknown kind":          {whole + "BEGIN,,,,,,,,,\n", `kind "BEGIN"`},
+		"a line of other fields":   {whole + "BEGIN\n", "wrong number of fields"},
+		"a choice out of range":    {strings.Replace(whole, ",3,2,", ",3,40000,", 1), "out of range"},
+		"a voter of fifteen bytes": {strings.Replace(whole, "000102", "0102", 1), "is not 16 bytes"},
+		"a voter of more":          {strings.Replace(whole, "000102", "00000102", 1), "is not 16 bytes"},
+		"no number":                {strings.Replace(whole, "count,1,2,1", "count,1,2,", 1), "invalid syntax"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Read(t.Context(), printing(t, test.text), 1)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestACommandThatFails(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct{ line, want string }{
+		"after whole output": {"cat >/dev/null; printf '%s' '" + whole + "'; echo relation is gone >&2; exit 3", "exit status 3: relation is gone"},
+		"at once":            {"echo no such role >&2; exit 2", "exit status 2: no such role"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Read(t.Context(), Command(test.line), 1)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestCopySQLNamesThePoll(t *testing.T) {
+	t.Parallel()
+	sql := copySQL(42, ledgerSQL, votesSQL, endSQL)
+	if strings.Count(sql, "poll = 42") != 2 || strings.Contains(sql, "%!") || strings.Contains(sql, "%[") {
+		t.Errorf("got %s", sql)
+	}
+}
+
+func TestSince(t *testing.T) {
+	t.Parallel()
+	before := Ledger{Streams: map[string]Stream{"a": {Node: "n1", Added: 10, Lost: 2}, "gone": {Node: "n2", Added: 5}}}
+	after := Ledger{Streams: map[string]Stream{
+		"a": {Node: "n1", Added: 15, Lost: 3, Rejected: 1}, "b": {Node: "n1", Added: 4}, "c": {Node: "n3", Added: 1},
+	}}
+	got := after.Since(before)
+	if got.Added != 10 || got.Rejected != 1 || got.Lost != 1+5 || got.Nodes["n1"] != 9 || got.Nodes["n3"] != 1 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestBehind(t *testing.T) {
+	t.Parallel()
+	since := time.Unix(1000, 0)
+	fresh := since.Add(time.Second)
+	tests := map[string]struct {
+		stream Stream
+		want   string
+	}{
+		"counted":                {Stream{State: "active", SeenAt: fresh}, ""},
+		"pending":                {Stream{Node: "n1", State: "active", Pending: 7, SeenAt: fresh}, "node n1 has 7 entries pending"},
+		"not looked at since":    {Stream{Node: "n1", State: "active", SeenAt: since}, "no worker has looked at node n1 for 2s"},
+		"silent":                 {Stream{Node: "n1", State: "missing", SeenAt: since.Add(-time.Minute)}, "no worker has looked at node n1 for 1m2s"},
+		"retired by an operator": {Stream{State: "retired", SeenAt: since.Add(-time.Hour)}, ""},
+		"a replaced incarnation": {Stream{State: "replaced", SeenAt: since.Add(-time.Hour), Pending: 3}, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ledger := Ledger{Streams: map[string]Stream{"x": test.stream}, Now: since.Add(2 * time.Second)}
+			if got := strings.Join(ledger.Behind(since), "; "); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+	if got := (Ledger{}).Behind(since); len(got) != 1 {
+		t.Errorf("an empty ledger is complete: %q", got)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(whole)
+	f.Add("vote,00,1,1,,,,,,\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		got, votes, err := parse(strings.NewReader(text))
+		if err == nil && (votes < 0 || got.Ledger.Now.IsZero()) {
+			t.Errorf("accepted %q", text)
+		}
+	})
+}

@@ -1,0 +1,164 @@
+// Command voters is the crowd and the judge: it votes against a running system, and then compares what it was told with
+// what Postgres has counted.
+//
+// It stands outside the system. In: addresses of the vote function, the secret that names voters in the books, and a
+// way to run SQL. Out: progress, a table, optionally JSON, and an exit status that a script can trust: 0 only if the
+// drain is complete and no acknowledged vote is lost, missing, wrong or unaccounted, and the tally is exact.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"waggle/deploy/voters/books"
+	"waggle/deploy/voters/crowd"
+	"waggle/deploy/voters/judge"
+)
+
+const (
+	exitKept     = 0
+	exitBroken   = 1
+	exitUnjudged = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal ends the arrivals; with the handler gone, a second one ends the program.
+	context.AfterFunc(ctx, stop)
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+// run is the program. When ctx ends no voter comes any more, and those who came are judged.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c, err := parseArgs(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitKept
+	}
+	var r report
+	if err == nil {
+		r, err = play(ctx, c, stderr)
+	}
+	if err == nil {
+		err = r.table(stdout)
+	}
+	if err == nil && c.jsonFile != "" {
+		err = r.write(c.jsonFile)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "voters: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return exitUnjudged
+	}
+	return r.exit()
+}
+
+// play reads the books, lets the crowd vote, waits for the drain and judges.
+func play(ctx context.Context, c config, stderr io.Writer) (report, error) {
+	c.crowd.Log = slog.New(slog.NewTextHandler(stderr, nil))
+	c.crowd.Pseudonym = nobody
+	var b bench
+	if c.judging {
+		var err error
+		if b, err = sit(ctx, &c); err != nil {
+			return report{}, err
+		}
+	}
+	people, err := crowd.New(c.crowd)
+	if err != nil {
+		return report{}, err
+	}
+	ticker, over := time.NewTicker(time.Second), make(chan struct{})
+	progress := make(chan struct{})
+	go func() {
+		defer close(progress)
+		people.Stats().Progress(stderr, c.crowd.Voters, ticker.C, over)
+	}()
+	began := time.Now()
+	err = people.Run(ctx)
+	took := time.Since(began)
+	ticker.Stop()
+	close(over)
+	<-progress
+	if err != nil {
+		return report{}, err
+	}
+	r := report{Load: loadOf(people.Stats(), took), Seed: c.crowd.Seed}
+	if !c.judging {
+		r.Notes = append(r.Notes, "-load-only: nothing was judged")
+		return r, nil
+	}
+	// A signal has ended the voting by now; the judging has its own bounds.
+	return b.judge(context.WithoutCancel(ctx), c, r, people.Voters(), stderr)
+}
+
+// bench is where the judge sits: the way to the books, and what they said before the run.
+type bench struct {
+	source books.Source
+	before books.Ledger
+	votes  int64
+}
+
+// readTimeout bounds one reading of the books: tens of millions of rows take tens of seconds.
+const readTimeout = 5 * time.Minute
+
+// sit finds the keys and the books before anybody votes, so that a run that can't be judged does not begin.
+func sit(ctx context.Context, c *config) (b bench, err error) {
+	if c.crowd.Pseudonym, err = readKeys(c.keys, c.poll); err != nil {
+		return bench{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	if b.source = books.Command(c.psql); c.psql == "" {
+		if b.source, err = books.Find(ctx, c.service, c.engines); err != nil {
+			return bench{}, err
+		}
+	}
+	b.before, b.votes, err = books.ReadLedger(ctx, b.source, c.poll)
+	return b, err
+}
+
+func (b bench) judge(ctx context.Context, c config, r report, voters []judge.Voter, stderr io.Writer) (report, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.drainTimeout+2*readTimeout)
+	defer cancel()
+	began := time.Now()
+	behind := settle(ctx, c, b.source, stderr)
+	r.Drain = &drain{Complete: len(behind) == 0, Seconds: time.Since(began).Seconds(), Behind: behind}
+	if len(behind) > 0 {
+		r.Notes = append(r.Notes, "the drain is not complete, so votes may still be on their way: "+strings.Join(behind, "; "))
+	}
+	after, err := books.Read(ctx, b.source, c.poll)
+	if err != nil {
+		return report{}, err
+	}
+	growth := after.Ledger.Since(b.before)
+	verdict := judge.Judge(c.rules, voters, judge.Books{
+		Rows: after.Rows, Counts: after.Counts, Tally: after.Tally, StrangersBefore: b.votes,
+		Captured: growth.Added, LostEntries: growth.Lost,
+	})
+	r.Ledger, r.Verdict = &growth, &verdict
+	r.Clean = verdict.Clean() && r.Drain.Complete
+	return r, nil
+}
+
+// settle waits for the drain, with a line whenever the reason changes.
+func settle(ctx context.Context, c config, source books.Source, stderr io.Writer) []string {
+	ctx, cancel := context.WithTimeout(ctx, c.drainTimeout)
+	defer cancel()
+	last := ""
+	return books.Settle(ctx, source, c.poll, time.Second, func(behind []string) {
+		if line := strings.Join(behind, "; "); line != last {
+			last = line
+			fmt.Fprintf(stderr, "draining: %s\n", line)
+		}
+	})
+}
