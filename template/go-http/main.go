@@ -1,0 +1,56 @@
+// Command go-http is a function's whole process: the handler package beside it behind the server of package watchdog.
+//
+// The template uses the standard library only, because it is compiled against the module files of whoever uses it:
+// it must not ask them for a dependency of ours, nor for a version of one.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	function "waggle/template/go-http/function"
+	"waggle/template/go-http/watchdog"
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == "-healthcheck" {
+		os.Exit(watchdog.Healthcheck(os.Getenv, os.Stderr))
+	}
+	logger := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	slog.SetDefault(logger)
+	if err := run(logger); err != nil {
+		logger.Error("function stopped", "error", err)
+		os.Exit(1)
+	}
+}
+
+// run keeps two lifetimes apart: the signal starts the drain, and only after it does the handler's context end.
+func run(logger *slog.Logger) (err error) {
+	config, err := watchdog.ConfigFromEnv(os.Getenv)
+	if err != nil {
+		return fmt.Errorf("reading the environment: %w", err)
+	}
+	config.Logger = logger
+
+	signalled, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	life, end := context.WithCancel(context.Background())
+	defer end()
+
+	handler, err := function.New(life)
+	if err != nil {
+		return fmt.Errorf("starting the function: %w", err)
+	}
+	config.Handler = handler
+	server, err := watchdog.New(config)
+	if err != nil {
+		return errors.Join(err, watchdog.Flush(life, handler))
+	}
+	logger.Info("function starting", "config", config)
+	return server.Run(signalled)
+}

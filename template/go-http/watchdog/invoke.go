@@ -1,0 +1,82 @@
+package watchdog
+
+import (
+	"context"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// ServeHTTP is one request's way: probe or function, place among max_inflight, handler, metrics.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/_/") {
+		s.probe(w, r)
+		return
+	}
+	start := time.Now()
+	running := s.metrics.inflight.Add(1)
+	defer s.metrics.inflight.Add(-1)
+	if limit := s.config.MaxInflight; limit > 0 && running > int64(limit) {
+		s.refuse(w)
+		s.metrics.observe(http.StatusTooManyRequests, r.Method, time.Since(start))
+		return
+	}
+	status := s.invoke(w, r, start)
+	took := time.Since(start)
+	s.metrics.observe(status, r.Method, took)
+	if s.config.LogRequests {
+		s.config.Logger.Info("request", "method", r.Method, "path", r.URL.Path, "status", status,
+			"seconds", took.Seconds(), "call_id", r.Header.Get("X-Call-Id"))
+	}
+}
+
+// invoke runs the handler on the connection's own goroutine. Its time limit is a timer that answers 504 over the
+// handler's head and cancels its context: nothing is buffered, and no goroutine is started for the normal case.
+func (s *Server) invoke(w http.ResponseWriter, r *http.Request, start time.Time) (status int) {
+	reply := newReply(w, start, s.draining.Load())
+	if limit := s.limit(r); limit > 0 {
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		r = r.WithContext(ctx)
+		timer := time.AfterFunc(limit, func() {
+			cancel(context.DeadlineExceeded)
+			reply.expire(limit)
+		})
+		defer timer.Stop()
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.recovered(reply, r, p)
+		}
+		status = reply.finish()
+	}()
+	s.handler.ServeHTTP(reply, r)
+	return 0
+}
+
+// recovered turns a panic into a 500 and a log entry. http.ErrAbortHandler goes on to net/http, as does a panic
+// after the reply has begun: cutting the connection is then the only way to tell the caller.
+func (s *Server) recovered(reply *reply, r *http.Request, p any) {
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	s.config.Logger.Error("handler panicked", "panic", p, "method", r.Method, "stack", string(debug.Stack()))
+	if !reply.internalError() {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// limit is exec_timeout, or what the caller asks for with X-Timeout if that is less.
+func (s *Server) limit(r *http.Request) time.Duration {
+	limit := s.config.ExecTimeout
+	values := r.Header["X-Timeout"]
+	if len(values) == 0 {
+		return limit
+	}
+	asked, err := time.ParseDuration(values[0])
+	if err != nil || asked <= 0 || (limit > 0 && asked > limit) {
+		return limit
+	}
+	return asked
+}
