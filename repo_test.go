@@ -38,7 +38,7 @@ var arrows = map[string][]string{
 	"template/go-http":  {"template/go-http"},
 	"provider/feed":     {},
 	"provider/swarm":    {"provider/feed", "provider/swarm"},
-	"provider/api":      {"provider/feed", "provider/api"},
+	"provider/api":      {"provider/feed", "provider/swarm", "provider/api"},
 	"provider/gateway":  {"provider/feed", "provider/gateway"},
 	"provider":          {"provider"},
 	"worker/store":      {"worker/store"},

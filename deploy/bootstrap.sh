@@ -25,7 +25,7 @@ install() {
 }
 
 start_docker() {
-	[ "${INSTALL:-}" != no ] && [ "$(id -u)" = 0 ] || return 0
+	[ "${INSTALL:-}" != no ] && [ "$(id -u)" = 0 ] && [ -z "${DOCKER_HOST:-}" ] || return 0
 	docker info >/dev/null 2>&1 && return 0
 	echo "starting the Docker daemon" >&2
 	if command -v systemctl >/dev/null && systemctl start docker 2>/dev/null; then :
