@@ -1,0 +1,60 @@
+package store_test
+
+import (
+	"sync"
+	"testing"
+
+	"waggle/deploy/harness"
+	"waggle/worker/store"
+)
+
+func TestMigrateMayRunTwiceAtOnceAndAgain(t *testing.T) {
+	t.Parallel()
+	db := harness.Postgres(t)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	total := 0
+	for range 4 {
+		wg.Go(func() {
+			n, err := store.Migrate(t.Context(), db.DSN("waggle_admin"))
+			if err != nil {
+				t.Errorf("migrating concurrently: %v", err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			total += n
+		})
+	}
+	wg.Wait()
+	if total != 1 {
+		t.Errorf("four runs applied %d migrations, want 1", total)
+	}
+	if n, err := store.Migrate(t.Context(), db.DSN("waggle_admin")); n != 0 || err != nil {
+		t.Errorf("a later run = %d, %v; want nothing to do", n, err)
+	}
+}
+
+func TestResultsRoleReadsViewsOnly(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	db.SQL(`SET ROLE waggle_results; SELECT * FROM result_tally; SELECT * FROM result_ledger; SELECT * FROM result_health`)
+	for _, table := range []string{"vote", "tally", "drain_stream", "vote_reject"} {
+		got := db.SQL(`SELECT has_table_privilege('waggle_results', '` + table + `', 'SELECT')`)
+		if got != "f" {
+			t.Errorf("waggle_results may read table %s", table)
+		}
+	}
+	if got := db.SQL(`SELECT has_table_privilege('waggle_drain', 'vote', 'DELETE')`); got != "f" {
+		t.Error("waggle_drain may delete votes")
+	}
+}
+
+// migrated is a fresh database with the schema of this binary.
+func migrated(t testing.TB) *harness.Database {
+	t.Helper()
+	db := harness.Postgres(t)
+	if _, err := store.Migrate(t.Context(), db.DSN("waggle_admin")); err != nil {
+		t.Fatalf("migrating: %v", err)
+	}
+	return db
+}

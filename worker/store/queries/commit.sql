@@ -1,0 +1,59 @@
+-- Counts one batch of one stream, or nothing at all.
+--
+-- In:  $1..$4 the fence: stream, and the revision, pos and n the caller has read
+--      $5..$12 the account after the batch: pos, n, superseded and rejected as increments, lost, shift, added, last_id
+--      $13 held, $14 tally shard, $15 polls in which the first vote counts
+--      $16..$21 votes, at most one per poll and voter: poll, voter, choice, seq, ts, eid
+--      $22..$24 rejects: id, raw, reason
+-- Out: one row: 1 if the fence held, else 0 and nothing was written; votes inserted, changed, stale.
+--
+-- Idempotence: the fence moves with the batch, so a batch that was committed finds it moved; and a vote whose key is not
+-- beyond the row's writes nothing, so even a cursor set back by hand changes no count.
+-- Exactness under READ COMMITTED: ON CONFLICT DO UPDATE locks and reads the newest committed version of the row, so each
+-- returned (prev, choice) is a true step of its history, and the sum of the steps is the tally. Reading the old
+-- choice in a CTE would read the snapshot instead, and drift.
+-- Order: sub-statements see each other through RETURNING alone, which fixes cas, then up, then tally. Keys are sorted, so
+-- that two batches that meet lock rows in the same order and never deadlock.
+WITH cas AS (
+	UPDATE drain_stream
+	   SET revision = revision + 1, pos = $5, n = n + $6, superseded = superseded + $7, rejected = rejected + $8,
+	       lost = $9, shift = $10, added = $11, last_id = $12, held = $13, seen_at = now(), state = 'active', closed_at = NULL
+	 WHERE id = $1 AND revision = $2 AND pos = $3 AND n = $4
+	RETURNING 1
+), inp AS MATERIALIZED (
+	SELECT * FROM unnest($16::int[], $17::uuid[], $18::smallint[], $19::bigint[], $20::bigint[], $21::uuid[])
+	       AS t (poll, voter, choice, seq, ts, eid)
+	 WHERE EXISTS (SELECT 1 FROM cas)
+), up AS (
+	INSERT INTO vote AS v (poll, voter, choice, seq, ts, eid)
+	SELECT poll, voter, choice, seq, ts, eid FROM inp ORDER BY poll, voter
+	ON CONFLICT (poll, voter) DO UPDATE
+	   SET prev = v.choice, choice = EXCLUDED.choice, seq = EXCLUDED.seq, ts = EXCLUDED.ts, eid = EXCLUDED.eid
+	 WHERE CASE WHEN EXCLUDED.poll = ANY ($15::int[])
+	            THEN (EXCLUDED.seq, EXCLUDED.ts, EXCLUDED.eid) < (v.seq, v.ts, v.eid)
+	            ELSE (EXCLUDED.seq, EXCLUDED.ts, EXCLUDED.eid) > (v.seq, v.ts, v.eid) END
+	RETURNING poll, choice, prev
+), delta AS (
+	SELECT poll, choice, sum(k)::bigint AS n
+	  FROM (SELECT poll, choice, 1 AS k FROM up UNION ALL SELECT poll, prev, -1 FROM up WHERE prev IS NOT NULL) AS steps
+	 GROUP BY poll, choice HAVING sum(k) <> 0
+), counted AS (
+	INSERT INTO tally AS t (poll, choice, shard, n)
+	SELECT poll, choice, $14::smallint, n FROM delta ORDER BY poll, choice
+	ON CONFLICT (poll, choice, shard) DO UPDATE SET n = t.n + EXCLUDED.n
+), effect AS (
+	SELECT count(*) FILTER (WHERE prev IS NULL) AS inserted, count(prev) AS changed,
+	       (SELECT count(*) FROM inp) - count(*) AS stale
+	  FROM up
+), noted AS (
+	INSERT INTO drain_effect AS e (stream, inserted, changed, stale)
+	SELECT $1, inserted, changed, stale FROM effect WHERE EXISTS (SELECT 1 FROM cas)
+	ON CONFLICT (stream) DO UPDATE
+	   SET inserted = e.inserted + EXCLUDED.inserted, changed = e.changed + EXCLUDED.changed, stale = e.stale + EXCLUDED.stale
+), refused AS (
+	INSERT INTO vote_reject (stream, id, raw, reason)
+	SELECT $1, id, raw, reason FROM unnest($22::text[], $23::bytea[], $24::text[]) AS r (id, raw, reason)
+	 WHERE EXISTS (SELECT 1 FROM cas)
+	ON CONFLICT DO NOTHING
+)
+SELECT (SELECT count(*) FROM cas), inserted, changed, stale FROM effect

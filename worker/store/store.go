@@ -1,0 +1,255 @@
+package store
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+//go:embed queries/commit.sql
+var commitSQL string
+
+//go:embed queries/observe.sql
+var observeSQL string
+
+//go:embed queries/check.sql
+var checkSQL string
+
+// shards is the number of rows a choice's count is spread over: enough that a few workers seldom meet on one, few
+// enough that reading the sum costs nothing.
+const shards = 16
+
+// Config of a Store.
+type Config struct {
+	// DSN in libpq form, logging in as waggle_drain. Several hosts are tried until one is writable. Required.
+	DSN string
+	// Connections is the pool's size; zero means 8. Two per stream is plenty.
+	Connections int32
+	// Timeout bounds each call, waiting for a connection included; zero means 15 s.
+	Timeout time.Duration
+	// Shard is the tally shard this process adds to; any number, taken modulo the number of shards.
+	Shard uint32
+}
+
+func (c Config) withDefaults() Config {
+	if c.Connections == 0 {
+		c.Connections = 8
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 15 * time.Second
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	var errs []error
+	if c.DSN == "" {
+		errs = append(errs, errors.New("the Postgres DSN is empty: it must name a host, a database and a user"))
+	}
+	if c.Connections < 1 || c.Connections > 1000 {
+		errs = append(errs, fmt.Errorf("the Postgres pool size is %d: it must be 1 to 1000", c.Connections))
+	}
+	if c.Timeout < 100*time.Millisecond || c.Timeout > time.Hour {
+		errs = append(errs, fmt.Errorf("the Postgres timeout is %v: it must be 100ms to 1h", c.Timeout))
+	}
+	return errors.Join(errs...)
+}
+
+// Store is a pool of connections to the tally. It is safe for concurrent use.
+type Store struct {
+	pool    *pgxpool.Pool
+	timeout time.Duration
+	shard   int16
+}
+
+// New checks the configuration and makes the pool; it does not wait for Postgres to be there. Close frees it.
+func New(cfg Config) (*Store, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	pc, err := pgxpool.ParseConfig(cfg.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("reading the Postgres DSN: %w", err)
+	}
+	pc.MaxConns = cfg.Connections
+	pc.MaxConnLifetime = 5 * time.Minute // a moved or promoted Postgres is found again
+	pc.HealthCheckPeriod = 5 * time.Second
+	pc.ConnConfig.ConnectTimeout = 2 * time.Second
+	for name, value := range map[string]string{
+		"application_name":                    "waggle-worker",
+		"statement_timeout":                   "10000", // ms; a lock held by a partitioned worker ends within it
+		"lock_timeout":                        "5000",
+		"idle_in_transaction_session_timeout": "10000",
+		"tcp_user_timeout":                    "10000",
+		"tcp_keepalives_idle":                 "60",
+		"TimeZone":                            "UTC",
+	} {
+		pc.ConnConfig.RuntimeParams[name] = value
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), pc)
+	if err != nil {
+		return nil, fmt.Errorf("making the Postgres pool: %w", err)
+	}
+	return &Store{pool: pool, timeout: cfg.Timeout, shard: int16(cfg.Shard % shards)}, nil
+}
+
+// Close waits until borrowed connections are back and closes all.
+func (s *Store) Close() { s.pool.Close() }
+
+// Account is how far a stream has been counted, and what is known of it. Counts are of entries without the genesis.
+type Account struct {
+	// Revision, Pos and N are the fence: every write names the ones that were read.
+	Revision int64
+	// Pos is the id of the last entry that is accounted for.
+	Pos string
+	// N is the number of entries accounted for, up to Pos.
+	N int64
+	// Lost is the number of entries that were added and can't be read any more.
+	Lost int64
+	// Shift is what Redis's counter of added entries has forgotten.
+	Shift int64
+	// Added is the number of entries ever added, Shift included, at the last look.
+	Added int64
+	// LastID is Redis's last-generated-id at the last look.
+	LastID string
+	// Held is the number of entries still in Redis at the last look.
+	Held int64
+}
+
+// Stream is a registered stream.
+type Stream struct {
+	// ID is the stream's number; it is part of each vote's order key.
+	ID int32
+	// Node is the capture node's name.
+	Node string
+	Account
+	// Age is the time since the last look at Redis was written, by Postgres's clock.
+	Age time.Duration
+}
+
+const streamColumns = `id, node, revision, pos, n, lost, shift, added, last_id, held,
+	extract(epoch FROM now() - seen_at)::float8`
+
+func scanStream(row pgx.Row) (st Stream, err error) {
+	var age float64
+	err = row.Scan(&st.ID, &st.Node, &st.Revision, &st.Pos, &st.N, &st.Lost, &st.Shift, &st.Added, &st.LastID, &st.Held, &age)
+	st.Age = time.Duration(age * float64(time.Second))
+	return st, err
+}
+
+// ErrUnknownStream means that a stream has neither a genesis entry nor a row: it is none of ours.
+var ErrUnknownStream = errors.New("the stream is not registered and has no genesis entry")
+
+// Register returns the stream of an incarnation (a UUID), making its row when it is new. node may be empty for one that
+// is known already. Former incarnations of the node that have been silent for 10 s become replaced: their volume is
+// gone. The silence keeps two live servers that share a node name by mistake from closing each other's accounts.
+func (s *Store) Register(ctx context.Context, node, inc string) (Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	st, err := scanStream(s.pool.QueryRow(ctx, `SELECT `+streamColumns+` FROM drain_stream WHERE inc = $1::uuid`, inc))
+	if errors.Is(err, pgx.ErrNoRows) {
+		if node == "" {
+			return Stream{}, ErrUnknownStream
+		}
+		_, err = s.pool.Exec(ctx, `INSERT INTO drain_stream (node, inc) VALUES ($1, $2::uuid) ON CONFLICT (inc) DO NOTHING`, node, inc)
+		if err == nil {
+			st, err = scanStream(s.pool.QueryRow(ctx, `SELECT `+streamColumns+` FROM drain_stream WHERE inc = $1::uuid`, inc))
+		}
+	}
+	if err == nil {
+		_, err = s.pool.Exec(ctx, `UPDATE drain_stream SET state = 'replaced', closed_at = now()
+			WHERE node = $1 AND id <> $2 AND state = 'active' AND seen_at < now() - interval '10 seconds'`, st.Node, st.ID)
+	}
+	return st, s.check(ctx, "registering a stream", err)
+}
+
+// Read returns the stream as it is now.
+func (s *Store) Read(ctx context.Context, id int32) (Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	st, err := scanStream(s.pool.QueryRow(ctx, `SELECT `+streamColumns+` FROM drain_stream WHERE id = $1`, id))
+	return st, s.check(ctx, "reading a stream's account", err)
+}
+
+// Observe writes the account after a look at Redis that found nothing to count; after.N must be before.N. It returns
+// ErrStale when before is not the account any more.
+func (s *Store) Observe(ctx context.Context, id int32, before, after Account) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	tag, err := s.pool.Exec(ctx, observeSQL, id, before.Revision, before.Pos, before.N,
+		after.Pos, after.Lost, after.Shift, after.Added, after.LastID, after.Held)
+	if err == nil && tag.RowsAffected() == 0 {
+		return ErrStale
+	}
+	return s.check(ctx, "writing a stream's account", err)
+}
+
+// Retire writes off what a node that will never come back has not handed over, and returns the number of streams it
+// retired. It refuses a node that was seen within the last minute: its votes can still be counted.
+func (s *Store) Retire(ctx context.Context, node string) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	var live, retired int64
+	err := s.pool.QueryRow(ctx, `WITH gone AS (
+			UPDATE drain_stream SET state = 'retired', closed_at = now()
+			WHERE node = $1 AND state = 'active' AND seen_at < now() - interval '1 minute' RETURNING 1)
+		SELECT (SELECT count(*) FROM drain_stream WHERE node = $1 AND state = 'active' AND seen_at >= now() - interval '1 minute'),
+		       (SELECT count(*) FROM gone)`, node).Scan(&live, &retired)
+	if err := s.check(ctx, "retiring a node", err); err != nil {
+		return 0, err
+	}
+	if live > 0 {
+		return retired, fmt.Errorf("node %q was seen within the last minute: a node can be retired only when it is silent", node)
+	}
+	return retired, nil
+}
+
+// Heartbeat notes that worker is alive and returns the ids of all workers that were within the last 10 s, sorted.
+func (s *Store) Heartbeat(ctx context.Context, worker string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, `INSERT INTO drain_worker (id, seen_at) VALUES ($1, now())
+		ON CONFLICT (id) DO UPDATE SET seen_at = EXCLUDED.seen_at`, worker)
+	if err != nil {
+		return nil, s.check(ctx, "writing the worker's heartbeat", err)
+	}
+	rows, err := s.pool.Query(ctx, `SELECT id FROM drain_worker WHERE seen_at > now() - interval '10 seconds' ORDER BY id`)
+	if err != nil {
+		return nil, s.check(ctx, "reading the live workers", err)
+	}
+	live, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return live, s.check(ctx, "reading the live workers", err)
+}
+
+// Leave takes the worker off the list, so that others take its streams over at once.
+func (s *Store) Leave(ctx context.Context, worker string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, `DELETE FROM drain_worker WHERE id = $1 OR seen_at < now() - interval '1 hour'`, worker)
+	return s.check(ctx, "removing the worker's heartbeat", err)
+}
+
+// Check is the result of one self-check; Drift 0 is right.
+type Check struct {
+	Name   string
+	Drift  int64
+	Detail string
+}
+
+// Verify runs the self-checks on one snapshot, stores their results for result_health and returns them.
+func (s *Store) Verify(ctx context.Context) ([]Check, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, checkSQL)
+	if err != nil {
+		return nil, s.check(ctx, "verifying the tally", err)
+	}
+	checks, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Check])
+	return checks, s.check(ctx, "verifying the tally", err)
+}
