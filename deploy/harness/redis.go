@@ -159,6 +159,24 @@ func (r *RedisServer) Lose() {
 	}
 }
 
+// CutLog kills the server and cuts bytes off the end of its append-only file, as a disk that lied about fsync does at a
+// power loss.
+func (r *RedisServer) CutLog(bytes int64) {
+	r.t.Helper()
+	r.Kill()
+	logs, _ := filepath.Glob(filepath.Join(r.dir, "appendonlydir", "*.incr.aof"))
+	if len(logs) != 1 {
+		r.t.Fatalf("cutting the log: %d increments, want 1", len(logs))
+	}
+	info, err := os.Stat(logs[0])
+	if err == nil {
+		err = os.Truncate(logs[0], info.Size()-bytes)
+	}
+	if err != nil {
+		r.t.Fatalf("cutting the log: %v", err)
+	}
+}
+
 // Stop freezes the server (SIGSTOP): it holds its connections and answers nothing.
 func (r *RedisServer) Stop() { r.signal(syscall.SIGSTOP) }
 

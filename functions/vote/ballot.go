@@ -1,0 +1,125 @@
+package vote
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// maxBody bounds a POST; a ballot has some 200 bytes.
+const maxBody = 4 << 10
+
+// ballot is what a voter sent, not yet judged. Seq is 0 when the body had none.
+type ballot struct {
+	poll   string
+	choice string
+	seq    int64
+	nonce  string
+}
+
+// problem is a refusal with its status; code is for programs, text for people.
+type problem struct {
+	status int
+	code   string
+	text   string
+}
+
+func (p *problem) Error() string { return p.code + ": " + p.text }
+
+// readBallot reads and parses the body of a POST.
+func readBallot(w http.ResponseWriter, r *http.Request, form bool) (ballot, *problem) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return ballot{}, &problem{http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("A ballot has at most %d bytes.", maxBody)}
+	}
+	if err != nil {
+		return ballot{}, &problem{http.StatusBadRequest, "bad_body", "The ballot did not arrive whole."}
+	}
+	if form {
+		return parseForm(string(body))
+	}
+	return parseJSON(body)
+}
+
+func badBody(format string, args ...any) *problem {
+	return &problem{http.StatusBadRequest, "bad_body", fmt.Sprintf(format, args...)}
+}
+
+// parseForm takes the fields poll, choice, seq and nonce, each at most once, and ignores others.
+func parseForm(body string) (ballot, *problem) {
+	values, err := url.ParseQuery(body)
+	if err != nil {
+		return ballot{}, badBody("The form is malformed: fields are name=value, joined by &.")
+	}
+	var b ballot
+	var seq string
+	for _, field := range []struct {
+		name string
+		to   *string
+	}{{"poll", &b.poll}, {"choice", &b.choice}, {"seq", &seq}, {"nonce", &b.nonce}} {
+		switch given := values[field.name]; len(given) {
+		case 0:
+		case 1:
+			*field.to = given[0]
+		default:
+			return ballot{}, badBody("The field %s is there %d times: once is legal.", field.name, len(given))
+		}
+	}
+	if seq != "" {
+		n, ok := decimal(seq, 1, maxSeq)
+		if !ok {
+			return ballot{}, badBody("The field seq is %s: it must be a whole number from 1.", quoted(seq))
+		}
+		b.seq = n
+	}
+	return b, nil
+}
+
+// parseJSON takes {"poll": "…", "choice": "…"} and nothing else.
+func parseJSON(body []byte) (ballot, *problem) {
+	var fields struct {
+		Poll   string `json:"poll"`
+		Choice string `json:"choice"`
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&fields); err != nil {
+		return ballot{}, badBody(`The JSON is not {"poll":"…","choice":"…"}: %v.`, err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return ballot{}, badBody("There is text after the JSON object.")
+	}
+	return ballot{poll: fields.Poll, choice: fields.Choice}, nil
+}
+
+// find judges the ballot against the polls: the poll must exist and be open, the choice one of its options.
+func (h *handler) find(b ballot, fallback *ballotPaper) (*ballotPaper, *paperOption, *problem) {
+	paper := fallback
+	if b.poll != "" {
+		paper = h.papers[b.poll]
+	}
+	if paper == nil && b.poll == "" {
+		return nil, nil, &problem{http.StatusBadRequest, "no_poll", "Say which poll: " + strings.Join(h.slugs(), ", ") + "."}
+	}
+	if paper == nil {
+		return nil, nil, &problem{http.StatusNotFound, "unknown_poll",
+			fmt.Sprintf("There is no poll %s; there are: %s.", quoted(b.poll), strings.Join(h.slugs(), ", "))}
+	}
+	switch paper.poll.state(h.now()) {
+	case "waiting":
+		return paper, nil, &problem{http.StatusConflict, "not_open", "This poll opens on " + written(paper.poll.Opens) + "."}
+	case "closed":
+		return paper, nil, &problem{http.StatusConflict, "closed", "This poll closed on " + written(paper.poll.Closes) + "."}
+	}
+	chosen := paper.option(b.choice)
+	if chosen == nil {
+		return paper, nil, &problem{http.StatusBadRequest, "unknown_choice",
+			fmt.Sprintf("The choice %s is not on this ballot; there are: %s.", quoted(b.choice), strings.Join(paper.optionSlugs(), ", "))}
+	}
+	return paper, chosen, nil
+}

@@ -1,0 +1,177 @@
+package vote
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// The two ways a vote can fail. Only the first lets the voter be told that nothing was stored.
+var (
+	errNotStored = errors.New("the vote was not stored")
+	errUnknown   = errors.New("whether the vote was stored is not known")
+)
+
+const (
+	// maxQueue bounds what waits for Redis: at 2,000 votes/s two seconds' worth.
+	maxQueue = 4096
+	// maxBatch is where a larger pipeline saves no further CPU: the fsync is shared by 256 votes already.
+	maxBatch = 256
+	// writers is how many pipelines may be in flight: while one waits for its fsync the other gathers and is parsed.
+	writers = 2
+	// maxQueueWait is how old a vote may be when its turn comes; the voter of an older one is asked to press again.
+	maxQueueWait = 3 * time.Second
+)
+
+// entry is one vote on its way to the stream.
+type entry struct {
+	poll   *pollArgs
+	choice any
+	voter  string
+	seq    int64
+	at     int64 // Unix ms
+
+	id   string
+	err  error
+	done chan struct{}
+}
+
+// pollArgs is a poll's id as the argument of a command, made once.
+type pollArgs struct{ id any }
+
+var entries = sync.Pool{New: func() any { return &entry{done: make(chan struct{}, 1)} }}
+
+// capture gathers votes that arrive together into one pipeline, so that they share a system call and an fsync.
+// Nobody waits for a batch to fill: a writer takes what is there, and what arrives meanwhile is the next batch.
+type capture struct {
+	store *store
+	gate  *gate
+	stats *stats
+	queue chan *entry
+	group sync.WaitGroup
+
+	// mu guards closed: an entry is queued under the read lock, so that none is queued after the writers left.
+	mu     sync.RWMutex
+	closed bool
+}
+
+func newCapture(s *store, g *gate, st *stats) *capture {
+	return &capture{store: s, gate: g, stats: st, queue: make(chan *entry, maxQueue)}
+}
+
+// start runs the writers and, until ctx ends, the probe.
+func (c *capture) start(ctx context.Context) {
+	for range writers {
+		c.group.Go(c.write)
+	}
+	c.group.Go(func() { c.gate.watch(ctx, c.store.probe) })
+}
+
+// add stores one vote and returns the id of its stream entry, after Redis answered for this very vote. The error
+// is errNotStored or errUnknown with its cause.
+func (c *capture) add(poll *pollArgs, choice any, voter string, seq int64, at time.Time) (string, error) {
+	if err := c.gate.err(); err != nil {
+		return "", errors.Join(errNotStored, err)
+	}
+	e := entries.Get().(*entry)
+	e.poll, e.choice, e.voter, e.seq, e.at = poll, choice, voter, seq, at.UnixMilli()
+	if err := c.enqueue(e); err != nil {
+		entries.Put(e)
+		return "", errors.Join(errNotStored, err)
+	}
+	// No other way out: a writer answers every entry, within the timeouts of the connection.
+	<-e.done
+	id, err := e.id, e.err
+	e.id, e.err, e.voter = "", nil, ""
+	entries.Put(e)
+	return id, err
+}
+
+var (
+	errQueueFull = errors.New("too many votes are waiting")
+	errStopping  = errors.New("the replica is stopping")
+	errTooLate   = errors.New("the vote waited too long")
+)
+
+func (c *capture) enqueue(e *entry) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.closed {
+		return errStopping
+	}
+	select {
+	case c.queue <- e:
+		return nil
+	default:
+		return errQueueFull
+	}
+}
+
+func (c *capture) write() {
+	batch := make([]*entry, 0, maxBatch)
+	w := c.store.newWriter()
+	for first := range c.queue {
+		batch = c.gather(append(batch[:0], first))
+		if len(batch) == 0 {
+			continue
+		}
+		w.append(batch)
+		c.gate.observe(batch)
+		c.stats.batches.Add(1)
+		for _, e := range batch {
+			e.done <- struct{}{}
+		}
+	}
+}
+
+// gather adds what is waiting already, and answers at once what has waited too long.
+func (c *capture) gather(batch []*entry) []*entry {
+	oldest := time.Now().Add(-maxQueueWait).UnixMilli()
+	if e := batch[0]; e.at < oldest {
+		batch = batch[:0]
+		e.refuse(errTooLate)
+	}
+	for len(batch) < maxBatch {
+		select {
+		case e, ok := <-c.queue:
+			if !ok {
+				return batch
+			}
+			if e.at < oldest {
+				e.refuse(errTooLate)
+				continue
+			}
+			batch = append(batch, e)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+func (e *entry) refuse(reason error) {
+	e.err = errors.Join(errNotStored, reason)
+	e.done <- struct{}{}
+}
+
+// close refuses new votes, lets the writers finish the queued ones, and closes the connections.
+func (c *capture) close(ctx context.Context) error {
+	c.mu.Lock()
+	if !c.closed {
+		c.closed = true
+		close(c.queue)
+	}
+	c.mu.Unlock()
+	finished := make(chan struct{})
+	go func() {
+		c.group.Wait()
+		close(finished)
+	}()
+	select {
+	case <-finished:
+		return c.store.close()
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), c.store.close())
+	}
+}

@@ -1,0 +1,87 @@
+package vote
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// config is the function's environment and secrets.
+type config struct {
+	socket     string // redis_socket: the node's Redis, default /run/votes/redis.sock
+	user       string // redis_user: default capture
+	resultsURL string // results_url: where the page links to the count; default none
+	replica    string // the container's hostname, noted in receipts
+
+	keys     *keys
+	password string
+	polls    []poll
+}
+
+const maxSecret = maxPollFile
+
+// configFromEnv reads it all; the error names everything that is wrong.
+func configFromEnv(getenv func(string) string) (config, error) {
+	setting := func(name, fallback string) string {
+		if value := getenv(name); value != "" {
+			return value
+		}
+		return fallback
+	}
+	c := config{
+		socket:     setting("redis_socket", "/run/votes/redis.sock"),
+		user:       setting("redis_user", "capture"),
+		resultsURL: getenv("results_url"),
+	}
+	var errs []error
+	if !filepath.IsAbs(c.socket) {
+		errs = append(errs, fmt.Errorf("redis_socket=%q: must be an absolute path", c.socket))
+	}
+	if u, err := url.Parse(c.resultsURL); err != nil || (u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https") {
+		errs = append(errs, fmt.Errorf("results_url=%q: must be a path or an http or https address", c.resultsURL))
+	}
+	directory := setting("secret_mount_path", "/var/openfaas/secrets")
+	secret := func(name string) string {
+		text, err := readSecret(directory, name)
+		errs = append(errs, err)
+		return text
+	}
+	voterKeys, pollFile := secret("voter-keys"), secret("polls")
+	c.password = strings.TrimRight(secret("redis-capture"), "\r\n")
+	if err := errors.Join(errs...); err != nil {
+		return config{}, err
+	}
+	var err error
+	c.keys, err = parseKeys(voterKeys)
+	errs = append(errs, err)
+	c.polls, err = parsePolls([]byte(pollFile))
+	errs = append(errs, err)
+	hostname, err := os.Hostname()
+	if err != nil {
+		errs = append(errs, fmt.Errorf("reading the hostname: %w", err))
+	}
+	c.replica = replicaName(hostname)
+	return c, errors.Join(errs...)
+}
+
+func readSecret(directory, name string) (string, error) {
+	path := filepath.Join(directory, name)
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("secret %s: %w", name, err)
+	}
+	if info.Size() > maxSecret {
+		return "", fmt.Errorf("secret %s: %d bytes: at most %d are legal", name, info.Size(), maxSecret)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("secret %s: %w", name, err)
+	}
+	if len(strings.TrimSpace(string(data))) == 0 {
+		return "", fmt.Errorf("secret %s: is empty", name)
+	}
+	return string(data), nil
+}

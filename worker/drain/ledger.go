@@ -1,0 +1,111 @@
+package drain
+
+import (
+	"time"
+
+	"waggle/worker/store"
+)
+
+// look is what one read of a stream showed. Counts leave out the genesis entry.
+type look struct {
+	// added is Redis's own count of entries ever added; it survives trims, rewrites and kill -9.
+	added int64
+	// last is the last-generated-id.
+	last string
+	// held is the number of entries still there.
+	held int64
+	// entries follow the cursor.
+	entries []entry
+	// complete means that entries are all there were after the cursor when added was read.
+	complete bool
+}
+
+// assess brings an account up to what a look from its position shows, short of counting the look's entries. It is where
+// losses are noticed, on the rule
+//
+//	added ever = accounted for + lost + still to come.
+//
+// A complete look has all terms. Of the entries known from the last look, up to LastID, those neither accounted for nor
+// still there are gone (a cut log, or a trim by a stranger). Of those added since, by Redis's counter, the ones not
+// there are gone too. A counter that went back is corrected by Shift.
+//
+// An incomplete look can only show that more was removed than accounted for; the rest shows when the worker catches up.
+func assess(a store.Account, l look) store.Account {
+	total := l.added + a.Shift
+	if l.complete {
+		known := int64(0)
+		for _, e := range l.entries {
+			if compareIDs(e.id, a.LastID) > 0 {
+				break
+			}
+			known++
+		}
+		present := int64(len(l.entries))
+		a.Lost += max(0, a.Added-a.N-a.Lost-known) + max(0, total-a.Added-(present-known))
+		total = a.N + a.Lost + present
+	} else {
+		total = max(total, a.Added)
+		a.Lost += max(0, total-l.held-a.N-a.Lost)
+	}
+	a.Shift = total - l.added
+	a.Added, a.LastID, a.Held = total, l.last, l.held
+	return a
+}
+
+// rewind reports whether Redis has fallen back behind the position, and the account to go on with. Redis then lost
+// entries that had been counted, and everything after them: what was known and not counted is lost. Entries that are
+// appended from now on may get ids below the position, so everything still there is read again: counting it twice does
+// no harm, missing a vote would.
+func rewind(a store.Account, l look) (store.Account, bool) {
+	if compareIDs(l.last, a.Pos) >= 0 {
+		return a, false
+	}
+	a.Lost = a.Added - a.N
+	a.Shift = a.Added - l.added
+	a.Pos, a.LastID, a.Held = genesisID, genesisID, l.held
+	return a, true
+}
+
+// compareIDs orders stream ids; one that can't be parsed, which Redis never sends, sorts first.
+func compareIDs(a, b string) int {
+	x, _ := parseID(a)
+	y, _ := parseID(b)
+	return x.compare(y)
+}
+
+// retention remembers when positions were reached, by this process's monotonic clock: neither the nodes' clocks nor a
+// jump of the worker's own shorten the window. A restarted worker starts a new window, which only delays the trim.
+type retention struct {
+	window  time.Duration
+	entries int64
+	marks   []mark // ascending
+}
+
+type mark struct {
+	at  time.Time
+	pos string
+	n   int64
+}
+
+// note records that everything up to pos, n entries, is accounted for in Postgres at now. A position that went back,
+// because Postgres did, drops the marks beyond it.
+func (r *retention) note(now time.Time, pos string, n int64) {
+	for len(r.marks) > 0 && compareIDs(r.marks[len(r.marks)-1].pos, pos) > 0 {
+		r.marks = r.marks[:len(r.marks)-1]
+	}
+	if last := len(r.marks) - 1; last >= 0 && r.marks[last].pos == pos {
+		return
+	}
+	r.marks = append(r.marks, mark{now, pos, n})
+}
+
+// target returns the position before which entries may go, or "" if none: the newest that was reached a window ago, or
+// that has more than the allowed number of counted entries after it.
+func (r *retention) target(now time.Time, n int64) string {
+	pos := ""
+	for len(r.marks) > 0 && (now.Sub(r.marks[0].at) >= r.window || n-r.marks[0].n > r.entries) {
+		pos = r.marks[0].pos
+		r.marks = r.marks[1:]
+	}
+	return pos
+}

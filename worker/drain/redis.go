@@ -1,0 +1,213 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+const (
+	streamKey      = "votes"
+	incarnationKey = "votes:inc"
+	// lookTimeout bounds one look; a Redis that holds its connection and says nothing costs only its own stream.
+	lookTimeout = 5 * time.Second
+	// trimStep bounds one XTRIM, so that it stops Redis, and the voters, for about a millisecond.
+	trimStep = 10_000
+	// maxTrimSteps bounds one trim; the rest goes with the next.
+	maxTrimSteps = 100
+)
+
+var (
+	// errForeign means that what answers is not the stream it should be: never to be drained or trimmed.
+	errForeign = errors.New("not the expected stream")
+	// errMoved means that another incarnation answers at the address: start over with its own account.
+	errMoved = errors.New("another incarnation answers at this address")
+)
+
+// queue is one node's stream.
+type queue interface {
+	// identify returns the incarnation, and the node if the genesis entry is still there.
+	identify(ctx context.Context) (inc, node string, err error)
+	// look reads at most count entries after the id, and the counters at that moment.
+	look(ctx context.Context, inc, after string, count int) (look, error)
+	// trim removes entries before the id; a few may stay.
+	trim(ctx context.Context, inc, before string) (removed int64, err error)
+	close() error
+}
+
+// redisQueue is a queue over TCP. Its client never repeats a command: the loop above decides what to do again.
+type redisQueue struct{ client *redis.Client }
+
+func dialRedis(addr, user, password string) *redisQueue {
+	return &redisQueue{redis.NewClient(&redis.Options{
+		Addr: addr, Username: user, Password: password,
+		Protocol: 2, DisableIdentity: true, // RESP3 and CLIENT SETINFO need rights that the user does not have
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		MaxRetries:               -1, DialerRetries: 1,
+		ContextTimeoutEnabled: true,
+		DialTimeout:           2 * time.Second, ReadTimeout: lookTimeout, WriteTimeout: lookTimeout,
+		PoolSize: 2, PoolTimeout: lookTimeout, // one look ahead while a trim runs
+	})}
+}
+
+func (q *redisQueue) close() error { return q.client.Close() }
+
+func (q *redisQueue) identify(ctx context.Context) (inc, node string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	pipe := q.client.Pipeline()
+	key := pipe.Get(ctx, incarnationKey)
+	first := pipe.Do(ctx, "XRANGE", streamKey, genesisID, genesisID)
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	inc, err = key.Result()
+	if errors.Is(err, redis.Nil) {
+		return "", "", fmt.Errorf("%w: key %s is missing", errForeign, incarnationKey)
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("reading the incarnation: %w", err)
+	}
+	reply, err := first.Result()
+	if err != nil {
+		return "", "", fmt.Errorf("reading the genesis entry: %w", err)
+	}
+	entries, err := parseEntries(reply)
+	if err != nil || len(entries) == 0 {
+		return inc, "", err
+	}
+	f := entries[0].fields
+	if len(f) != 6 || f[0] != "kind" || f[1] != "genesis" || f[2] != "inc" || f[4] != "node" || f[5] == "" {
+		return "", "", fmt.Errorf("%w: entry %s is no genesis", errForeign, genesisID)
+	}
+	if f[3] != inc {
+		return "", "", fmt.Errorf("%w: the genesis entry is of incarnation %s, key %s says %s", errForeign, f[3], incarnationKey, inc)
+	}
+	return inc, f[5], nil
+}
+
+// look sends everything in one pipeline on one connection, hence to one server process. The counters are read before and
+// after the entries: when they agree, nothing was added in between.
+func (q *redisQueue) look(ctx context.Context, inc, after string, count int) (look, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	pipe := q.client.Pipeline()
+	key := pipe.Get(ctx, incarnationKey)
+	before := pipe.Do(ctx, "XINFO", "STREAM", streamKey)
+	entries := pipe.Do(ctx, "XRANGE", streamKey, "("+after, "+", "COUNT", count)
+	behind := pipe.Do(ctx, "XINFO", "STREAM", streamKey)
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	if err := sameIncarnation(key, inc); err != nil {
+		return look{}, err
+	}
+	first, err := parseInfo(before)
+	if err != nil {
+		return look{}, err
+	}
+	reply, err := entries.Result()
+	if err != nil {
+		return look{}, fmt.Errorf("reading entries: %w", err)
+	}
+	if first.entries, err = parseEntries(reply); err != nil {
+		return look{}, err
+	}
+	second, err := parseInfo(behind)
+	if err != nil {
+		return look{}, err
+	}
+	first.complete = len(first.entries) < count && first.added == second.added && first.last == second.last
+	return first, nil
+}
+
+func sameIncarnation(key *redis.StringCmd, inc string) error {
+	got, err := key.Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return fmt.Errorf("reading the incarnation: %w", err)
+	}
+	if got != inc {
+		return fmt.Errorf("%w: %q instead of %q", errMoved, got, inc)
+	}
+	return nil
+}
+
+// trim holds one connection and asks the server behind it who it is first. A connection that breaks is not replaced, so
+// the trim cannot reach another server than the one that answered.
+func (q *redisQueue) trim(ctx context.Context, inc, before string) (removed int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	conn := q.client.Conn()
+	defer func() { _ = conn.Close() }() // back to the pool; nothing is left to fail
+	if err := sameIncarnation(conn.Get(ctx, incarnationKey), inc); err != nil {
+		return 0, err
+	}
+	for range maxTrimSteps {
+		n, err := conn.XTrimMinIDApprox(ctx, streamKey, before, trimStep).Result()
+		if err != nil {
+			return removed, fmt.Errorf("trimming: %w", err)
+		}
+		removed += n
+		if n == 0 {
+			break
+		}
+	}
+	return removed, nil
+}
+
+// parseInfo reads the fields of XINFO STREAM that all versions since 7.0 have.
+func parseInfo(cmd *redis.Cmd) (l look, err error) {
+	fields, err := cmd.Slice()
+	if err != nil {
+		return l, fmt.Errorf("reading the stream's counters: %w", err)
+	}
+	var haveAdded, haveHeld, haveLast bool
+	for i := 0; i+1 < len(fields); i += 2 {
+		switch fields[i] {
+		case "length":
+			var n int64
+			n, haveHeld = fields[i+1].(int64)
+			l.held += n
+		case "entries-added":
+			l.added, haveAdded = fields[i+1].(int64)
+		case "last-generated-id":
+			l.last, haveLast = fields[i+1].(string)
+		case "first-entry":
+			if first, ok := fields[i+1].([]any); ok && len(first) > 0 && first[0] == genesisID {
+				l.held--
+			}
+		}
+	}
+	if !haveAdded || !haveHeld || !haveLast {
+		return l, errors.New("reading the stream's counters: length, entries-added or last-generated-id is missing; Redis 7.0 or later is needed")
+	}
+	l.added-- // the genesis entry
+	return l, nil
+}
+
+// parseEntries reads the reply of XRANGE without losing the order or the repetition of fields.
+func parseEntries(reply any) ([]entry, error) {
+	list, ok := reply.([]any)
+	if !ok {
+		return nil, fmt.Errorf("reading entries: the reply is a %T, not a list", reply)
+	}
+	entries := make([]entry, 0, len(list))
+	for _, item := range list {
+		pair, _ := item.([]any)
+		if len(pair) != 2 {
+			return nil, errors.New("reading entries: an entry is not an id with fields")
+		}
+		id, _ := pair[0].(string)
+		at, err := parseID(id)
+		if err != nil {
+			return nil, fmt.Errorf("reading entries: %w", err)
+		}
+		values, _ := pair[1].([]any)
+		e := entry{id: id, at: at, fields: make([]string, len(values))}
+		for i, v := range values {
+			e.fields[i], _ = v.(string)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
