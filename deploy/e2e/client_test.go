@@ -3,11 +3,11 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -15,25 +15,37 @@ import (
 	"time"
 )
 
-// jsonBallot is what an API client posts for a choice: the ballot it fetched, with the choice filled in.
-func (v *voter) jsonBallot(choice string) map[string]any {
+// voteByJSON votes as an API client: one call for the token, one for the vote. It returns the cookies that the vote was sent with.
+func (v *voter) voteByJSON(choice string) []*http.Cookie {
 	v.t.Helper()
-	text := v.do(http.MethodGet, "", nil, "application/json")
-	var ballot map[string]any
-	if err := json.Unmarshal([]byte(text), &ballot); err != nil {
-		v.t.Fatalf("the ballot %s is not JSON: %v", text, err)
-	}
-	return map[string]any{"choice": choice, "nonce": ballot["nonce"], "seq": ballot["seq"], "poll": ballot["slug"]}
-}
-
-// postJSON votes as an API client.
-func (v *voter) postJSON(body map[string]any) {
-	v.t.Helper()
-	text, err := json.Marshal(body)
+	v.do(http.MethodGet, "", nil, "application/json")
+	address, err := url.Parse(v.base)
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	v.do(http.MethodPost, "application/json", bytes.NewReader(text), "application/json")
+	sent := v.http.Jar.Cookies(address)
+	v.postJSON(choice)
+	return sent
+}
+
+// postJSON sends a vote with the cookies that the jar has now.
+func (v *voter) postJSON(choice string) {
+	v.t.Helper()
+	answer := v.do(http.MethodPost, "application/json", strings.NewReader(`{"poll":"pets","choice":"`+choice+`"}`), "application/json")
+	var receipt struct{ Status, Choice, Receipt string }
+	if err := json.Unmarshal([]byte(answer), &receipt); err != nil || receipt.Status != "recorded" || receipt.Choice != choice || receipt.Receipt == "" {
+		v.t.Fatalf("the vote is answered %s (%v), want a receipt for %s", answer, err, choice)
+	}
+}
+
+// useCookies makes the next request carry these cookies: the same vote again, as a proxy that retries would send it.
+func (v *voter) useCookies(cookies []*http.Cookie) {
+	v.t.Helper()
+	address, err := url.Parse(v.base)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	v.http.Jar.SetCookies(address, cookies)
 }
 
 // voteThrough casts n votes through one gateway.

@@ -23,10 +23,10 @@ func TestOneNode(t *testing.T) {
 
 	t.Run("a vote by JSON is counted, and delivered twice it counts once", func(t *testing.T) {
 		second := s.newVoter(t)
-		body := second.jsonBallot("cats")
-		second.postJSON(body)
+		sent := second.voteByJSON("cats")
 		s.counts(t, 3*time.Second, 1, 1)
-		second.postJSON(body)
+		second.useCookies(sent)
+		second.postJSON("cats")
 		s.delivered(t, 4)
 		s.counts(t, time.Second, 1, 1)
 	})

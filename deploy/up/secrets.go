@@ -107,5 +107,12 @@ func (s *System) ensureCredentials(ctx context.Context) (created int, err error)
 	return created, nil
 }
 
-// voterKeys makes the keys that sign voters' cookies and hide their ids.
-func voterKeys() string { return "" }
+// voterKeys makes the secret whose form functions/vote/keys.go defines: the key of the pseudonyms, and one that signs.
+func voterKeys() string { return "poll:" + randomKey() + "\nk1:" + randomKey() }
+
+// randomKey is 256 random bits in hexadecimal.
+func randomKey() string {
+	b := make([]byte, 32)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
