@@ -30,7 +30,7 @@ type ServiceAPI interface {
 type TaskAPI interface {
 	TaskList(ctx context.Context, options client.TaskListOptions) (client.TaskListResult, error)
 	NodeList(ctx context.Context, options client.NodeListOptions) (client.NodeListResult, error)
-	ServiceLogs(ctx context.Context, id string, options client.ServiceLogsOptions) (client.ServiceLogsResult, error)
+	TaskLogs(ctx context.Context, id string, options client.TaskLogsOptions) (client.TaskLogsResult, error)
 	ContainerStats(ctx context.Context, id string, options client.ContainerStatsOptions) (client.ContainerStatsResult, error)
 }
 
