@@ -39,10 +39,7 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, start time.Time)
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
 		r = r.WithContext(ctx)
-		timer := time.AfterFunc(limit, func() {
-			cancel(context.DeadlineExceeded)
-			reply.expire(limit)
-		})
+		timer := time.AfterFunc(limit, func() { reply.expire(limit, cancel) })
 		defer timer.Stop()
 	}
 	defer func() {

@@ -2,12 +2,14 @@ package watchdog
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +19,8 @@ type reply struct {
 	start    time.Time
 	draining bool
 	header   http.Header
+	// late is set before the handler's context ends: a handler that returns because of that must not win over the 504.
+	late atomic.Int64 // the time limit, once it has passed
 
 	// mu guards what follows, and every call on w.
 	mu       sync.Mutex
@@ -46,16 +50,20 @@ func (r *reply) WriteHeader(status int) {
 func (r *reply) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.begin(http.StatusOK)
 	if r.expired {
 		return 0, http.ErrHandlerTimeout
 	}
-	r.begin(http.StatusOK)
 	return r.w.Write(p)
 }
 
 // begin needs the lock.
 func (r *reply) begin(status int) {
 	if r.status != 0 || r.expired || r.hijacked {
+		return
+	}
+	if limit := r.late.Load(); limit > 0 {
+		r.timeOut(time.Duration(limit))
 		return
 	}
 	header := r.w.Header()
@@ -79,14 +87,21 @@ func seconds(d time.Duration) string {
 	return string(strconv.AppendFloat(digits[:0], d.Seconds(), 'f', 6, 64))
 }
 
-// expire answers 504 unless the reply has begun. The handler may still be reading the body: the read deadline ends
-// that, and full duplex keeps net/http from waiting for it before it writes.
-func (r *reply) expire(limit time.Duration) {
+// expire ends the handler's context, and answers 504 unless the reply has begun. The context goes first: the lock may
+// be held by a write that a slow client keeps waiting.
+func (r *reply) expire(limit time.Duration, cancel context.CancelCauseFunc) {
+	r.late.Store(int64(limit))
+	cancel(context.DeadlineExceeded)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.status != 0 || r.hijacked || r.expired {
-		return
+	if r.status == 0 && !r.hijacked && !r.expired {
+		r.timeOut(limit)
 	}
+}
+
+// timeOut needs the lock. The handler may still be reading the body: the read deadline ends that, and full duplex
+// keeps net/http from waiting for it before it writes.
+func (r *reply) timeOut(limit time.Duration) {
 	r.expired = true
 	body := fmt.Sprintf("the function did not answer within %s\n", limit)
 	header := r.w.Header()
@@ -112,6 +127,10 @@ func (r *reply) internalError() bool {
 	if r.status != 0 || r.hijacked {
 		return r.expired
 	}
+	if r.late.Load() > 0 {
+		r.begin(http.StatusOK) // which is the 504
+		return true
+	}
 	clear(r.header)
 	r.header[internalHeader] = []string{internalValue}
 	r.header["Content-Type"] = []string{"text/plain; charset=utf-8"}
@@ -127,10 +146,10 @@ func (r *reply) finish() int {
 	if r.hijacked {
 		return http.StatusSwitchingProtocols
 	}
+	r.begin(http.StatusOK)
 	if r.expired {
 		return r.status
 	}
-	r.begin(http.StatusOK)
 	declared := r.header["Trailer"]
 	header := r.w.Header()
 	for name, values := range r.header {
@@ -149,10 +168,10 @@ func (r *reply) Flush() { _ = r.FlushError() }
 func (r *reply) FlushError() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.begin(http.StatusOK)
 	if r.expired {
 		return http.ErrHandlerTimeout
 	}
-	r.begin(http.StatusOK)
 	return http.NewResponseController(r.w).Flush()
 }
 
