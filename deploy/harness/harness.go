@@ -192,3 +192,9 @@ func (p *process) tryAwait(ready func() bool) bool {
 	}
 	return true
 }
+
+// FreeAddr is a loopback address, host:port, that nothing listens on.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", freePort(t))
+}

@@ -100,7 +100,7 @@ func TestCutLogIsReportedExactly(t *testing.T) {
 		t.Fatal("the cut removed nothing")
 	}
 	cast(t, c, crowd(1000, 20)...) // hides the fall of the counter
-	b.run(b.worker("w2", nil, r))
+	b.run(b.worker("w2", func(d *Drain) { d.cfg.BatchSize = 7 }, r))
 	b.eventually(`SELECT added, counted, pending, lost FROM result_ledger`, fmt.Sprintf("220|%d|0|%d", 220-(had-has), had-has))
 	b.eventually(`SELECT sum(votes) FROM result_tally`, fmt.Sprint(220-(had-has)))
 }

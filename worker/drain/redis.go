@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -40,18 +41,25 @@ type queue interface {
 }
 
 // redisQueue is a queue over TCP. Its client never repeats a command: the loop above decides what to do again.
-type redisQueue struct{ client *redis.Client }
+type redisQueue struct {
+	client *redis.Client
+	// dialled is set by each new connection and taken by the next look: the server may have restarted in between.
+	dialled atomic.Bool
+}
 
 func dialRedis(addr, user, password string) *redisQueue {
-	return &redisQueue{redis.NewClient(&redis.Options{
-		Addr: addr, Username: user, Password: password,
+	q := &redisQueue{}
+	q.client = redis.NewClient(&redis.Options{
+		OnConnect: func(context.Context, *redis.Conn) error { q.dialled.Store(true); return nil },
+		Addr:      addr, Username: user, Password: password,
 		Protocol: 2, DisableIdentity: true, // RESP3 and CLIENT SETINFO need rights that the user does not have
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		MaxRetries:               -1, DialerRetries: 1,
 		ContextTimeoutEnabled: true,
 		DialTimeout:           2 * time.Second, ReadTimeout: lookTimeout, WriteTimeout: lookTimeout,
 		PoolSize: 2, PoolTimeout: lookTimeout, // one look ahead while a trim runs
-	})}
+	})
+	return q
 }
 
 func (q *redisQueue) close() error { return q.client.Close() }
@@ -99,9 +107,16 @@ func (q *redisQueue) look(ctx context.Context, inc, after string, count int) (lo
 	entries := pipe.Do(ctx, "XRANGE", streamKey, "("+after, "+", "COUNT", count)
 	behind := pipe.Do(ctx, "XINFO", "STREAM", streamKey)
 	_, _ = pipe.Exec(ctx) // each command has its own error
+	fresh := q.dialled.Swap(false)
 	if err := sameIncarnation(key, inc); err != nil {
-		return look{}, err
+		return look{fresh: fresh}, err
 	}
+	l, err := parseLook(before, entries, behind, count)
+	l.fresh = fresh
+	return l, err
+}
+
+func parseLook(before, entries, behind *redis.Cmd, count int) (look, error) {
 	first, err := parseInfo(before)
 	if err != nil {
 		return look{}, err
