@@ -27,6 +27,7 @@ type config struct {
 	service      string
 	psql         string
 	drainTimeout time.Duration
+	drainEvery   time.Duration
 	jsonFile     string
 	judging      bool
 }
@@ -103,6 +104,7 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 	f.StringVar(&c.service, "service", "waggle_postgres", "Swarm service whose container holds Postgres")
 	f.StringVar(&c.psql, "psql", "", "shell command to use instead: reads SQL, prints what COPY says, for example 'psql -X -q postgresql:///waggle'")
 	f.DurationVar(&c.drainTimeout, "drain-timeout", 2*time.Minute, "longest wait for the drain")
+	f.DurationVar(&c.drainEvery, "drain-every", time.Second, "pause between two looks at the ledger; each starts a process")
 	f.StringVar(&c.jsonFile, "json", "", "file for the report as JSON")
 	f.BoolVar(&loadOnly, "load-only", false, "do not judge: needs neither Postgres nor the keys, and proves nothing")
 	f.BoolVar(&allowRemote, "allow-remote", false, "allow addresses other than this machine's loopback")
@@ -120,6 +122,7 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 	reject(f.NArg() > 0, "%q: there are no arguments without a name", f.Args())
 	reject(len(urls) == 0, "-url: at least one address is needed")
 	reject(c.drainTimeout <= 0, "-drain-timeout %v: more than 0", c.drainTimeout)
+	reject(c.drainEvery <= 0, "-drain-every %v: more than 0", c.drainEvery)
 	reject(c.judging && c.keys == "", "-voter-keys: the judge needs the secret (or give -load-only)")
 	for _, raw := range urls {
 		target, err := crowd.NewTarget(raw)
