@@ -120,11 +120,12 @@ func TestTheProgramInAnOpenLoop(t *testing.T) {
 
 func TestASignalEndsTheVotingButNotTheJudging(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t, faults{})
 	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	status, r, output := playAll(t, ctx, s.args(t, ""))
-	if status != exitUnjudged && (r.Verdict == nil || r.Load.Voters == 60) {
+	s := newSystem(t, faults{})
+	s.onVote = stop
+	const voters = 1_000_000
+	status, r, output := playAll(t, ctx, s.args(t, fmt.Sprintf("-voters %d -alone", voters)))
+	if status != exitKept || r.Verdict == nil || r.Load.Voters == 0 || r.Load.Voters == voters || r.Verdict.Counted == 0 {
 		t.Errorf("status %d\n%s", status, output)
 	}
 }

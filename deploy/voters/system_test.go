@@ -40,6 +40,8 @@ type counted struct {
 type system struct {
 	*httptest.Server
 	faults faults
+	// onVote, if set, is called with each vote that arrives.
+	onVote func()
 
 	mu    sync.Mutex // guards all below
 	rows  map[string]counted
@@ -121,6 +123,9 @@ func (s *system) show(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *system) vote(w http.ResponseWriter, r *http.Request) {
+	if s.onVote != nil {
+		s.onVote()
+	}
 	voter, seq, ok := readToken(r)
 	var ballot struct{ Poll, Choice string }
 	api := r.Header.Get("Content-Type") == "application/json"
@@ -235,7 +240,8 @@ func (s *system) args(t *testing.T, more string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	psql := fmt.Sprintf("%s=%s/books '%s'", booksVariable, s.URL, binary)
+	// A binary under the race detector would sleep for a second before it ends.
+	psql := fmt.Sprintf("GORACE=atexit_sleep_ms=0 %s=%s/books '%s'", booksVariable, s.URL, binary)
 	return append([]string{
 		"-url", s.URL + "/function/vote", "-polls", "testdata/polls.json", "-voter-keys", keys, "-psql", psql,
 		"-drain-every", "1ms", "-concurrency", "8", "-voters", "60", "-seed", "1", "-timeout", "30s",
