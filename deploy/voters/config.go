@@ -1,11 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +27,7 @@ type config struct {
 	service      string
 	psql         string
 	drainTimeout time.Duration
+	drainEvery   time.Duration
 	jsonFile     string
 	judging      bool
 }
@@ -66,7 +69,7 @@ Exit status: 0 every promise was kept; 1 lost, missing, wrong, drift or unaccoun
 // parseArgs reads the command line. Whatever is wrong with it is one error.
 func parseArgs(args []string, stderr io.Writer) (config, error) {
 	var urls, engines list
-	var mode string
+	var polls, slug string
 	var allowRemote, loadOnly bool
 	c := config{}
 	s := crowd.Shares{Double: 0.10, Change: 0.05, Stale: 0.01, Replay: 0.02, Tabs: 0.02, Retry: 1, API: 0.2}
@@ -93,14 +96,15 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 	f.Var((*share)(&s.Tabs), "tabs", "share who press different choices in two tabs at once")
 	f.Var((*share)(&s.Retry), "retry", "share who press again after an error, until it is acknowledged or -retries is used up")
 	f.Var((*share)(&s.API), "api", "share who speak JSON; the others send forms")
-	poll := f.Int("poll", 1, "id of the poll")
-	f.StringVar(&mode, "mode", "last", "which vote of a voter counts in this poll: last or first")
+	f.StringVar(&polls, "polls", "functions/polls.json", "file with the polls that the functions were given")
+	f.StringVar(&slug, "poll", "", "slug of the poll (default: the first of the file)")
 	f.BoolVar(&c.rules.Alone, "alone", false, "nobody else votes in this poll meanwhile: a new vote of anybody else is wrong")
 	f.StringVar(&c.keys, "voter-keys", "", "file with the secret voter-keys, to know the voters' names in the books")
 	f.Var(&engines, "docker-host", "engine on which to look for Postgres, as for docker -H, or container:NAME for the engine in that container; repeat it for several (default: docker's own)")
 	f.StringVar(&c.service, "service", "waggle_postgres", "Swarm service whose container holds Postgres")
 	f.StringVar(&c.psql, "psql", "", "shell command to use instead: reads SQL, prints what COPY says, for example 'psql -X -q postgresql:///waggle'")
 	f.DurationVar(&c.drainTimeout, "drain-timeout", 2*time.Minute, "longest wait for the drain")
+	f.DurationVar(&c.drainEvery, "drain-every", time.Second, "pause between two looks at the ledger; each starts a process")
 	f.StringVar(&c.jsonFile, "json", "", "file for the report as JSON")
 	f.BoolVar(&loadOnly, "load-only", false, "do not judge: needs neither Postgres nor the keys, and proves nothing")
 	f.BoolVar(&allowRemote, "allow-remote", false, "allow addresses other than this machine's loopback")
@@ -108,9 +112,8 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 		return config{}, err
 	}
 
-	c.engines, c.crowd.Shares, c.judging, c.poll = engines, s, !loadOnly, int32(*poll)
-	c.rules.FirstWins = mode == "first"
-	var errs []error
+	c.engines, c.crowd.Shares, c.judging = engines, s, !loadOnly
+	errs := []error{c.readPoll(polls, slug)}
 	reject := func(bad bool, format string, args ...any) {
 		if bad {
 			errs = append(errs, fmt.Errorf(format, args...))
@@ -118,9 +121,8 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 	}
 	reject(f.NArg() > 0, "%q: there are no arguments without a name", f.Args())
 	reject(len(urls) == 0, "-url: at least one address is needed")
-	reject(*poll < 1 || *poll > 1<<31-1, "-poll %d: 1 to 2147483647", *poll)
-	reject(mode != "last" && mode != "first", "-mode %q: last or first", mode)
 	reject(c.drainTimeout <= 0, "-drain-timeout %v: more than 0", c.drainTimeout)
+	reject(c.drainEvery <= 0, "-drain-every %v: more than 0", c.drainEvery)
 	reject(c.judging && c.keys == "", "-voter-keys: the judge needs the secret (or give -load-only)")
 	for _, raw := range urls {
 		target, err := crowd.NewTarget(raw)
@@ -129,4 +131,37 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 		c.crowd.Targets = append(c.crowd.Targets, target)
 	}
 	return c, errors.Join(errs...)
+}
+
+// readPoll takes from the poll file, whose form functions/vote defines and checks, what voters and judge need of one
+// poll: its id, its options, and which vote of a voter counts.
+func (c *config) readPoll(file, slug string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("-polls: %w", err)
+	}
+	var content struct {
+		Polls []struct {
+			ID            int32
+			Slug, Mode    string
+			Opens, Closes time.Time
+			Options       []crowd.Option
+		}
+	}
+	if err := json.Unmarshal(text, &content); err != nil {
+		return fmt.Errorf("-polls %s: %w", file, err)
+	}
+	var slugs []string
+	for _, p := range content.Polls {
+		slugs = append(slugs, p.Slug)
+		if slug != "" && slug != p.Slug {
+			continue
+		}
+		if now := time.Now(); now.Before(p.Opens) || !now.Before(p.Closes) {
+			return fmt.Errorf("-poll %s: it is open from %s to %s", p.Slug, p.Opens.Format(time.RFC3339), p.Closes.Format(time.RFC3339))
+		}
+		c.poll, c.crowd.Poll, c.crowd.Options, c.rules.FirstWins = p.ID, p.Slug, p.Options, p.Mode == "first"
+		return nil
+	}
+	return fmt.Errorf("-poll %q: %s has %s", slug, file, strings.Join(slugs, ", "))
 }

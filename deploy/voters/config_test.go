@@ -12,7 +12,7 @@ import (
 func TestParseArgs(t *testing.T) {
 	t.Parallel()
 	c, err := parseArgs(strings.Fields(`-url http://127.0.0.1:8080/function/vote -url http://localhost:8081/function/vote
-		-voters 500 -double 12.5% -change 0.25 -tabs 0 -rate 100 -mode first -poll 7 -voter-keys keys -docker-host container:node1
+		-voters 500 -double 12.5% -change 0.25 -tabs 0 -rate 100 -polls testdata/polls.json -poll colours -voter-keys keys -docker-host container:node1
 		-docker-host unix:///run/docker.sock -drain-timeout 5s -seed 9`), io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -22,14 +22,14 @@ func TestParseArgs(t *testing.T) {
 		t.Errorf("shares %+v", c.crowd.Shares)
 	}
 	if len(c.crowd.Targets) != 2 || c.crowd.Voters != 500 || c.crowd.Rate != 100 || c.crowd.Seed != 9 || !c.rules.FirstWins ||
-		c.poll != 7 || len(c.engines) != 2 || c.drainTimeout != 5*time.Second || !c.judging {
+		c.poll != 7 || c.crowd.Options[1] != (crowd.Option{Slug: "blue", ID: 20}) || len(c.engines) != 2 || c.drainTimeout != 5*time.Second || !c.judging {
 		t.Errorf("got %+v", c)
 	}
 }
 
 func TestParseArgsRefuses(t *testing.T) {
 	t.Parallel()
-	const fine = "-url http://127.0.0.1:1/ -voter-keys k "
+	const fine = "-polls testdata/polls.json -url http://127.0.0.1:1/ -voter-keys k "
 	tests := map[string]struct{ args, want string }{
 		"no address":          {"-voter-keys k", "-url: at least one address is needed"},
 		"another machine":     {"-voter-keys k -url http://192.0.2.1/", "give -allow-remote"},
@@ -37,8 +37,10 @@ func TestParseArgsRefuses(t *testing.T) {
 		"no keys":             {"-url http://127.0.0.1:1/", "-voter-keys: the judge needs the secret"},
 		"a share of too much": {fine + "-double 110%", "it must be 0% to 100%"},
 		"a share of nothing":  {fine + "-double x", "it must be 0% to 100%"},
-		"a mode":              {fine + "-mode best", `-mode "best": last or first`},
-		"a poll":              {fine + "-poll 0", "-poll 0: 1 to 2147483647"},
+		"no such poll":        {fine + "-poll birds", `-poll "birds": testdata/polls.json has pets, colours, over`},
+		"a closed poll":       {fine + "-poll over", "-poll over: it is open from 2020-01-01T00:00:00Z to 2020-01-02T00:00:00Z"},
+		"no poll file":        {fine + "-polls testdata/none.json", "-polls: open testdata/none.json"},
+		"no JSON":             {fine + "-polls config_test.go", "-polls config_test.go: invalid character"},
 		"no patience":         {fine + "-drain-timeout 0s", "-drain-timeout 0s: more than 0"},
 		"a stray word":        {fine + "now", "there are no arguments without a name"},
 	}
@@ -51,10 +53,10 @@ func TestParseArgsRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := parseArgs(strings.Fields("-voter-keys k -allow-remote -url http://192.0.2.1/"), io.Discard); err != nil {
+	if _, err := parseArgs(strings.Fields("-polls testdata/polls.json -voter-keys k -allow-remote -url http://192.0.2.1/"), io.Discard); err != nil {
 		t.Errorf("-allow-remote: %v", err)
 	}
-	if _, err := parseArgs(strings.Fields("-load-only -url http://127.0.0.1/"), io.Discard); err != nil {
+	if _, err := parseArgs(strings.Fields("-polls testdata/polls.json -load-only -url http://127.0.0.1/"), io.Discard); err != nil {
 		t.Errorf("-load-only: %v", err)
 	}
 }

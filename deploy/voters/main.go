@@ -155,7 +155,7 @@ func settle(ctx context.Context, c config, source books.Source, stderr io.Writer
 	ctx, cancel := context.WithTimeout(ctx, c.drainTimeout)
 	defer cancel()
 	last := ""
-	return books.Settle(ctx, source, c.poll, time.Second, func(behind []string) {
+	return books.Settle(ctx, source, c.poll, c.drainEvery, func(behind []string) {
 		if line := strings.Join(behind, "; "); line != last {
 			last = line
 			fmt.Fprintf(stderr, "draining: %s\n", line)

@@ -254,7 +254,7 @@ func Settle(ctx context.Context, s Source, poll int32, every time.Duration, wait
 		case since.IsZero():
 			since = ledger.Now
 		case len(ledger.Behind(since)) > 0:
-			behind, calm = ledger.Behind(since), false
+			behind = ledger.Behind(since)
 		case calm && added == ledger.added():
 			return nil
 		default:

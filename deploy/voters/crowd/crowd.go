@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +23,9 @@ import (
 type Config struct {
 	// Targets are addresses of the same vote function; each request goes to any of them. At least one.
 	Targets []Target
+	// Poll is the slug of the poll they vote in, Options what they choose from; at least one.
+	Poll    string
+	Options []Option
 	// Voters is how many come, 1 to 100 million.
 	Voters int
 	// Rate is how many voters arrive per second, on a schedule that does not wait for answers (open loop). Zero means
@@ -54,6 +58,7 @@ func (c Config) validate() error {
 		}
 	}
 	reject(len(c.Targets) == 0, "targets: at least one address is needed")
+	reject(c.Poll == "" || len(c.Options) == 0, "poll %q with %d options: a slug and at least one option are needed", c.Poll, len(c.Options))
 	reject(c.Voters < 1 || c.Voters > 100e6, "voters %d: 1 to 100000000", c.Voters)
 	reject(!(c.Rate >= 0 && c.Rate <= 1e6), "rate %v: 0 (closed loop) to 1000000 per second", c.Rate)
 	reject(c.Concurrency < 1 || c.Concurrency > 65536, "concurrency %d: 1 to 65536", c.Concurrency)
@@ -67,6 +72,7 @@ func (c Config) validate() error {
 // Crowd is one run.
 type Crowd struct {
 	config Config
+	paths  []string // of Targets, each naming the poll
 	stats  *Stats
 	voters []judge.Voter
 }
@@ -79,7 +85,13 @@ func New(c Config) (*Crowd, error) {
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("configuring the crowd: %w", err)
 	}
-	return &Crowd{config: c, stats: newStats()}, nil
+	crowd := &Crowd{config: c, stats: newStats()}
+	for _, t := range c.Targets {
+		query := t.URL.Query()
+		query.Set("poll", c.Poll)
+		crowd.paths = append(crowd.paths, (&url.URL{Path: t.URL.Path, RawPath: t.URL.RawPath, RawQuery: query.Encode()}).RequestURI())
+	}
+	return crowd, nil
 }
 
 // Stats may be read at any time.

@@ -47,13 +47,3 @@ func (j *jar) drop(name string) {
 
 // header is the Cookie header's value, empty if there is none.
 func (j *jar) header() string { return j.line }
-
-// value finds a cookie; empty means there is none.
-func (j *jar) value(name string) string {
-	for _, pair := range j.pairs {
-		if value, ok := strings.CutPrefix(pair, name+"="); ok {
-			return value
-		}
-	}
-	return ""
-}

@@ -43,13 +43,17 @@ func (p *place) visit(ctx context.Context, turn arrival, plan plan) error {
 	if err != nil || first == nil {
 		return err
 	}
-	a, b := plan.choose(len(first.options))
+	a, b := plan.choose(len(p.crowd.config.Options))
 	switch plan.habit {
 	case Tabs:
 		return v.pressBoth(ctx, first, a, b)
-	case Replay:
+	case Replay: // A reloaded page sends its form with the new cookie; what Stale sends is old in both.
 		v.press(ctx, p.client, first, a)
-		v.press(ctx, p.client, first, a)
+		again, err := first.with(v.cookies)
+		if err != nil {
+			return err
+		}
+		v.press(ctx, p.client, again, a)
 		return nil
 	case Once:
 		v.press(ctx, p.client, first, a)
@@ -89,13 +93,13 @@ func (v *visitor) open(ctx context.Context) (*ballot, error) {
 		target := v.target()
 		began := time.Now()
 		got, err := v.place.client.do(target, request{
-			path: c.config.Targets[target].path(), accept: accept(v.plan.api), cookies: &v.cookies,
+			path: c.paths[target], accept: accept(v.plan.api), cookies: &v.cookies,
 		})
 		stats.Pages.Add(1)
 		if err == nil && got.status == 200 {
 			stats.Page.Add(time.Since(began))
 			v.cookies.take(got.header)
-			paper, err := parseBallot(v.plan.api, got.body, &v.cookies)
+			paper, err := readBallot(v.plan.api, c.config.Poll, got.body, v.cookies)
 			if err == nil {
 				return paper, v.identify(paper)
 			}
@@ -127,12 +131,12 @@ func (v *visitor) identify(paper *ballot) error {
 // press fills in the ballot and sends it, again and again if the voter is patient, until the answer is usable.
 func (v *visitor) press(ctx context.Context, client *client, paper *ballot, option int) {
 	c, stats := v.place.crowd, v.place.crowd.stats
-	contentType, body := paper.fill(v.plan.api, option)
+	contentType, body := paper.fill(v.plan.api, c.config.Poll, c.config.Options[option].Slug)
 	for try := 0; ; try++ {
 		target := v.target()
 		began := time.Now()
 		got, err := client.do(target, request{
-			path: c.config.Targets[target].path(), accept: accept(v.plan.api), contentType: contentType, body: body,
+			path: c.paths[target], accept: accept(v.plan.api), contentType: contentType, body: body,
 			cookies: &paper.cookies,
 		})
 		stats.Posts.Add(1)
@@ -160,7 +164,7 @@ func (v *visitor) note(paper *ballot, option int, outcome judge.Outcome, got ans
 	stats := v.place.crowd.stats
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.record.Record(paper.seq, paper.options[option].id, outcome)
+	v.record.Record(paper.seq, v.place.crowd.config.Options[option].ID, outcome)
 	switch outcome {
 	case judge.Refused:
 		stats.Refused.Add(1)
