@@ -1,0 +1,262 @@
+package gateway
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"waggle/provider/gateway/sock"
+	"waggle/provider/gateway/upstream"
+)
+
+// conn is one client connection, served by one goroutine. Between requests it holds no buffer.
+//
+// Deadlines cost no timer: the goroutine stores when the step it is in must be over, and the sweep, a few times a
+// second, unblocks the sockets of whoever is late. deadline is the hand-over: the sweep replaces it by expired before
+// it touches a socket, so a goroutine that moves on to its next step learns from the old value whether that happened.
+type conn struct {
+	g    *Gateway
+	sock *sock.Conn
+	ip   string // without port, for X-Forwarded-For and the bound per address
+	tls  bool
+
+	deadline atomic.Int64                  // Unix ns; 0: none
+	upstream atomic.Pointer[upstream.Conn] // what the request under way waits for
+	idle     atomic.Bool                   // between requests
+	left     atomic.Bool                   // the client went away while its request was under way
+	requests atomic.Uint32                 // heads read so far
+
+	mu     sync.Mutex    // held by the sweep while it unblocks
+	leftCh chan struct{} // guarded by mu; closed when left is set; nil unless a request waits for a replica
+	seen   uint32        // of requests, at the last sweep; belongs to the sweep
+}
+
+// expired in place of a deadline says that the sweep has unblocked the sockets.
+const expired = -1
+
+func (g *Gateway) newConn(nc net.Conn) *conn {
+	return &conn{g: g, sock: sock.New(nc), ip: remoteIP(nc)}
+}
+
+func remoteIP(nc net.Conn) string {
+	if host, _, err := net.SplitHostPort(nc.RemoteAddr().String()); err == nil {
+		return host
+	}
+	return "unknown"
+}
+
+// serve answers requests until the connection ends. Requests that were pipelined are taken one after the other.
+func (c *conn) serve() {
+	var ex *exchange
+	for {
+		var ok bool
+		if ex, ok = c.next(ex); !ok {
+			break
+		}
+		keep := ex.serve()
+		if ex.unread() == 0 {
+			ex.free()
+			ex = nil
+		}
+		if !keep {
+			break
+		}
+	}
+	if ex != nil {
+		ex.free()
+	}
+	_ = c.sock.Close()
+}
+
+// next waits for a request and reads its head. ex is the exchange before if bytes are left over from it, else nil.
+// It answers and reports false if there is no proper head, and reports false in silence if the client is done.
+func (c *conn) next(ex *exchange) (*exchange, bool) {
+	if ex == nil {
+		c.idle.Store(true)
+		c.limit(c.g.cfg.IdleTimeout)
+		b, n, err := c.borrow()
+		c.idle.Store(false)
+		if err != nil {
+			return nil, false
+		}
+		ex = newExchange(c, b, n)
+	} else {
+		ex.reset()
+	}
+	c.requests.Add(1)
+	for first := true; ; first = false {
+		n, perr := ex.req.Parse(ex.in.B[ex.r:ex.w], c.g.cfg.MaxURI)
+		switch {
+		case perr != nil:
+			ex.refuseHead(perr.Status, perr.Reason)
+			return ex, false
+		case n > c.g.cfg.MaxHeader || n == 0 && ex.w-ex.r >= c.g.cfg.MaxHeader:
+			ex.refuseHead(431, "request head is too long")
+			return ex, false
+		case n > 0:
+			ex.head = ex.r + n
+			return ex, true
+		}
+		if first {
+			c.limit(c.g.cfg.HeaderTimeout)
+		}
+		if err := ex.readMore(c.g.cfg.MaxHeader); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				c.sock.Rearm()
+				ex.refuseHead(408, "request head did not arrive in time")
+			}
+			return ex, false
+		}
+	}
+}
+
+// borrow waits for the first bytes of a request. While the gateway drains, a connection without any is closed; one whose
+// request has arrived already is still served.
+func (c *conn) borrow() (*sock.Buffer, int, error) {
+	for {
+		if c.g.draining.Load() && c.sock.Quiet() {
+			return nil, 0, os.ErrDeadlineExceeded
+		}
+		b, n, err := c.sock.Borrow(&smallBuffers)
+		if errors.Is(err, os.ErrDeadlineExceeded) && !c.sock.Quiet() && !c.sock.Gone() {
+			c.limit(c.g.cfg.IdleTimeout)
+			c.sock.Rearm()
+			continue
+		}
+		return b, n, err
+	}
+}
+
+// limit gives the step that begins now the time d; no bound if d is 0.
+func (c *conn) limit(d Duration) {
+	at := int64(0)
+	if d != 0 {
+		at = c.g.clock.Load() + int64(d)
+	}
+	if c.deadline.Swap(at) == expired {
+		c.recover()
+	}
+}
+
+// detach ends the connection's interest in up, and gives the step that begins now the time d.
+func (c *conn) detach(up *upstream.Conn, d Duration) {
+	c.upstream.Store(nil)
+	if c.deadline.Swap(c.g.clock.Load()+int64(d)) == expired {
+		c.recover()
+		up.Rearm()
+	}
+}
+
+// recover undoes an expiry that came just as its step had ended well.
+func (c *conn) recover() {
+	c.mu.Lock() // the sweep has done unblocking once it lets go
+	defer c.mu.Unlock()
+	c.sock.Rearm()
+	if up := c.upstream.Load(); up != nil {
+		up.Rearm()
+	}
+}
+
+// expire unblocks the sockets if the step under way is late at now. The sweep alone calls it.
+func (c *conn) expire(now int64) {
+	at := c.deadline.Load()
+	if at > 0 && at < now {
+		c.unblock(at)
+	}
+}
+
+// unblock makes the step with deadline at fail, unless it has ended meanwhile.
+func (c *conn) unblock(at int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.deadline.CompareAndSwap(at, expired) {
+		return false
+	}
+	if up := c.upstream.Load(); up != nil {
+		up.Unblock()
+	}
+	c.sock.Unblock()
+	return true
+}
+
+// unblockIfIdle wakes a connection that waits for a request, so that it can see that the gateway drains.
+func (c *conn) unblockIfIdle() {
+	if at := c.deadline.Load(); c.idle.Load() && at != expired {
+		c.unblock(at)
+	}
+}
+
+// checkLeft ends a request whose client has gone. The sweep alone calls it; requests younger than a sweep are spared.
+func (c *conn) checkLeft() {
+	n := c.requests.Load()
+	old := c.seen
+	c.seen = n
+	if c.idle.Load() || old != n || c.left.Load() || !c.sock.Gone() {
+		return
+	}
+	c.left.Store(true)
+	c.mu.Lock()
+	if c.leftCh != nil {
+		close(c.leftCh)
+		c.leftCh = nil
+	}
+	c.mu.Unlock()
+	if at := c.deadline.Load(); at != expired && c.upstream.Load() != nil {
+		c.unblock(at)
+	}
+}
+
+// leaving is a channel that is closed once the client is known to have gone.
+func (c *conn) leaving() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leftCh == nil {
+		c.leftCh = make(chan struct{})
+		if c.left.Load() {
+			ch := c.leftCh
+			c.leftCh = nil
+			close(ch)
+			return ch
+		}
+	}
+	return c.leftCh
+}
+
+// cut ends the connection whatever it is doing.
+func (c *conn) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leftCh != nil {
+		close(c.leftCh)
+		c.leftCh = nil
+	}
+	c.left.Store(true)
+	if up := c.upstream.Load(); up != nil {
+		_ = up.Close()
+	}
+	c.sock.Abort()
+}
+
+// linger closes a connection whose client may still be sending: data that arrives at a closed socket resets it, and the
+// reset can overtake the answer. So the rest is read and thrown away, for a while and up to a bound.
+func (c *conn) linger() {
+	c.sock.CloseWrite()
+	c.limit(Duration(lingerFor))
+	b := mediumBuffers.Get().(*sock.Buffer)
+	defer mediumBuffers.Put(b)
+	for total := 0; total < lingerBytes; {
+		n, err := c.sock.Read(b.B)
+		if err != nil {
+			return
+		}
+		total += n
+	}
+}
+
+const (
+	lingerFor   = 2 * time.Second
+	lingerBytes = 1 << 20
+)

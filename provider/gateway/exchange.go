@@ -1,0 +1,297 @@
+package gateway
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"waggle/provider/gateway/http1"
+	"waggle/provider/gateway/sock"
+	"waggle/provider/gateway/upstream"
+)
+
+// Buffer sizes: most heads fit the small one; the medium one is what bodies are relayed with; the large one holds the
+// longest head and a body that is kept for a repeat.
+const (
+	smallBuffer  = 4 << 10
+	mediumBuffer = 32 << 10
+	largeBuffer  = replayLimit + 32<<10
+	// replayLimit is the longest body that is read whole before a replica is picked: it can be sent again, and a slow
+	// client does not keep a replica waiting.
+	replayLimit = 64 << 10
+)
+
+var (
+	smallBuffers  = bufferPool(smallBuffer)
+	mediumBuffers = bufferPool(mediumBuffer)
+	largeBuffers  = bufferPool(largeBuffer)
+	exchanges     = sync.Pool{New: func() any { return new(exchange) }}
+)
+
+func bufferPool(size int) sync.Pool {
+	return sync.Pool{New: func() any { return &sock.Buffer{B: make([]byte, size)} }}
+}
+
+func poolOf(size int) *sync.Pool {
+	switch {
+	case size <= smallBuffer:
+		return &smallBuffers
+	case size <= mediumBuffer:
+		return &mediumBuffers
+	}
+	return &largeBuffers
+}
+
+func putBuffer(b *sock.Buffer) {
+	if b != nil {
+		poolOf(len(b.B)).Put(b)
+	}
+}
+
+// exchange is one request and its response. It is borrowed for as long as a connection has a request.
+type exchange struct {
+	c *conn
+	g *Gateway
+
+	in   *sock.Buffer // bytes from the client: [r:head] the head, [head:body] what has come of the body, [body:w] more
+	r, w int
+	head int
+	body int
+	// complete is set once the whole body lies in [head:body]; rest is what is still to come otherwise.
+	complete bool
+	rest     http1.Body
+
+	out    *sock.Buffer // the head being written, either way
+	outLen int
+	up     *sock.Buffer // bytes from the replica: [ur:uw] unread
+	ur, uw int
+
+	req  http1.Request
+	resp http1.Response
+
+	// path is what the upstream is asked for; slash is set if a "/" has to be put before it.
+	path    []byte
+	slash   bool
+	control bool // a call of the API, forwarded to the provider
+	set     *upstream.Set
+	stats   *functionStats
+
+	started, answered time.Time
+	id                identity
+
+	conn     *upstream.Conn
+	replica  *upstream.Replica
+	tried    [maxTries]*upstream.Replica
+	tries    int
+	before   uint64 // conn.Written before this request
+	upload   *upload
+	headSent bool   // a final response head has gone to the client, or part of one
+	eof      bool   // the replica has ended a body that only the end of its connection ends
+	behind   []byte // what the client has sent behind a body that was uploaded: its next request
+}
+
+func newExchange(c *conn, in *sock.Buffer, n int) *exchange {
+	ex := exchanges.Get().(*exchange)
+	ex.c, ex.g, ex.in, ex.r, ex.w = c, c.g, in, 0, n
+	return ex
+}
+
+// reset makes ex ready for the next request, whose first bytes it already holds.
+func (ex *exchange) reset() {
+	ex.r = ex.body
+	if ex.behind != nil {
+		putBuffer(ex.in)
+		ex.in = poolOf(len(ex.behind)).Get().(*sock.Buffer)
+		ex.r, ex.w = 0, copy(ex.in.B, ex.behind)
+		ex.behind = nil
+	}
+	if ex.r > len(ex.in.B)/2 {
+		ex.w = copy(ex.in.B, ex.in.B[ex.r:ex.w])
+		ex.r = 0
+	}
+	ex.clear()
+}
+
+func (ex *exchange) clear() {
+	ex.dropUp()
+	ex.dropOut()
+	ex.set, ex.stats, ex.conn, ex.replica, ex.upload = nil, nil, nil, nil, nil
+	clear(ex.tried[:])
+	ex.tries, ex.control, ex.complete, ex.headSent, ex.slash, ex.eof = 0, false, false, false, false, false
+	ex.head, ex.body = ex.r, ex.r
+	ex.rest = http1.Body{}
+}
+
+func (ex *exchange) free() {
+	putBuffer(ex.in)
+	ex.in, ex.behind = nil, nil
+	ex.r, ex.w = 0, 0
+	ex.clear()
+	ex.c, ex.g = nil, nil
+	exchanges.Put(ex)
+}
+
+// unread is the number of bytes that belong to what follows this request.
+func (ex *exchange) unread() int { return ex.w - ex.body + len(ex.behind) }
+
+func (ex *exchange) dropUp() {
+	putBuffer(ex.up)
+	ex.up, ex.ur, ex.uw = nil, 0, 0
+}
+
+func (ex *exchange) dropOut() {
+	putBuffer(ex.out)
+	ex.out, ex.outLen = nil, 0
+}
+
+// room makes place for need bytes from ex.r on, moving what is there into a larger buffer if it must.
+// The parsed request then has to be parsed again: its slices point into the old place.
+func (ex *exchange) room(need int) (moved bool) {
+	if ex.r+need <= len(ex.in.B) {
+		return false
+	}
+	old := ex.in
+	if need > len(old.B) {
+		ex.in = poolOf(need).Get().(*sock.Buffer)
+	}
+	n := copy(ex.in.B, old.B[ex.r:ex.w])
+	shift := ex.r
+	ex.r, ex.w, ex.head, ex.body = 0, n, ex.head-shift, ex.body-shift
+	if ex.in != old {
+		putBuffer(old)
+	}
+	return true
+}
+
+// readMore reads on behind what is there, up to limit bytes from ex.r on.
+func (ex *exchange) readMore(limit int) error {
+	if ex.w == len(ex.in.B) {
+		ex.room(min(limit, 2*(ex.w-ex.r)) + 1)
+	}
+	n, err := ex.c.sock.Read(ex.in.B[ex.w:])
+	ex.w += n
+	return err
+}
+
+// serve answers one request and reports whether the connection can take another.
+func (ex *exchange) serve() (keep bool) {
+	ex.started = time.Now()
+	ex.body = ex.head
+	switch target := ex.req.Target; {
+	case string(ex.req.Method) == "CONNECT":
+		return ex.refuse(405, "CONNECT is not supported")
+	case bytes.HasPrefix(target, functionPrefix):
+		if !ex.route(target[len(functionPrefix):]) {
+			return ex.refuse(404, "no such function")
+		}
+	case bytes.HasPrefix(target, systemPrefix):
+		if !ex.authorised() {
+			return ex.refuse(401, "invalid credentials")
+		}
+		if ex.g.provider == nil {
+			return ex.refuse(503, "there is no provider")
+		}
+		ex.set, ex.path, ex.control = ex.g.provider, target, true
+	default:
+		return ex.local()
+	}
+	if max := ex.g.cfg.MaxBody; max > 0 && ex.req.Body.Length() > max {
+		return ex.refuse(413, "request body is too long")
+	}
+	return ex.invoke()
+}
+
+var (
+	functionPrefix = []byte("/function/")
+	systemPrefix   = []byte("/system/")
+)
+
+// route finds the function of "name[.namespace][/path][?query]". What follows the name reaches the function untouched.
+func (ex *exchange) route(address []byte) bool {
+	end := 0
+	for end < len(address) && address[end] != '/' && address[end] != '?' {
+		end++
+	}
+	name := address[:end]
+	ex.path = address[end:]
+	ex.slash = len(ex.path) == 0 || ex.path[0] == '?'
+	ex.set = ex.g.registry.Lookup(name)
+	if ex.set == nil {
+		ex.set = ex.g.registry.Guess(name)
+	}
+	if ex.set == nil {
+		return false
+	}
+	ex.stats = ex.set.Stats.(*functionStats)
+	return true
+}
+
+// invoke brings the body in as far as it should be, forwards, and counts.
+func (ex *exchange) invoke() (keep bool) {
+	ex.mark()
+	if ex.stats != nil {
+		ex.set.Started.Add(1)
+		ex.stats.started.Inc()
+	}
+	var status int
+	if status, keep = ex.gather(); status == 0 {
+		status, keep = ex.forward()
+	}
+	ex.count(status)
+	return keep && !ex.c.left.Load()
+}
+
+func (ex *exchange) count(status int) {
+	took := time.Since(ex.started)
+	if ex.stats != nil {
+		ex.set.Completed.Add(1)
+		ex.stats.completed(status, took)
+		return
+	}
+	ex.g.metrics.api(ex.req.Method, ex.path, status, took)
+}
+
+// gather reads the body whole if it is short enough to be kept, else as much as has arrived. A status other than 0 has
+// been sent to the client.
+func (ex *exchange) gather() (status int, keep bool) {
+	ex.rest = ex.req.Body
+	if ex.rest.Empty() {
+		ex.complete = true
+		return 0, true
+	}
+	length := ex.rest.Length()
+	if length >= 0 && length <= replayLimit && !ex.req.Expect && ex.head-ex.r+int(length) > ex.w-ex.r {
+		if status := ex.readBody(int(length)); status != 0 {
+			return status, ex.refuse(status, "request body did not arrive")
+		}
+	}
+	n, done, err := ex.rest.Advance(ex.in.B[ex.head:ex.w])
+	if err != nil {
+		status := statusOf(err)
+		return status, ex.refuse(status, err.Error())
+	}
+	ex.body, ex.complete = ex.head+n, done
+	return 0, true
+}
+
+// readBody reads until length bytes of body are there.
+func (ex *exchange) readBody(length int) (status int) {
+	if ex.room(ex.head - ex.r + length) {
+		// Same bytes, new place.
+		offset := len(ex.req.Target) - len(ex.path)
+		if _, err := ex.req.Parse(ex.in.B[ex.r:ex.w], ex.g.cfg.MaxURI); err != nil {
+			return 400
+		}
+		ex.path = ex.req.Target[offset:]
+		ex.mark()
+	}
+	for ex.w < ex.head+length {
+		ex.c.limit(ex.g.cfg.ReadTimeout)
+		n, err := ex.c.sock.Read(ex.in.B[ex.w:])
+		ex.w += n
+		if err != nil {
+			return ex.clientError(err)
+		}
+	}
+	return 0
+}

@@ -1,0 +1,314 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"waggle/provider/gateway/http1"
+	"waggle/provider/gateway/upstream"
+)
+
+// maxTries bounds how many replicas one request is offered to.
+const maxTries = 4
+
+// errTruncated is a message that is not whole.
+var errTruncated = errors.New("connection ended within a response")
+
+// forward sends the request to a replica, and to another one where that is safe, and relays the response.
+// It returns the status for the metrics, sent or not, and whether the client's connection can go on.
+func (ex *exchange) forward() (status int, keep bool) {
+	for {
+		if err := ex.acquire(); err != nil {
+			status := statusOf(err)
+			return status, ex.refuse(status, err.Error())
+		}
+		// A body that is still to come cannot be sent twice, so it does not go over a connection that may be stale.
+		fresh := !ex.complete
+	again:
+		ex.before = 0
+		conn, err := ex.replica.Connect(ex.started, fresh)
+		if err != nil {
+			ex.replica.Refused()
+			if ex.giveUp() {
+				return 503, ex.refuse(503, err.Error())
+			}
+			ex.retried("refused")
+			continue
+		}
+		ex.conn, ex.before = conn, conn.Written
+		ex.c.upstream.Store(conn)
+		ex.c.limit(ex.g.cfg.UpstreamTimeout)
+		err = ex.send()
+		if err == nil {
+			err = ex.readHead()
+		}
+		if err == nil {
+			if ex.askAnother() {
+				ex.retried("unwell")
+				continue
+			}
+			return ex.relay()
+		}
+		switch ex.judge(err) {
+		case sameReplica:
+			ex.retried("stale connection")
+			ex.discard()
+			fresh = true
+			goto again
+		case otherReplica:
+			ex.retried("broken connection")
+			ex.discard()
+			if ex.giveUp() {
+				return 502, ex.refuse(502, "the function's connection broke")
+			}
+			continue
+		}
+		return ex.fail(err)
+	}
+}
+
+// acquire reserves a replica, waiting if it has to.
+func (ex *exchange) acquire() error {
+	if ex.replica = ex.set.Pick(ex.tried[:ex.tries]); ex.replica != nil {
+		return nil
+	}
+	if ex.control {
+		return upstream.ErrNotReady
+	}
+	ex.g.metrics.held.WithLabelValues(ex.set.Label).Inc()
+	ex.c.limit(0) // Wait has its own deadline
+	var err error
+	ex.replica, err = ex.set.Wait(ex.tried[:ex.tries], time.Now().Add(time.Duration(ex.g.cfg.HoldTimeout)), ex.c.leaving())
+	return err
+}
+
+// giveUp releases the replica, notes that it was tried, and reports whether there is nothing left to try.
+func (ex *exchange) giveUp() bool {
+	r := ex.replica
+	ex.replica = nil
+	if ex.tries < len(ex.tried) {
+		ex.tried[ex.tries] = r
+		ex.tries++
+	}
+	r.Release()
+	return ex.control || ex.tries == len(ex.tried)
+}
+
+func (ex *exchange) retried(why string) {
+	if !ex.control {
+		ex.g.metrics.retries.WithLabelValues(ex.set.Label, why).Inc()
+	}
+}
+
+// discard closes the upstream connection, which cannot be used again.
+func (ex *exchange) discard() {
+	ex.c.detach(ex.conn, ex.g.cfg.UpstreamTimeout)
+	_ = ex.conn.Close()
+	ex.conn = nil
+	ex.dropUp()
+}
+
+// send writes the head and what there is of the body, and leaves the rest to an upload.
+func (ex *exchange) send() error {
+	head := ex.requestHead(ex.replica.Address)
+	err := ex.conn.Write(head, ex.in.B[ex.head:ex.body])
+	ex.dropOut()
+	if err == nil && !ex.complete {
+		ex.startUpload()
+	}
+	return err
+}
+
+// readHead reads the head of the final response. Interim ones go to the client, which may be waiting for one.
+func (ex *exchange) readHead() error {
+	toHEAD := string(ex.req.Method) == "HEAD"
+	for {
+		if ex.uw > ex.ur {
+			n, perr := ex.resp.Parse(ex.up.B[ex.ur:ex.uw], toHEAD)
+			switch {
+			case perr != nil:
+				return perr
+			case n > 0 && ex.resp.Status >= 200, n > 0 && ex.resp.Status == 101:
+				ex.ur += n
+				return nil
+			case n > 0:
+				if err := ex.relayInterim(ex.up.B[ex.ur : ex.ur+n]); err != nil {
+					return err
+				}
+				ex.ur += n
+				continue
+			}
+		}
+		if err := ex.readUp(); err != nil {
+			return err
+		}
+	}
+}
+
+// readUp reads more from the replica, behind what is there.
+func (ex *exchange) readUp() error {
+	if ex.ur == ex.uw {
+		ex.dropUp()
+		b, n, err := ex.conn.Borrow(&mediumBuffers)
+		ex.up, ex.ur, ex.uw = b, 0, n
+		return err
+	}
+	if ex.ur > 0 {
+		ex.uw = copy(ex.up.B, ex.up.B[ex.ur:ex.uw])
+		ex.ur = 0
+	}
+	if ex.uw == len(ex.up.B) {
+		return errHeadTooLong
+	}
+	n, err := ex.conn.Read(ex.up.B[ex.uw:])
+	ex.uw += n
+	if err == io.EOF {
+		err = errTruncated
+	}
+	return err
+}
+
+var errHeadTooLong = &http1.Error{Status: 502, Reason: "response head is too long"}
+
+// relayInterim passes a 1xx response on, to clients that know them.
+func (ex *exchange) relayInterim(head []byte) error {
+	if ex.req.Minor == 0 || ex.resp.Status == 100 && !ex.req.Expect {
+		return nil
+	}
+	b := append(make([]byte, 0, len(head)+16), "HTTP/1.1 "...)
+	b = append(b, ex.resp.Line...)
+	b = append(b, "\r\n"...)
+	b = ex.resp.AppendKept(b)
+	b = append(b, "\r\n"...)
+	if err := ex.c.sock.Write(b, nil); err != nil {
+		ex.c.left.Store(true)
+		return err
+	}
+	return nil
+}
+
+// verdict is what to do about an exchange that broke before a response.
+type verdict uint8
+
+const (
+	hopeless verdict = iota
+	sameReplica
+	otherReplica
+)
+
+// judge says whether the request can be sent again. It can if the replica provably has not received it, whatever it
+// asks for; and if twice is harmless: by its method (RFC 9110 §9.2.2) or because the function says so.
+func (ex *exchange) judge(err error) verdict {
+	var malformed *http1.Error
+	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
+	if ex.c.left.Load() || ex.control && !ex.conn.Reused {
+		return hopeless
+	}
+	if timedOut || !ex.conn.Reused {
+		defer ex.replica.Failed()
+	}
+	switch {
+	case timedOut, errors.As(err, &malformed), !ex.complete, ex.uw > ex.ur, ex.tries >= maxTries-1:
+		return hopeless
+	case ex.conn.Reused && ex.neverArrived():
+		return sameReplica
+	case ex.conn.Reused && ex.harmless():
+		return sameReplica
+	case ex.harmless():
+		return otherReplica
+	}
+	return hopeless
+}
+
+// neverArrived asks the kernel. A peer that closed the connection as we wrote answers the data with a reset, which may
+// be a round trip away.
+func (ex *exchange) neverArrived() bool {
+	for range 10 {
+		certain, pending := ex.conn.NeverArrived(ex.before)
+		if certain || !pending {
+			return certain
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return false
+}
+
+// harmless reports whether processing the request twice does no harm.
+func (ex *exchange) harmless() bool {
+	switch string(ex.req.Method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE":
+		return true
+	}
+	return !ex.control && ex.set.Function().Idempotent
+}
+
+// askAnother reports whether the response says that another replica should be asked, and prepares for that: the
+// replica turned the request away (429 from infrastructure, so the function never saw it), or it cannot serve at the
+// moment (503) and the request may be repeated. There must be another one; otherwise this is the answer.
+func (ex *exchange) askAnother() bool {
+	if ex.control || ex.resp.Status != 429 && ex.resp.Status != 503 {
+		return false
+	}
+	turnedAway := ex.resp.Status == 429 && ex.resp.Has[http1.Internal]
+	unwell := ex.resp.Status == 503
+	if unwell {
+		ex.replica.Unwell()
+	}
+	if !ex.complete || ex.tries >= maxTries-1 || !turnedAway && !(unwell && ex.harmless()) {
+		return false
+	}
+	ex.tried[ex.tries] = ex.replica
+	other := ex.set.Pick(ex.tried[:ex.tries+1])
+	if other == nil {
+		ex.tried[ex.tries] = nil
+		return false
+	}
+	other.Release()
+	ex.discard()
+	return !ex.giveUp()
+}
+
+// fail ends an exchange that broke before a response and answers the client.
+func (ex *exchange) fail(err error) (status int, keep bool) {
+	ex.discard()
+	up := ex.stopUpload()
+	if ex.replica != nil {
+		ex.replica.Release()
+		ex.replica = nil
+	}
+	if up != nil && up.status != 0 {
+		status = up.status
+	} else if ex.c.left.Load() {
+		status = 499
+	} else {
+		status = statusOf(err)
+	}
+	switch {
+	case status == 499:
+		return status, false
+	case up != nil && up.status != 0:
+		return status, ex.refuse(status, up.reason)
+	case status == 504:
+		return status, ex.refuse(status, "the function did not answer in time")
+	}
+	return status, ex.refuse(status, "the function's connection broke: "+reason(err))
+}
+
+// reason is an error's text without addresses, which are nobody's business outside.
+func reason(err error) string {
+	var malformed *http1.Error
+	switch {
+	case errors.As(err, &malformed):
+		return malformed.Reason
+	case err == io.EOF, errors.Is(err, errTruncated):
+		return "it closed before it answered"
+	}
+	return "it was reset"
+}
+
+// lastChunk ends a chunked body.
+var lastChunk = []byte("0\r\n\r\n")
+
+var crlf = []byte("\r\n")

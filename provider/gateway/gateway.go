@@ -1,0 +1,238 @@
+// Package gateway is the public edge: it takes HTTP/1.1 from clients and hands each request to a replica.
+//
+// In: client connections, the replica table from provider/feed. Out: requests to replicas (and /system/ to the
+// provider), load reports, metrics. It guarantees that a request is processed at most once unless its function or its
+// method says that twice is harmless, that a replica known to be draining gets none, that a response which broke off is
+// never passed on as whole, and that every wait and every buffer has a bound. It keeps working from the last table
+// while the provider is away.
+//
+// The way through: a connection (conn.go) reads a head and makes an exchange (exchange.go) of it, which is answered
+// here (local.go) or forwarded (forward.go): heads rewritten (rewrite.go), bodies relayed (relay.go, upload.go,
+// tunnel.go). Parsing is http1's, picking upstream's, system calls are sock's.
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"waggle/provider/feed"
+	"waggle/provider/gateway/upstream"
+)
+
+// Gateway is one running edge. Make it with New, run it once with Run.
+type Gateway struct {
+	cfg      Config
+	creds    credentials
+	registry *upstream.Registry
+	feed     *feed.Client // nil if a fixed table is served
+	provider *upstream.Set
+	metrics  *metrics
+	servedBy string
+	epoch    string
+	hostname string
+
+	// clock is the time in Unix nanoseconds, a sweep old at most: exact enough for every deadline.
+	clock atomic.Int64
+	// unready is set when shutdown begins, draining once connections are to be closed after their request.
+	unready, draining atomic.Bool
+
+	mu    sync.Mutex
+	conns map[*conn]struct{} // guarded by mu
+	perIP map[string]int     // guarded by mu
+	open  sync.WaitGroup     // connections being served
+}
+
+// New checks cfg and reads the credentials; it opens nothing and starts nothing.
+func New(cfg Config) (*Gateway, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("configuring the gateway: %w", err)
+	}
+	g := &Gateway{cfg: cfg, servedBy: "waggle/" + cfg.Release, epoch: rand.Text(),
+		conns: make(map[*conn]struct{}), perIP: make(map[string]int)}
+	g.clock.Store(time.Now().UnixNano())
+	var err error
+	if g.creds, err = cfg.credentials(); err != nil {
+		return nil, fmt.Errorf("configuring the gateway: %w", err)
+	}
+	if g.hostname, err = os.Hostname(); err != nil {
+		return nil, fmt.Errorf("configuring the gateway: %w", err)
+	}
+	g.metrics = newMetrics(cfg.Registry, g)
+	g.registry, err = upstream.New(upstream.Config{
+		DefaultNamespace:  cfg.FunctionNamespace,
+		Node:              cfg.NodeID,
+		MaxWaiting:        cfg.MaxHeld,
+		MaxIdlePerReplica: cfg.MaxIdleConnsPerHost,
+		Wake:              g.wake,
+		ProviderGone:      g.providerGone,
+		NewStats:          func(s *upstream.Set) any { return g.metrics.function(s.Label) },
+		Removed:           func(s *upstream.Set) { g.metrics.forget(s.Label) },
+		Ejected:           g.ejected,
+		Logger:            cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("configuring the gateway: %w", err)
+	}
+	if address, _ := cfg.providerAddress(); address != "" {
+		g.provider = g.registry.Fixed("provider", address)
+		g.feed, err = feed.NewClient(feed.ClientConfig{URL: cfg.ProviderURL, User: g.creds.user, Password: g.creds.password,
+			Report: g.report, Logger: cfg.Logger})
+		if err != nil {
+			return nil, fmt.Errorf("configuring the gateway: %w", err)
+		}
+	}
+	if cfg.Table != nil {
+		g.registry.Apply(*cfg.Table)
+	}
+	return g, nil
+}
+
+// Run serves until ctx is done, then stops in order: unready, no new connections, requests under way finish, and only
+// then the feed and the registry, which they need. It returns an error only if it could not start or a server broke.
+func (g *Gateway) Run(ctx context.Context) error {
+	listener, err := listen(g.cfg.Listener, g.cfg.Port)
+	if err != nil {
+		return fmt.Errorf("listening for clients: %w", err)
+	}
+	defer listener.Close()
+	metricsListener, err := listen(g.cfg.MetricsListener, g.cfg.MetricsPort)
+	if err != nil {
+		return fmt.Errorf("listening for metrics: %w", err)
+	}
+	defer metricsListener.Close()
+	g.cfg.Logger.Info("gateway started", "address", listener.Addr().String(), "metrics", metricsListener.Addr().String())
+
+	// What requests need lives in a second lifetime that ends after the last of them.
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopInner()
+	group, inner := errgroup.WithContext(inner)
+	outer, stopOuter := context.WithCancel(ctx)
+	defer stopOuter()
+	context.AfterFunc(inner, stopOuter) // a part that breaks ends the whole
+	group.Go(func() error { return g.registry.Run(inner) })
+	group.Go(func() error { return g.followTable(inner) })
+	group.Go(func() error { return g.sweep(inner) })
+	group.Go(func() error { return g.serveMetrics(inner, metricsListener) })
+	if g.feed != nil {
+		group.Go(func() error { return g.feed.Run(inner) })
+	}
+	accepting := make(chan error, 1)
+	go func() { accepting <- g.accept(listener) }()
+
+	var acceptErr error
+	select {
+	case acceptErr = <-accepting:
+		accepting <- nil
+	case <-outer.Done():
+	}
+	g.shutdown(listener)
+	<-accepting
+	stopInner()
+	return errors.Join(acceptErr, group.Wait())
+}
+
+func listen(given net.Listener, port int) (net.Listener, error) {
+	if given != nil {
+		return given, nil
+	}
+	return net.Listen("tcp", fmt.Sprintf(":%d", port))
+}
+
+// shutdown ends the connections: first /healthz turns 503 for a while, then idle connections close, then the others
+// after their request, and whatever is left at the deadline is cut.
+func (g *Gateway) shutdown(listener net.Listener) {
+	g.unready.Store(true)
+	g.cfg.Logger.Info("gateway unready", "delay", g.cfg.ShutdownDelay.String())
+	time.Sleep(time.Duration(g.cfg.ShutdownDelay))
+	g.draining.Store(true)
+	_ = listener.Close()
+	g.eachConn(func(c *conn) { c.unblockIfIdle() })
+	finished := make(chan struct{})
+	go func() { g.open.Wait(); close(finished) }()
+	timeout := time.NewTimer(time.Duration(g.cfg.ShutdownTimeout))
+	defer timeout.Stop()
+	select {
+	case <-finished:
+	case <-timeout.C:
+		cut := 0
+		g.eachConn(func(c *conn) { c.cut(); cut++ })
+		g.cfg.Logger.Warn("requests cut at shutdown", "connections", cut)
+		<-finished
+	}
+	g.cfg.Logger.Info("gateway drained")
+}
+
+// followTable applies each new table.
+func (g *Gateway) followTable(ctx context.Context) error {
+	if g.feed == nil {
+		return nil
+	}
+	for {
+		snap := g.feed.Newest()
+		if snap.Table.Epoch != "" {
+			g.registry.Apply(snap.Table)
+		}
+		select {
+		case <-snap.Changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (g *Gateway) serveMetrics(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(g.cfg.Registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK")) })
+	server := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving metrics: %w", err)
+	}
+	return nil
+}
+
+func (g *Gateway) wake(ctx context.Context, name, namespace string) error {
+	if g.feed == nil {
+		return errors.New("there is no provider")
+	}
+	g.cfg.Logger.Info("waking a function", "function", name, "namespace", namespace)
+	return g.feed.Wake(ctx, name, namespace)
+}
+
+func (g *Gateway) providerGone() bool {
+	if g.feed == nil {
+		return true
+	}
+	_, gone := g.feed.GoneSince()
+	return gone
+}
+
+func (g *Gateway) ejected(s *upstream.Set, r *upstream.Replica, reason string) {
+	g.metrics.ejections.WithLabelValues(s.Label, reason).Inc()
+	g.cfg.Logger.Warn("replica out of rotation", "function", s.Name, "namespace", s.Namespace, "replica", r.ID(), "reason", reason)
+}
+
+// report is this gateway's load.
+func (g *Gateway) report() feed.Report {
+	sets := g.registry.Sets()
+	r := feed.Report{Gateway: g.hostname, Epoch: g.epoch, At: time.Now(), Functions: make([]feed.Load, 0, len(sets))}
+	for _, s := range sets {
+		r.Functions = append(r.Functions, feed.Load{Name: s.Name, Namespace: s.Namespace,
+			Started: s.Started.Load(), Completed: s.Completed.Load(), Inflight: s.Inflight(), Queued: s.Queued()})
+	}
+	return r
+}

@@ -1,0 +1,147 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"waggle/provider/feed"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// replica is a function's replica made of a handler; its health path always answers.
+func newReplica(t *testing.T, handler http.HandlerFunc) feed.Replica {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/_/health" {
+			return
+		}
+		handler(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return replicaAt(s.Listener.Addr().String())
+}
+
+func replicaAt(address string) feed.Replica {
+	return feed.Replica{ID: address, Address: address, State: feed.Ready}
+}
+
+// function is a table entry of the default namespace.
+func function(name string, replicas ...feed.Replica) feed.Function {
+	return feed.Function{Name: name, Namespace: "openfaas-fn", Service: name, Desired: uint64(len(replicas)), Min: 1, Max: 9,
+		HealthPath: "/_/health", Replicas: replicas}
+}
+
+// edge is a running gateway.
+type edge struct {
+	*Gateway
+	addr string
+	stop func()
+}
+
+// start runs a gateway that serves fns, changed by adjust, until the test ends.
+func start(t *testing.T, adjust func(*Config), fns ...feed.Function) *edge {
+	t.Helper()
+	cfg := Config{Table: &feed.Table{Epoch: "test", Revision: 1, Functions: fns}}
+	var err error
+	if cfg.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.MetricsListener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	if adjust != nil {
+		adjust(&cfg)
+	}
+	g, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	stopped := false
+	e := &edge{Gateway: g, addr: cfg.Listener.Addr().String()}
+	e.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+	t.Cleanup(e.stop)
+	return e
+}
+
+// dial opens a connection to the gateway that fails the test rather than hang it.
+func (e *edge) dial(t *testing.T) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	c, err := net.Dial("tcp", e.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	t.Cleanup(func() { _ = c.Close() })
+	return c, bufio.NewReader(c)
+}
+
+// exchange sends a raw request on a connection of its own and reads one response, body included.
+func (e *edge) exchange(t *testing.T, raw string) (*http.Response, string) {
+	t.Helper()
+	c, in := e.dial(t)
+	if _, err := io.WriteString(c, raw); err != nil {
+		t.Fatal(err)
+	}
+	method, _, _ := strings.Cut(raw, " ")
+	return readResponse(t, in, method)
+}
+
+func readResponse(t *testing.T, in *bufio.Reader, method string) (*http.Response, string) {
+	t.Helper()
+	resp, err := http.ReadResponse(in, &http.Request{Method: method})
+	if err != nil {
+		t.Fatalf("reading the response: %v", err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("reading the body of %s: %v", resp.Status, err)
+	}
+	return resp, string(body)
+}
+
+func TestForwarding(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %d", r.Method, r.RequestURI, len(body))
+	})
+	e := start(t, nil, function("hello", r))
+	for range 3 {
+		resp, body := e.exchange(t, "POST /function/hello/a//b%2Fc?x=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n12345")
+		if resp.StatusCode != 200 || body != "POST /a//b%2Fc?x=1 5" {
+			t.Errorf("got %d %q", resp.StatusCode, body)
+		}
+		if resp.Header.Get("X-Call-Id") == "" || resp.Header.Get("X-Duration-Seconds") == "" {
+			t.Errorf("got header %v", resp.Header)
+		}
+	}
+	if resp, body := e.exchange(t, "GET /function/nobody HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != 404 {
+		t.Errorf("unknown function: %d %q", resp.StatusCode, body)
+	}
+	if resp, body := e.exchange(t, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != 200 {
+		t.Errorf("healthz: %d %q", resp.StatusCode, body)
+	}
+}

@@ -1,0 +1,214 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"waggle/provider/gateway/http1"
+	"waggle/provider/gateway/upstream"
+)
+
+// statusOf is the one table from what went wrong to what the client is told. Statuses below 400 are never its answer;
+// 499 is not sent, it stands in metrics for a client that left.
+func statusOf(err error) int {
+	var malformed *http1.Error
+	switch {
+	case errors.As(err, &malformed):
+		return malformed.Status
+	case errors.Is(err, upstream.ErrRemoved):
+		return 404
+	case errors.Is(err, upstream.ErrLeft):
+		return 499
+	case errors.Is(err, upstream.ErrNotReady), errors.Is(err, upstream.ErrAsleep), errors.Is(err, upstream.ErrBusy),
+		errors.Is(err, upstream.ErrQueueFull):
+		return 503
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return 504
+	}
+	return 502
+}
+
+// clientError is the status for a failed read from, or write to, the client.
+func (ex *exchange) clientError(err error) int {
+	if errors.Is(err, os.ErrDeadlineExceeded) && !ex.c.left.Load() {
+		ex.c.sock.Rearm()
+		return 408
+	}
+	ex.c.left.Store(true)
+	return 499
+}
+
+// local answers what neither a function nor the provider does.
+func (ex *exchange) local() (keep bool) {
+	path, _, _ := bytes.Cut(ex.req.Target, []byte("?"))
+	get := string(ex.req.Method) == "GET" || string(ex.req.Method) == "HEAD"
+	switch string(path) {
+	case "/healthz":
+		if !get {
+			return ex.refuse(405, "legal methods: GET, HEAD")
+		}
+		return ex.health()
+	case "/":
+		if !get {
+			return ex.refuse(405, "legal methods: GET, HEAD")
+		}
+		return ex.respond(307, nil, "Location: /ui/\r\n")
+	case "*":
+		return ex.respond(204, nil, "")
+	}
+	return ex.refuse(404, "404 page not found")
+}
+
+// health says how the gateway is. Without its provider it still serves every function it knows, so that is no failure.
+func (ex *exchange) health() (keep bool) {
+	type details struct {
+		Status        string     `json:"status"`
+		Provider      string     `json:"provider"`
+		ProviderGone  *time.Time `json:"provider_gone_since,omitempty"`
+		TableEpoch    string     `json:"table_epoch,omitempty"`
+		TableRevision uint64     `json:"table_revision"`
+		Functions     int        `json:"functions"`
+	}
+	d := details{Status: "ok", Provider: "connected", Functions: len(ex.g.registry.Sets())}
+	if f := ex.g.feed; f != nil {
+		table := f.Newest().Table
+		d.TableEpoch, d.TableRevision = table.Epoch, table.Revision
+		if since, gone := f.GoneSince(); gone {
+			d.Status, d.Provider, d.ProviderGone = "degraded", "gone", &since
+		}
+	}
+	status := 200
+	if ex.g.unready.Load() {
+		d.Status, status = "stopping", 503
+	}
+	body, err := json.Marshal(d)
+	if err != nil {
+		return ex.refuse(500, "encoding the health details failed")
+	}
+	return ex.respond(status, append(body, '\n'), "Content-Type: application/json\r\nCache-Control: no-store\r\n")
+}
+
+// authorised compares in constant time: of digests, so that not even the length shows.
+func (ex *exchange) authorised() bool {
+	if ex.g.creds.user == "" {
+		return true
+	}
+	scheme, given, _ := bytes.Cut(ex.req.Authorization, []byte(" "))
+	want := sha256.Sum256([]byte(ex.g.creds.header()))
+	got := sha256.Sum256(append([]byte("Basic "), bytes.TrimSpace(given)...))
+	return subtle.ConstantTimeCompare(want[:], got[:]) == 1 && http1.EqualFold(scheme, "basic")
+}
+
+// refuseHead answers a request whose head could not be read; its end is unknown, so the connection ends with it.
+func (ex *exchange) refuseHead(status int, reason string) {
+	ex.started = time.Now()
+	ex.req = http1.Request{Method: ex.req.Method[:0], Minor: 1}
+	ex.body = ex.w
+	ex.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
+	if ex.respond(status, []byte(reason+"\n"), internalHeaders) {
+		return
+	}
+	ex.c.linger()
+}
+
+const internalHeaders = "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nX-OpenFaaS-Internal: gateway\r\n"
+
+// refuse answers with an error of the gateway's own.
+func (ex *exchange) refuse(status int, reason string) (keep bool) {
+	if status == 499 {
+		return false
+	}
+	extra := internalHeaders
+	switch status {
+	case 401:
+		extra += "WWW-Authenticate: Basic realm=\"Restricted\"\r\n"
+	case 503:
+		extra += "Retry-After: 1\r\n"
+	}
+	if ex.set == nil {
+		ex.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
+	}
+	return ex.respond(status, []byte(reason+"\n"), extra)
+}
+
+// respond sends a whole response made here. What has not arrived of the request's body is not waited for: then the
+// connection ends.
+func (ex *exchange) respond(status int, body []byte, extra string) (keep bool) {
+	if !ex.complete {
+		// Perhaps all of it is there already.
+		rest := ex.req.Body
+		n, done, err := rest.Advance(ex.in.B[min(ex.head, ex.w):ex.w])
+		ex.complete = err == nil && done && ex.head > ex.r
+		if ex.complete {
+			ex.body = ex.head + n
+		}
+	}
+	keep = ex.complete && ex.req.KeepAlive && !ex.g.draining.Load() && status != 408
+	head := append([]byte("HTTP/1.1 "), strconv.Itoa(status)...)
+	head = append(head, ' ')
+	head = append(head, http.StatusText(status)...)
+	head = append(head, "\r\nDate: "...)
+	head = ex.started.UTC().AppendFormat(head, http.TimeFormat)
+	head = append(head, "\r\n"...)
+	head = append(head, extra...)
+	if status != 204 {
+		head = append(head, "Content-Length: "...)
+		head = strconv.AppendInt(head, int64(len(body)), 10)
+		head = append(head, "\r\n"...)
+	}
+	head = ex.appendOwn(head, nil)
+	head = appendPersistence(head, ex.req.Minor, keep)
+	head = append(head, "\r\n"...)
+	if string(ex.req.Method) == "HEAD" {
+		body = nil
+	}
+	ex.c.limit(ex.g.cfg.WriteTimeout)
+	if ex.c.sock.Write(head, body) != nil {
+		ex.c.left.Store(true)
+		return false
+	}
+	if !keep && !ex.complete && ex.head > ex.r {
+		ex.c.linger()
+	}
+	return keep
+}
+
+// appendPersistence says what happens to the connection, where it is not what the client's version implies.
+func appendPersistence(head []byte, minor uint8, keep bool) []byte {
+	switch {
+	case !keep:
+		return append(head, "Connection: close\r\n"...)
+	case minor == 0:
+		return append(head, "Connection: keep-alive\r\n"...)
+	}
+	return head
+}
+
+// api counts a call of the API. Paths are folded to the documented ones, methods to the standard ones, so that a
+// stranger cannot make series.
+func (m *metrics) api(method, path []byte, status int, took time.Duration) {
+	verb := "other"
+	for _, known := range [...]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+		if string(method) == known {
+			verb = known
+		}
+	}
+	folded := "/system/other"
+	path, _, _ = bytes.Cut(path, []byte("?"))
+	for _, known := range [...]string{"/system/functions", "/system/function/", "/system/scale-function/", "/system/secrets",
+		"/system/logs", "/system/info", "/system/namespaces", "/system/namespace/", "/system/alert", "/system/telemetry"} {
+		if string(path) == known || known[len(known)-1] == '/' && bytes.HasPrefix(path, []byte(known)) {
+			folded = known
+		}
+	}
+	code := strconv.Itoa(status)
+	m.requests.WithLabelValues(verb, folded, code).Inc()
+	m.requestTime.WithLabelValues(verb, folded, code).Observe(took.Seconds())
+}

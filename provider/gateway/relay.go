@@ -1,0 +1,199 @@
+package gateway
+
+import (
+	"io"
+	"strconv"
+
+	"waggle/provider/gateway/http1"
+)
+
+// relay sends the response on. What the replica sends is passed to the client as it comes, so that streams stay
+// streams; a short response goes out in one write.
+func (ex *exchange) relay() (status int, keep bool) {
+	ex.replica.Answered()
+	resp := &ex.resp
+	if resp.Status == 101 {
+		return ex.tunnel()
+	}
+	old := ex.req.Minor == 0
+	chunked := !old && (resp.Chunked || resp.Body.UntilClose())
+	keep = ex.req.KeepAlive && !ex.g.draining.Load() && !(old && (resp.Chunked || resp.Body.UntilClose()))
+	head := ex.responseHead(keep, chunked)
+	mode := raw
+	switch {
+	case resp.Body.UntilClose() && chunked:
+		mode = enchunk
+	case resp.Chunked && old:
+		mode = dechunk
+	}
+	err := ex.relayBody(head, mode)
+	up := ex.stopUpload()
+	if err != nil || up != nil && !up.done {
+		return ex.relayBroke(err)
+	}
+	return resp.Status, keep
+}
+
+// mode is how a response's body is turned into what the client understands.
+type mode uint8
+
+const (
+	raw mode = iota
+	enchunk
+	dechunk
+)
+
+// relayBody writes the head and the body. It hands the replica back as soon as the last byte has come from it: how
+// long the client takes to read that is not the replica's business.
+func (ex *exchange) relayBody(head []byte, m mode) error {
+	for {
+		piece, done, err := ex.piece(m)
+		if err != nil {
+			return err
+		}
+		if done && ex.upload == nil {
+			ex.finish(true)
+		} else {
+			ex.c.limit(ex.g.cfg.WriteTimeout)
+		}
+		switch {
+		case m == raw:
+			err = ex.c.sock.Write(head, piece)
+		default:
+			err = ex.writeConverted(head, piece, m, done)
+		}
+		ex.headSent = true
+		head = nil
+		if err != nil {
+			ex.c.left.Store(true)
+			return err
+		}
+		if done {
+			if ex.upload == nil {
+				return nil
+			}
+			ex.finish(ex.waitUpload())
+			return nil
+		}
+		ex.limitStream()
+		err = ex.readUp()
+		if err == io.EOF && ex.resp.Body.UntilClose() {
+			ex.eof, err = true, nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// errBadChunks is a response whose chunks cannot be told apart.
+var errBadChunks = &http1.Error{Status: 502, Reason: "malformed chunk in the response"}
+
+// piece is the next part of the body among what has been read, framing included if m is raw.
+func (ex *exchange) piece(m mode) (p []byte, done bool, err error) {
+	if ex.eof {
+		return nil, true, nil
+	}
+	var unread []byte
+	if ex.up != nil {
+		unread = ex.up.B[ex.ur:ex.uw]
+	}
+	if m == dechunk {
+		return ex.decoded(unread)
+	}
+	n, done, err := ex.resp.Body.Advance(unread)
+	if err != nil {
+		return nil, false, errBadChunks
+	}
+	ex.ur += n
+	return unread[:n], done, nil
+}
+
+// decoded strips the framing from unread, in place.
+func (ex *exchange) decoded(unread []byte) (p []byte, done bool, err error) {
+	p = unread[:0]
+	for len(unread) > 0 && !done {
+		var n int
+		var data []byte
+		n, data, done, err = ex.resp.Body.Decode(unread)
+		if err != nil {
+			return nil, false, errBadChunks
+		}
+		p = append(p, data...)
+		unread = unread[n:]
+		ex.ur += n
+	}
+	return p, done, nil
+}
+
+// writeConverted writes a piece whose framing is not the replica's.
+func (ex *exchange) writeConverted(head, piece []byte, m mode, done bool) error {
+	if m == dechunk {
+		return ex.c.sock.Write(head, piece)
+	}
+	var size [20]byte
+	if len(piece) > 0 {
+		s := append(strconv.AppendInt(size[:0], int64(len(piece)), 16), "\r\n"...)
+		if err := ex.c.sock.Write(head, s); err != nil {
+			return err
+		}
+		if err := ex.c.sock.Write(piece, crlf); err != nil {
+			return err
+		}
+		head = nil
+	}
+	if done {
+		return ex.c.sock.Write(head, lastChunk)
+	}
+	return ex.c.sock.Write(head, nil)
+}
+
+// limitStream bounds the silence within a response. The log stream of the API has none: a quiet function is no error.
+func (ex *exchange) limitStream() {
+	if ex.control {
+		ex.c.limit(0)
+		return
+	}
+	ex.c.limit(ex.g.cfg.UpstreamTimeout)
+}
+
+// finish hands the connection and the replica back after a response that came whole; sent says that the request did too.
+func (ex *exchange) finish(sent bool) {
+	conn, replica := ex.conn, ex.replica
+	ex.conn, ex.replica = nil, nil
+	ex.c.detach(conn, ex.g.cfg.WriteTimeout)
+	if sent && ex.resp.KeepAlive && ex.ur == ex.uw {
+		replica.Keep(conn, ex.answered)
+	} else {
+		_ = conn.Close()
+	}
+	replica.Release()
+}
+
+// relayBroke ends an exchange whose response broke off after its head had gone out. The client must not take what it
+// has for the whole, so its connection is reset.
+func (ex *exchange) relayBroke(err error) (status int, keep bool) {
+	status = ex.resp.Status
+	if ex.c.left.Load() {
+		status = 499
+	} else if err != nil && !ex.headSent {
+		return ex.fail(err)
+	}
+	if ex.conn != nil {
+		ex.discard()
+	}
+	if ex.replica != nil {
+		if err != nil && status != 499 {
+			ex.replica.Failed()
+		}
+		ex.replica.Release()
+		ex.replica = nil
+	}
+	if err == nil {
+		// The response is whole, only the client never finished its request.
+		ex.c.linger()
+		return status, false
+	}
+	ex.c.sock.Abort()
+	return status, false
+}

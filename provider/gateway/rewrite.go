@@ -1,0 +1,221 @@
+package gateway
+
+import (
+	"encoding/hex"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"waggle/provider/gateway/http1"
+	"waggle/provider/gateway/sock"
+)
+
+// identity is what mark found in a request's head, and what it made up.
+type identity struct {
+	callID                        []byte // the client's, or made here
+	ownCallID                     bool
+	forwardedHost, forwardedProto bool // the client sent one
+	forwardedFor                  bool
+	made                          [36]byte // backs callID if it was made here
+	start                         [20]byte // X-Start-Time in decimal
+	startLen                      int
+}
+
+// mark decides which of the request's fields go on to the upstream and gives the request its id and start time.
+func (ex *exchange) mark() {
+	id := &ex.id
+	id.callID, id.ownCallID = nil, false
+	id.forwardedHost, id.forwardedProto, id.forwardedFor = false, false, false
+	fields := ex.req.All()
+	for i := range fields {
+		switch f := &fields[i]; f.Kind {
+		case http1.Host, http1.StartTime:
+			f.Drop = true
+		case http1.ForwardedFor:
+			f.Drop, id.forwardedFor = true, true
+		case http1.ForwardedHost:
+			id.forwardedHost = true
+		case http1.ForwardedProto:
+			id.forwardedProto = true
+		case http1.CallID:
+			if id.callID == nil {
+				id.callID = ex.req.Value(f)
+			}
+		}
+	}
+	id.startLen = len(strconv.AppendInt(id.start[:0], ex.started.UnixNano(), 10))
+	if len(id.callID) == 0 {
+		id.callID, id.ownCallID = newCallID(&id.made), true
+	}
+}
+
+// newCallID makes a random UUID (RFC 9562, version 4). It names a request, it is no secret, so the runtime's fast
+// generator will do.
+func newCallID(into *[36]byte) []byte {
+	var raw [16]byte
+	a, b := rand.Uint64(), rand.Uint64()
+	for i := range 8 {
+		raw[i], raw[8+i] = byte(a>>(8*i)), byte(b>>(8*i))
+	}
+	raw[6] = raw[6]&0x0f | 0x40
+	raw[8] = raw[8]&0x3f | 0x80
+	hex.Encode(into[0:8], raw[0:4])
+	into[8] = '-'
+	hex.Encode(into[9:13], raw[4:6])
+	into[13] = '-'
+	hex.Encode(into[14:18], raw[6:8])
+	into[18] = '-'
+	hex.Encode(into[19:23], raw[8:10])
+	into[23] = '-'
+	hex.Encode(into[24:36], raw[10:16])
+	return into[:]
+}
+
+// requestHead writes the head that the replica gets and returns it. It can be called again for another replica.
+func (ex *exchange) requestHead(address string) []byte {
+	req, id := &ex.req, &ex.id
+	// Everything of the old head, and what is added: bounded by the address, the client's address and the ids.
+	ex.takeOut(ex.head - ex.r + len(address) + 512)
+	b := append(ex.out.B[:0], req.Method...)
+	b = append(b, ' ')
+	if ex.slash {
+		b = append(b, '/')
+	}
+	b = append(b, ex.path...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, address...)
+	b = append(b, "\r\n"...)
+	b = ex.appendKept(b)
+	if !id.forwardedHost && len(req.Host) > 0 {
+		b = append(b, "X-Forwarded-Host: "...)
+		b = append(b, req.Host...)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "X-Forwarded-For: "...)
+	if id.forwardedFor {
+		b = ex.appendForwardedFor(b)
+	}
+	b = append(b, ex.c.ip...)
+	switch {
+	case id.forwardedProto:
+		b = append(b, "\r\n"...)
+	case ex.c.tls:
+		b = append(b, "\r\nX-Forwarded-Proto: https\r\n"...)
+	default:
+		b = append(b, "\r\nX-Forwarded-Proto: http\r\n"...)
+	}
+	if id.ownCallID {
+		b = append(b, "X-Call-Id: "...)
+		b = append(b, id.callID...)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "X-Start-Time: "...)
+	b = append(b, id.start[:id.startLen]...)
+	b = append(b, "\r\n"...)
+	if req.WebSocket {
+		b = append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
+	}
+	if req.Body.Chunked() {
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// appendKept copies the client's fields. Expect goes on only if the body is still to come.
+func (ex *exchange) appendKept(b []byte) []byte {
+	if ex.req.Expect && ex.complete {
+		fields := ex.req.All()
+		for i := range fields {
+			if fields[i].Kind == http1.Expect {
+				fields[i].Drop = true
+			}
+		}
+	}
+	return ex.req.AppendKept(b)
+}
+
+// appendForwardedFor appends the addresses of the proxies before us, each followed by a comma.
+func (ex *exchange) appendForwardedFor(b []byte) []byte {
+	fields := ex.req.All()
+	for i := range fields {
+		if f := &fields[i]; f.Kind == http1.ForwardedFor && len(ex.req.Value(f)) > 0 {
+			b = append(b, ex.req.Value(f)...)
+			b = append(b, ", "...)
+		}
+	}
+	return b
+}
+
+// responseHead writes the head that the client gets and returns it. chunked says that the body goes out in chunks.
+func (ex *exchange) responseHead(keep, chunked bool) []byte {
+	resp := &ex.resp
+	size := len(ex.id.callID) + len(ex.g.servedBy) + len(resp.Line) + 256
+	if f := resp.All(); len(f) > 0 {
+		size += resp.Size()
+	}
+	ex.takeOut(size)
+	b := append(ex.out.B[:0], "HTTP/1.1 "...)
+	b = append(b, resp.Line...)
+	b = append(b, "\r\n"...)
+	b = resp.AppendKept(b)
+	b = ex.appendOwn(b, resp)
+	if chunked {
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	b = appendPersistence(b, ex.req.Minor, keep)
+	return append(b, "\r\n"...)
+}
+
+// appendOwn appends the fields that tell the client about the call, except those the function has set itself.
+func (ex *exchange) appendOwn(b []byte, resp *http1.Response) []byte {
+	var has [http1.ForwardedProto + 1]bool
+	if resp != nil {
+		has = resp.Has
+	}
+	ex.answered = ex.started
+	if ex.set != nil && !ex.control {
+		if !has[http1.CallID] {
+			b = append(b, "X-Call-Id: "...)
+			b = append(b, ex.id.callID...)
+			b = append(b, "\r\n"...)
+		}
+		if !has[http1.StartTime] {
+			b = append(b, "X-Start-Time: "...)
+			b = append(b, ex.id.start[:ex.id.startLen]...)
+			b = append(b, "\r\n"...)
+		}
+		if !has[http1.DurationSeconds] {
+			b = append(b, "X-Duration-Seconds: "...)
+			ex.answered = time.Now()
+			b = appendSeconds(b, ex.answered.Sub(ex.started))
+			b = append(b, "\r\n"...)
+		}
+	}
+	if !has[http1.ServedBy] {
+		b = append(b, "X-Served-By: "...)
+		b = append(b, ex.g.servedBy...)
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// appendSeconds writes d in seconds with six digits behind the point.
+func appendSeconds(b []byte, d time.Duration) []byte {
+	micro := max(d, 0).Microseconds()
+	b = strconv.AppendInt(b, micro/1e6, 10)
+	b = append(b, '.')
+	part := micro % 1e6
+	for digit := int64(1e5); digit > 0; digit /= 10 {
+		b = append(b, byte('0'+part/digit%10))
+	}
+	return b
+}
+
+// takeOut makes ex.out a buffer of at least size bytes.
+func (ex *exchange) takeOut(size int) {
+	if ex.out != nil && len(ex.out.B) >= size {
+		return
+	}
+	ex.dropOut()
+	ex.out = poolOf(size).Get().(*sock.Buffer)
+}

@@ -1,0 +1,105 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// sweepEvery is how exact deadlines are. Four looks a second at each connection cost nothing that can be measured.
+const sweepEvery = 250 * time.Millisecond
+
+// accept takes connections until the listener closes; that, in turn, is an error only if nobody asked for it.
+func (g *Gateway) accept(l net.Listener) error {
+	pause := time.Duration(0)
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+			g.admit(nc)
+		case g.draining.Load() || errors.Is(err, net.ErrClosed):
+			if g.draining.Load() {
+				return nil
+			}
+			return fmt.Errorf("accepting connections: %w", err)
+		default:
+			// Out of file descriptors or memory: others will finish and free some.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			g.cfg.Logger.Warn("accepting a connection failed", "error", err, "pause", pause.String())
+			time.Sleep(pause)
+		}
+	}
+}
+
+var refusal = []byte("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\nX-OpenFaaS-Internal: gateway\r\n\r\n")
+
+// admit serves a connection if the bounds leave room for it.
+func (g *Gateway) admit(nc net.Conn) {
+	c := g.newConn(nc)
+	g.mu.Lock()
+	ok := len(g.conns) < g.cfg.MaxConns && (g.cfg.MaxConnsPerIP == 0 || g.perIP[c.ip] < g.cfg.MaxConnsPerIP)
+	if ok {
+		g.conns[c] = struct{}{}
+		g.perIP[c.ip]++
+		g.open.Add(1)
+	}
+	g.mu.Unlock()
+	if !ok {
+		g.metrics.connsRefused.Inc()
+		_ = c.sock.Write(refusal, nil) // fits into an empty socket buffer, so it cannot block
+		_ = c.sock.Close()
+		return
+	}
+	g.metrics.connections.Inc()
+	go func() {
+		defer g.dismiss(c)
+		c.serve()
+	}()
+}
+
+func (g *Gateway) dismiss(c *conn) {
+	g.mu.Lock()
+	delete(g.conns, c)
+	if g.perIP[c.ip]--; g.perIP[c.ip] == 0 {
+		delete(g.perIP, c.ip)
+	}
+	g.mu.Unlock()
+	g.metrics.connections.Dec()
+	g.open.Done()
+}
+
+// eachConn calls f for every open connection; f must not block.
+func (g *Gateway) eachConn(f func(*conn)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.conns {
+		f(c)
+	}
+}
+
+// sweep keeps the clock and enforces every deadline.
+func (g *Gateway) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case now := <-tick.C:
+			at := now.UnixNano()
+			g.clock.Store(at)
+			g.eachConn(func(c *conn) {
+				c.expire(at)
+				if n%4 == 0 {
+					c.checkLeft()
+				}
+				if g.draining.Load() {
+					c.unblockIfIdle()
+				}
+			})
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package sock
+
+import (
+	"encoding/binary"
+	"syscall"
+	"unsafe"
+)
+
+// Gone reports whether the peer has closed or broken the connection, as far as the kernel knows. It never blocks and
+// takes no byte away, so it may run beside a reader.
+func (c *Conn) Gone() bool {
+	if c.raw == nil {
+		return false
+	}
+	gone := false
+	err := c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		gone = errno == 0 && n == 0 || errno != 0 && errno != syscall.EAGAIN && errno != syscall.EINTR
+	})
+	return gone || err != nil
+}
+
+// Quiet reports whether a connection without a request under way is fit for one: open, and nothing unasked for in it.
+func (c *Conn) Quiet() bool {
+	if c.raw == nil {
+		return true
+	}
+	quiet := false
+	err := c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		quiet = errno == syscall.EAGAIN
+	})
+	return quiet && err == nil
+}
+
+// Offsets into struct tcp_info of <linux/tcp.h>; bytes_acked exists since Linux 4.1.
+const (
+	tcpInfoState      = 0
+	tcpInfoUnacked    = 24
+	tcpInfoBytesAcked = 120
+	tcpInfoNeeded     = tcpInfoBytesAcked + 8
+	tcpStateClosed    = 7
+)
+
+// NeverArrived reports, for a connection that the peer has closed or reset, whether it is certain that the peer
+// received no byte beyond the first sent ones. It is: if our kernel holds the connection for dead, nothing can be
+// delivered any more, and what the peer's kernel has not acknowledged its process cannot have read. A false answer
+// means "not certain"; pending then says that the peer's verdict on what was written last is still under way.
+func (c *Conn) NeverArrived(sent uint64) (certain, pending bool) {
+	if c.raw == nil {
+		return false, false
+	}
+	_ = c.raw.Control(func(fd uintptr) {
+		var info [256]byte
+		size := uint32(len(info))
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno != 0 || size < tcpInfoNeeded {
+			return
+		}
+		acked := binary.NativeEndian.Uint64(info[tcpInfoBytesAcked:])
+		unacked := binary.NativeEndian.Uint32(info[tcpInfoUnacked:])
+		missing := acked <= sent+1 // our SYN counts as one byte
+		certain = missing && info[tcpInfoState] == tcpStateClosed
+		pending = missing && !certain && unacked > 0
+	})
+	return certain, pending
+}

@@ -1,0 +1,244 @@
+// Package sock reads and writes stream sockets with as little CPU as the kernel's interface allows.
+//
+// It lies below both sides of the gateway: connections from clients and to replicas. In: a net.Conn. Out: reads that
+// borrow their buffer only once there is something to read, so that an idle connection holds none; writes of two
+// pieces in one system call; and look-ups of a connection's fate that do not disturb its owner.
+//
+// It goes past net.Conn because that costs a scheduler hand-over around every system call, which for calls that never
+// block (these sockets are non-blocking) is a tenth of the gateway's time. The runtime's poller, deadlines and
+// life cycle stay in charge; a connection that is no kernel socket (TLS) falls back to its own Read and Write.
+package sock
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// Conn is a connection. One goroutine may read while another writes; Gone, Unblock and Close are free for all.
+type Conn struct {
+	nc  net.Conn
+	raw syscall.RawConn // nil if this is no kernel socket
+
+	// Written counts the bytes the kernel has taken for sending. It belongs to the writer.
+	Written uint64
+
+	read struct {
+		into []byte
+		pool *sync.Pool
+		buf  *Buffer
+		n    int
+		err  syscall.Errno
+	}
+	write                        writeState
+	tryRead, tryBorrow, tryWrite func(fd uintptr) bool
+}
+
+// writeState is a write under way: two pieces, of which left bytes are still to go.
+type writeState struct {
+	iov  [2]syscall.Iovec
+	left int
+	err  syscall.Errno
+	msg  syscall.Msghdr
+}
+
+// Buffer is a borrowed buffer; its owner puts it back.
+type Buffer struct{ B []byte }
+
+// New wraps nc, which Conn owns from now on.
+func New(nc net.Conn) *Conn {
+	c := &Conn{nc: nc}
+	if s, ok := nc.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			c.raw = raw
+			c.tryRead, c.tryBorrow, c.tryWrite = c.doRead, c.doBorrow, c.doWrite
+		}
+	}
+	return c
+}
+
+// NetConn is the connection underneath.
+func (c *Conn) NetConn() net.Conn { return c.nc }
+
+// Close closes the connection in order.
+func (c *Conn) Close() error { return c.nc.Close() }
+
+// Abort closes it so that the peer cannot take what it has received for the whole: with a reset where TCP has one.
+func (c *Conn) Abort() {
+	if tcp, ok := c.nc.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = c.nc.Close()
+}
+
+// CloseWrite ends the sending direction, if the connection can.
+func (c *Conn) CloseWrite() {
+	if half, ok := c.nc.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+}
+
+// past is a deadline that has gone by.
+var past = time.Unix(1, 0)
+
+// Unblock makes reads and writes return os.ErrDeadlineExceeded, now and until Rearm.
+func (c *Conn) Unblock() { _ = c.nc.SetDeadline(past) }
+
+// Rearm ends the effect of Unblock.
+func (c *Conn) Rearm() { _ = c.nc.SetDeadline(time.Time{}) }
+
+// Read reads into p; at the end of the stream it returns io.EOF.
+func (c *Conn) Read(p []byte) (int, error) {
+	if c.raw == nil {
+		return c.nc.Read(p)
+	}
+	c.read.into = p
+	err := c.raw.Read(c.tryRead)
+	c.read.into = nil
+	return c.readResult(err)
+}
+
+// Borrow waits for bytes and only then takes a buffer from pool (of *Buffer) to read them into.
+// The buffer is the caller's if n > 0; otherwise it is nil.
+func (c *Conn) Borrow(pool *sync.Pool) (b *Buffer, n int, err error) {
+	if c.raw == nil {
+		b = pool.Get().(*Buffer)
+		n, err = c.nc.Read(b.B)
+		if n == 0 {
+			pool.Put(b)
+			b = nil
+		}
+		return b, n, err
+	}
+	c.read.pool = pool
+	err = c.raw.Read(c.tryBorrow)
+	n, err = c.readResult(err)
+	b, c.read.buf = c.read.buf, nil
+	return b, n, err
+}
+
+func (c *Conn) readResult(err error) (int, error) {
+	switch {
+	case err != nil:
+		return 0, err
+	case c.read.err != 0:
+		return 0, os.NewSyscallError("recv", c.read.err)
+	case c.read.n == 0:
+		return 0, io.EOF
+	}
+	return c.read.n, nil
+}
+
+func (c *Conn) doRead(fd uintptr) bool { return c.recv(fd, c.read.into) }
+
+func (c *Conn) doBorrow(fd uintptr) bool {
+	b := c.read.pool.Get().(*Buffer)
+	done := c.recv(fd, b.B)
+	if done && c.read.err == 0 && c.read.n > 0 {
+		c.read.buf = b
+	} else {
+		c.read.pool.Put(b)
+	}
+	return done
+}
+
+// recv tries once and reports whether it got an answer other than "not yet".
+func (c *Conn) recv(fd uintptr, p []byte) bool {
+	for {
+		// The socket is non-blocking, so the call returns at once and need not tell the scheduler of itself.
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
+		switch errno {
+		case 0:
+			c.read.n, c.read.err = int(n), 0
+			return true
+		case syscall.EAGAIN:
+			return false
+		case syscall.EINTR:
+		default:
+			c.read.n, c.read.err = 0, errno
+			return true
+		}
+	}
+}
+
+// Write sends a, then b, whole; b may be empty. Where it fails, Written says how far it came.
+func (c *Conn) Write(a, b []byte) error {
+	if c.raw == nil {
+		for _, p := range [2][]byte{a, b} {
+			if len(p) > 0 {
+				n, err := c.nc.Write(p)
+				c.Written += uint64(n)
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	w := &c.write
+	w.iov[0].Base, w.iov[0].Len = unsafe.SliceData(a), uint64(len(a))
+	w.iov[1].Base, w.iov[1].Len = unsafe.SliceData(b), uint64(len(b))
+	w.left, w.err = len(a)+len(b), 0
+	if w.left == 0 {
+		return nil
+	}
+	err := c.raw.Write(c.tryWrite)
+	w.iov[0].Base, w.iov[1].Base = nil, nil
+	if err == nil && w.err != 0 {
+		err = os.NewSyscallError("send", w.err)
+	}
+	return err
+}
+
+// doWrite sends until everything is gone, the socket is full or broken.
+func (c *Conn) doWrite(fd uintptr) bool {
+	w := &c.write
+	for w.left > 0 {
+		var n uintptr
+		var errno syscall.Errno
+		// MSG_NOSIGNAL: a peer that left is an error here, not a signal to the process.
+		if w.iov[1].Len == 0 {
+			n, _, errno = syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(w.iov[0].Base)), uintptr(w.iov[0].Len), syscall.MSG_NOSIGNAL, 0, 0)
+		} else {
+			w.msg.Iov, w.msg.Iovlen = &w.iov[0], 2
+			n, _, errno = syscall.RawSyscall(syscall.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&w.msg)), syscall.MSG_NOSIGNAL)
+		}
+		switch errno {
+		case 0:
+			c.Written += uint64(n)
+			w.advance(int(n))
+		case syscall.EAGAIN:
+			return false
+		case syscall.EINTR:
+		default:
+			w.err = errno
+			return true
+		}
+	}
+	return true
+}
+
+// advance moves the vectors past n sent bytes.
+func (w *writeState) advance(n int) {
+	w.left -= n
+	for i := range w.iov {
+		v := &w.iov[i]
+		step := min(n, int(v.Len))
+		if step > 0 {
+			v.Len -= uint64(step)
+			n -= step
+			if v.Len == 0 {
+				v.Base = nil // one past the end would be some other object
+			} else {
+				v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), step))
+			}
+		}
+	}
+	if w.iov[0].Len == 0 {
+		w.iov[0], w.iov[1] = w.iov[1], syscall.Iovec{}
+	}
+}

@@ -1,0 +1,103 @@
+package gateway
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"waggle/provider/gateway/sock"
+)
+
+// upload carries a body that was not there whole to the replica, beside the response. Only such bodies cost a second
+// goroutine.
+type upload struct {
+	finished chan struct{}
+	// The rest is written before finished is closed.
+	done   bool   // the whole body went out
+	status int    // not 0: the client's fault, and what to tell it
+	reason string // for status
+}
+
+// startUpload takes over reading from the client until the body ends.
+func (ex *exchange) startUpload() {
+	u := &upload{finished: make(chan struct{})}
+	ex.upload = u
+	to, sent := ex.conn.Conn, int64(ex.body-ex.head)
+	go func() {
+		defer close(u.finished)
+		b := mediumBuffers.Get().(*sock.Buffer)
+		defer mediumBuffers.Put(b)
+		ex.carry(u, b, to, sent)
+		if u.status != 0 {
+			// The client is at fault. The replica must see that the body is not whole, and nobody is left to take its answer.
+			to.Abort()
+		}
+	}()
+}
+
+// carry reads from the client and writes to the replica until the body ends or either side breaks.
+func (ex *exchange) carry(u *upload, b *sock.Buffer, to *sock.Conn, sent int64) {
+	for {
+		ex.c.limit(ex.g.cfg.ReadTimeout)
+		n, err := ex.c.sock.Read(b.B)
+		if err != nil {
+			u.status, u.reason = 499, "client left within its request"
+			if errors.Is(err, os.ErrDeadlineExceeded) && !ex.c.left.Load() {
+				u.status, u.reason = 408, "request body did not arrive in time"
+			}
+			return
+		}
+		got := b.B[:n]
+		n, done, err := ex.rest.Advance(got)
+		if err != nil {
+			u.status, u.reason = statusOf(err), err.Error()
+			return
+		}
+		if sent += int64(n); ex.g.cfg.MaxBody > 0 && sent > ex.g.cfg.MaxBody {
+			u.status, u.reason = 413, "request body is too long"
+			return
+		}
+		ex.c.limit(ex.g.cfg.UpstreamTimeout)
+		if to.Write(got[:n], nil) != nil {
+			return // the replica may have answered already: its response decides
+		}
+		if done {
+			u.done = true
+			if n < len(got) {
+				ex.behind = append([]byte(nil), got[n:]...)
+			}
+			return
+		}
+	}
+}
+
+// waitUpload gives the upload a moment to end by itself after the response has, as it usually did before that.
+// It reports whether the whole body went out.
+func (ex *exchange) waitUpload() bool {
+	select {
+	case <-ex.upload.finished:
+		return ex.upload.done
+	case <-time.After(uploadGrace):
+		return false
+	}
+}
+
+// uploadGrace is how long a client may go on sending a body that has been answered already.
+const uploadGrace = 200 * time.Millisecond
+
+// stopUpload ends the upload, if there is one, and returns it.
+func (ex *exchange) stopUpload() *upload {
+	u := ex.upload
+	if u == nil {
+		return nil
+	}
+	select {
+	case <-u.finished:
+		return u
+	default:
+	}
+	ex.c.sock.Unblock()
+	<-u.finished
+	ex.c.sock.Rearm()
+	return u
+}

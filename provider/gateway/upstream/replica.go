@@ -1,0 +1,184 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"waggle/provider/feed"
+	"waggle/provider/gateway/sock"
+)
+
+// Replica is one place that answers for a function. Its state outlives tables: a table names it by its task's id.
+type Replica struct {
+	set     *Set
+	id      string
+	Address string
+	local   bool // on this gateway's node
+
+	inflight atomic.Int64
+	// out is set while the replica must not be picked: draining, gone, or not (or no longer) trusted.
+	out atomic.Bool
+	// failures counts failed exchanges in a row.
+	failures atomic.Int32
+
+	// Guarded by set.mu.
+	state   feed.State
+	trusted bool
+	probing bool // a probe decides whether the replica can be trusted
+
+	mu     sync.Mutex
+	idle   []*Conn // guarded by mu; newest last
+	closed bool    // guarded by mu; retired: connections are closed instead of kept
+}
+
+// Conn is a connection to a replica, owned by one exchange at a time.
+type Conn struct {
+	*sock.Conn
+	replica   *Replica
+	idleSince time.Time
+	// Reused is set once the connection has carried an exchange before.
+	Reused bool
+}
+
+// Release ends one reservation made by a pick and lets a waiting request have the place.
+func (r *Replica) Release() {
+	r.inflight.Add(-1)
+	if r.set.waiting.Load() > 0 {
+		r.set.wakeOne()
+	}
+}
+
+// Inflight is the number of reservations.
+func (r *Replica) Inflight() int64 { return r.inflight.Load() }
+
+// ID names the replica in logs and metrics.
+func (r *Replica) ID() string { return r.id }
+
+// suspectAfter is how long a connection may have been idle before it is looked at again. A replica that drains closes
+// its idle connections; the look costs one system call, which a busy connection is spared.
+const suspectAfter = 5 * time.Millisecond
+
+// Connect takes an idle connection or, if there is none or fresh is set, dials. The error is always that of a dial:
+// nothing was sent.
+func (r *Replica) Connect(now time.Time, fresh bool) (*Conn, error) {
+	for !fresh {
+		c := r.takeIdle()
+		if c == nil {
+			break
+		}
+		if now.Sub(c.idleSince) < suspectAfter || c.Quiet() {
+			return c, nil
+		}
+		_ = c.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.set.registry.cfg.DialTimeout)
+	defer cancel()
+	nc, err := r.set.registry.cfg.Dial(ctx, r.Address)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to replica %s: %w", r.id, err)
+	}
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		// A peer that vanished without a word is noticed by its silence, not by our waiting.
+		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3})
+	}
+	return &Conn{Conn: sock.New(nc), replica: r}, nil
+}
+
+func (r *Replica) takeIdle() *Conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.idle)
+	if n == 0 {
+		return nil
+	}
+	c := r.idle[n-1]
+	r.idle[n-1] = nil
+	r.idle = r.idle[:n-1]
+	return c
+}
+
+// Keep gives a connection back whose exchange ended in order, for the next one.
+func (r *Replica) Keep(c *Conn, now time.Time) {
+	c.Reused = true
+	c.idleSince = now
+	r.mu.Lock()
+	keep := !r.closed && len(r.idle) < r.set.registry.cfg.MaxIdlePerReplica
+	if keep {
+		r.idle = append(r.idle, c)
+	}
+	r.mu.Unlock()
+	if !keep {
+		_ = c.Close()
+	}
+}
+
+// retire closes the idle connections, now and whenever one comes back; reopen ends that.
+func (r *Replica) retire() {
+	r.mu.Lock()
+	idle := r.idle
+	r.idle, r.closed = nil, true
+	r.mu.Unlock()
+	for _, c := range idle {
+		_ = c.Close()
+	}
+}
+
+func (r *Replica) reopen() {
+	r.mu.Lock()
+	r.closed = false
+	r.mu.Unlock()
+}
+
+// sweep closes connections that have been idle for longer than limit or that the replica has closed.
+func (r *Replica) sweep(now time.Time, limit time.Duration) {
+	r.mu.Lock()
+	var drop []*Conn
+	kept := r.idle[:0]
+	for _, c := range r.idle {
+		if now.Sub(c.idleSince) > limit || !c.Quiet() {
+			drop = append(drop, c)
+		} else {
+			kept = append(kept, c)
+		}
+	}
+	clear(r.idle[len(kept):])
+	r.idle = kept
+	r.mu.Unlock()
+	for _, c := range drop {
+		_ = c.Close()
+	}
+}
+
+// Failed notes that an exchange failed after it was sent, so that the replica may be at fault. The third in a row takes
+// it out of rotation until a probe succeeds, unless it is the function's last: a doubtful replica beats none.
+func (r *Replica) Failed() {
+	if r.failures.Add(1) >= maxFailures && r.set.others(r) {
+		r.set.mu.Lock()
+		r.set.suspect(r, ejected)
+		r.set.mu.Unlock()
+	}
+}
+
+// Answered notes that the replica gave an answer.
+func (r *Replica) Answered() {
+	if r.failures.Load() != 0 {
+		r.failures.Store(0)
+	}
+}
+
+// Refused notes that no connection could be made: the replica leaves the rotation at once.
+func (r *Replica) Refused() {
+	r.set.mu.Lock()
+	r.set.suspect(r, refused)
+	r.set.mu.Unlock()
+}
+
+// Unwell notes that the replica said it cannot serve (503): a probe decides whether it stays in rotation.
+func (r *Replica) Unwell() { r.set.check(r) }
+
+// maxFailures is low because each costs a client an error; two can be chance.
+const maxFailures = 3
