@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/kelseyhightower/envconfig"
+
+	"waggle/provider/gateway"
 )
 
 // The roles of the binary.
@@ -24,7 +26,10 @@ const (
 	roleAll      = "all"
 )
 
-// config is the environment of the roles provider and all. Names are those of OpenFaaS where it has one.
+// loopbackPort is the provider's in role all.
+const loopbackPort = 8081
+
+// config is the environment of the provider; the gateway's is [gateway.Config]. Names are those of OpenFaaS where it has one.
 type config struct {
 	// Role is provider, gateway or all (both in one process, the provider's API on loopback).
 	Role string `envconfig:"role" default:"provider"`
@@ -81,7 +86,26 @@ func loadConfig() (config, error) {
 	if err := loadEnv(&c); err != nil {
 		return c, err
 	}
+	if c.Role == roleAll {
+		// The variable port is the gateway's then, and the provider stays behind it, on loopback.
+		c.Port = loopbackPort
+	}
 	return c, c.validate()
+}
+
+// loadGateway reads the gateway's part of the environment.
+func loadGateway(c config) (gateway.Config, error) {
+	var edge gateway.Config
+	if err := loadEnv(&edge); err != nil {
+		return edge, err
+	}
+	switch {
+	case c.Role == roleAll:
+		edge.ProviderURL = "http://127.0.0.1:" + strconv.Itoa(loopbackPort)
+	case edge.ProviderURL == "":
+		edge.ProviderURL = "http://provider:8081"
+	}
+	return edge, nil
 }
 
 // loadEnv fills a struct with envconfig tags from the environment. Envconfig looks for upper-case names only; those of
@@ -106,6 +130,9 @@ func (c config) validate() error {
 	var problems []error
 	if c.Role != roleProvider && c.Role != roleGateway && c.Role != roleAll {
 		problems = append(problems, fmt.Errorf("role: %q; want provider, gateway or all", c.Role))
+	}
+	if c.Role == roleGateway {
+		return errors.Join(problems...) // the rest is the provider's
 	}
 	if c.Port < 1 || c.Port > 65535 {
 		problems = append(problems, fmt.Errorf("port: %d; want 1 to 65535", c.Port))

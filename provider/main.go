@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -21,6 +20,7 @@ import (
 
 	"waggle/provider/api"
 	"waggle/provider/feed"
+	"waggle/provider/gateway"
 	"waggle/provider/swarm"
 )
 
@@ -61,7 +61,9 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	if c.Role == roleGateway || c.Role == roleAll {
-		return errors.New("role: gateway is not part of this build")
+		if err := startGateway(ctx, group, c, logger); err != nil {
+			return err
+		}
 	}
 	return group.Wait()
 }
@@ -103,5 +105,20 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	}
 	group.Go(func() error { return watcher.Run(ctx) })
 	group.Go(func() error { return serve(ctx, c, handler, logger) })
+	return nil
+}
+
+// startGateway adds the public edge to the group. In role all it finds the provider on loopback.
+func startGateway(ctx context.Context, group *errgroup.Group, c config, logger *slog.Logger) error {
+	edge, err := loadGateway(c)
+	if err != nil {
+		return err
+	}
+	edge.Release, edge.Logger = release, logger
+	served, err := gateway.New(edge)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return served.Run(ctx) })
 	return nil
 }

@@ -59,7 +59,11 @@ func healthcheck(ctx context.Context, c config) error {
 	defer cancel()
 	port := c.Port
 	if c.Role != roleProvider {
-		port = 8080
+		edge, err := loadGateway(c)
+		if err != nil {
+			return err
+		}
+		port = edge.Port
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+strconv.Itoa(port)+"/healthz", nil)
 	if err != nil {
