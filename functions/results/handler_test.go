@@ -1,0 +1,187 @@
+package results
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"waggle/deploy/harness"
+	tallystore "waggle/worker/store"
+)
+
+func TestMain(m *testing.M) {
+	// The harness's guardian pipe and its servers live as long as the process.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait"), goleak.IgnoreAnyFunction("os.(*Process).Wait"))
+}
+
+const pollFile = `{"polls":[
+	{"id":1,"slug":"pets","question":"Cats or <dogs>?","options":[{"id":1,"slug":"cats","name":"Cats"},{"id":2,"slug":"dogs","name":"Dogs"}],
+	 "opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","mode":"last","results":"live"},
+	{"id":2,"slug":"secret","question":"Secret?","options":[{"id":1,"slug":"yes","name":"Yes"},{"id":2,"slug":"no","name":"No"}],
+	 "opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","mode":"first","results":"closed"},
+	{"id":3,"slug":"past","question":"Past?","options":[{"id":1,"slug":"yes","name":"Yes"},{"id":2,"slug":"no","name":"No"}],
+	 "opens":"2020-01-01T00:00:00Z","closes":"2021-01-01T00:00:00Z","mode":"last","results":"closed"}]}`
+
+func setup(t *testing.T, d *harness.Database) *handler {
+	t.Helper()
+	polls, err := parsePolls([]byte(pollFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := newHandler(context.Background(), config{
+		host: d.Host(), port: uint16(d.Port()), database: d.Name(), user: "waggle_results", sslmode: "disable",
+		polls: polls, voteURL: "/function/vote",
+	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// fill migrates the database and counts some votes: two nodes, one of them silent for a day and short of three.
+func fill(t *testing.T, d *harness.Database) {
+	t.Helper()
+	if _, err := tallystore.Migrate(context.Background(), d.DSN("waggle_admin")); err != nil {
+		t.Fatal(err)
+	}
+	d.SQL(`INSERT INTO tally (poll, choice, shard, n) VALUES (1,1,0,7),(1,1,1,-2),(1,2,0,15),(1,9,0,1),(2,1,0,4242),(3,2,0,3);
+		INSERT INTO drain_stream (node, inc, n, rejected, lost, added) VALUES
+			('node1', '11111111-1111-4111-8111-111111111111', 40, 1, 0, 45),
+			('node2', '22222222-2222-4222-8222-222222222222', 10, 0, 3, 20);
+		UPDATE drain_stream SET seen_at = now() - interval '1 day' WHERE node = 'node2'`)
+}
+
+func get(h *handler, target, accept string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("GET", target, nil)
+	r.Header.Set("Accept", accept)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func TestJSON(t *testing.T) {
+	t.Parallel()
+	d := harness.Postgres(t)
+	fill(t, d)
+	w := get(setup(t, d), "/", "application/json")
+	if w.Code != 200 || w.Header().Get("Cache-Control") != "public, max-age=1" {
+		t.Fatalf("results = %d %v %s", w.Code, w.Header(), w.Body)
+	}
+	var got report
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	pets := got.Polls[0]
+	if *pets.Total != 21 || *pets.Options[0].Votes != 5 || *pets.Options[1].Votes != 15 || pets.State != "open" || pets.Mode != "last" {
+		t.Errorf("pets = %+v", pets)
+	}
+	if len(pets.Options) != 3 || pets.Options[2].ID != 9 || *pets.Options[2].Votes != 1 {
+		t.Errorf("votes for an option that is gone: %+v", pets.Options)
+	}
+	if p := got.Polls[1]; !p.Hidden || p.Total != nil || p.Options[0].Votes != nil || strings.Contains(w.Body.String(), "4242") {
+		t.Errorf("a hidden poll tells: %+v", p)
+	}
+	if p := got.Polls[2]; p.Hidden || *p.Total != 3 {
+		t.Errorf("a closed poll = %+v", p)
+	}
+	l := got.Ledger
+	if l.Added != 65 || l.Counted != 49 || l.Pending != 12 || l.Rejected != 1 || l.Unaccounted != 3 || l.Missing != 1 || l.AsOf.IsZero() || got.Stale {
+		t.Errorf("ledger = %+v", l)
+	}
+	if len(l.Streams) != 2 || l.Streams[0].Node != "node1" || l.Streams[1].State != "missing" || l.Streams[1].Lost != 3 {
+		t.Errorf("streams = %+v", l.Streams)
+	}
+}
+
+func TestPage(t *testing.T) {
+	t.Parallel()
+	d := harness.Postgres(t)
+	fill(t, d)
+	h := setup(t, d)
+	page := get(h, "/", "text/html").Body.String()
+	for _, part := range []string{"Cats or &lt;dogs&gt;?", "21 votes, poll open", "71.4 %", "3 captured votes are lost", "1 node is missing",
+		"shown when the poll closes", `http-equiv="refresh"`, `href="/function/vote"`} {
+		if !strings.Contains(page, part) {
+			t.Errorf("the page lacks %q:\n%s", part, page)
+		}
+	}
+	if strings.Contains(page, "4242") || strings.Contains(page, "<script") {
+		t.Errorf("the page tells a hidden poll, or has a script:\n%s", page)
+	}
+	if still := get(h, "/?live=0", "text/html").Body.String(); strings.Contains(still, `http-equiv="refresh"`) {
+		t.Error("live=0 renews itself")
+	}
+}
+
+func TestRequestsThatAreWrong(t *testing.T) {
+	t.Parallel()
+	d := harness.Postgres(t)
+	fill(t, d)
+	h := setup(t, d)
+	for target, want := range map[string]int{"/": 200, "/?format=json": 200, "/?format=html": 200, "/?format=xml": 400, "/x": 404} {
+		if w := get(h, target, ""); w.Code != want {
+			t.Errorf("%s = %d, want %d", target, w.Code, want)
+		}
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("POST", "/", nil))
+	if w.Code != 405 || w.Header().Get("Allow") == "" {
+		t.Errorf("POST = %d", w.Code)
+	}
+}
+
+func TestPostgresAway(t *testing.T) {
+	t.Parallel()
+	d := harness.PostgresAlone(t)
+	h := setup(t, d)
+	// No schema yet: there has never been a count.
+	if w := get(h, "/", "application/json"); w.Code != 503 || w.Header().Get("Retry-After") == "" || w.Header().Get("Cache-Control") != "no-store" {
+		t.Errorf("before the first count = %d %v %s", w.Code, w.Header(), w.Body)
+	}
+	fill(t, d)
+	h.expire()
+	if w := get(h, "/", "application/json"); w.Code != 200 || !strings.Contains(w.Body.String(), `"stale":false`) {
+		t.Fatalf("with a count = %d %s", w.Code, w.Body)
+	}
+	d.Kill()
+	h.expire()
+	if w := get(h, "/", "application/json"); w.Code != 200 || !strings.Contains(w.Body.String(), `"stale":true`) || !strings.Contains(w.Body.String(), `"total":21`) {
+		t.Errorf("without Postgres = %d %s", w.Code, w.Body)
+	}
+	if w := get(h, "/", "text/html"); w.Code != 200 || !strings.Contains(w.Body.String(), "cannot be read just now") {
+		t.Errorf("page without Postgres = %d %s", w.Code, w.Body)
+	}
+	d.Restart()
+	for strings.Contains(get(h, "/", "application/json").Body.String(), `"stale":true`) {
+		h.expire()
+	}
+}
+
+// expire makes the next request read again.
+func (h *handler) expire() {
+	h.cache.mu.Lock()
+	defer h.cache.mu.Unlock()
+	h.cache.tried = h.cache.tried.Add(-freshFor)
+}
+
+func TestTheRoleMayReadNothingElse(t *testing.T) {
+	t.Parallel()
+	d := harness.Postgres(t)
+	fill(t, d)
+	h := setup(t, d)
+	for _, sql := range []string{"SELECT * FROM vote", "SELECT * FROM vote_reject", "DELETE FROM tally", "CREATE TABLE x (n int)"} {
+		if _, err := h.store.pool.Exec(context.Background(), sql); err == nil || !strings.Contains(err.Error(), "permission denied") {
+			t.Errorf("%s: %v, want permission denied", sql, err)
+		}
+	}
+}

@@ -1,0 +1,62 @@
+package vote
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestBallotBodies(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		body string
+		form bool
+		want ballot
+		code string
+	}{
+		"form":                    {"poll=pets&choice=cats&seq=3&nonce=k1.x", true, ballot{"pets", "cats", 3, "k1.x"}, ""},
+		"form with other fields":  {"choice=cats&utm=1", true, ballot{choice: "cats"}, ""},
+		"empty form":              {"", true, ballot{}, ""},
+		"two choices":             {"choice=cats&choice=dogs", true, ballot{}, "bad_body"},
+		"two sequences":           {"choice=cats&seq=1&seq=2", true, ballot{}, "bad_body"},
+		"sequence of zero":        {"seq=0", true, ballot{}, "bad_body"},
+		"sequence with a sign":    {"seq=%2B1", true, ballot{}, "bad_body"},
+		"sequence out of range":   {"seq=99999999999999999999", true, ballot{}, "bad_body"},
+		"form with a bad escape":  {"choice=%zz", true, ballot{}, "bad_body"},
+		"form with a semicolon":   {"choice=cats;poll=pets", true, ballot{}, "bad_body"},
+		"JSON":                    {`{"poll":"pets","choice":"cats"}`, false, ballot{poll: "pets", choice: "cats"}, ""},
+		"JSON with a field more":  {`{"choice":"cats","seq":9}`, false, ballot{}, "bad_body"},
+		"JSON with text after it": {`{"choice":"cats"}x`, false, ballot{}, "bad_body"},
+		"JSON of another type":    {`["cats"]`, false, ballot{}, "bad_body"},
+		"empty JSON":              {``, false, ballot{}, "bad_body"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			parse := parseForm
+			if !test.form {
+				parse = func(body string) (ballot, *problem) { return parseJSON([]byte(body)) }
+			}
+			got, p := parse(test.body)
+			if p != nil && p.code != test.code || p == nil && test.code != "" || got != test.want {
+				t.Errorf("got %+v, %v; want %+v, %q", got, p, test.want, test.code)
+			}
+		})
+	}
+}
+
+func FuzzBallot(f *testing.F) {
+	f.Add("poll=pets&choice=cats&seq=3&nonce=k1.x")
+	f.Add(`{"poll":"pets","choice":"cats"}`)
+	f.Fuzz(func(t *testing.T, body string) {
+		b, p := parseForm(body)
+		if p == nil && b.seq < 0 || p == nil && b.seq > maxSeq {
+			t.Errorf("sequence %d accepted", b.seq)
+		}
+		if p != nil && (p.status < 400 || p.status > 499 || len(p.text) > 4*maxBody) {
+			t.Errorf("problem %+v", p)
+		}
+		if _, p := parseJSON([]byte(body)); p != nil && !strings.HasPrefix(p.code, "bad_") {
+			t.Errorf("problem %+v", p)
+		}
+	})
+}

@@ -1,0 +1,368 @@
+package vote
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"waggle/deploy/harness"
+)
+
+func TestRefusalsOfRedis(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(*harness.RedisServer){
+		"no stream":     func(r *harness.RedisServer) { r.Do("DEL", stream) },
+		"out of memory": func(r *harness.RedisServer) { r.Do("CONFIG", "SET", "maxmemory", "1") },
+		"no permission": func(r *harness.RedisServer) { r.Do("ACL", "SETUSER", "capture", "-xadd") },
+		"dead":          func(r *harness.RedisServer) { r.Kill() },
+		"disk fails": func(r *harness.RedisServer) {
+			// A directory where the snapshot goes makes the snapshot fail, and Redis then refuses writes: MISCONF.
+			if err := os.Mkdir(filepath.Join(filepath.Dir(r.Socket()), "dump.rdb"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			r.Do("CONFIG", "SET", "save", "3600 1")
+			r.Do("BGSAVE")
+			for !strings.Contains(r.Do("INFO", "persistence"), "rdb_last_bgsave_status:err") {
+			}
+		},
+	}
+	for name, breakIt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, nil)
+			j := b.voter()
+			if code, reply := b.json(`{"poll":"pets","choice":"cats"}`, j); code != 200 {
+				t.Fatalf("vote before = %d %v", code, reply)
+			}
+			before := b.tokenOf(j)
+			breakIt(b.redis)
+			w := b.send("POST", "/", `{"poll":"pets","choice":"cats"}`, j, map[string]string{"Content-Type": "application/json"})
+			// A connection that dies under the first command is unknown; everything else is a clear refusal.
+			if w.Code != 503 || w.Header().Get("Retry-After") == "" || w.Header().Get("X-Waggle-Retry") != "elsewhere" {
+				t.Errorf("vote = %d %v %s", w.Code, w.Header(), w.Body)
+			}
+			if name != "dead" && !strings.Contains(w.Body.String(), `"try_again"`) {
+				t.Errorf("vote = %s, want try_again", w.Body)
+			}
+			if got := b.tokenOf(j); got != before {
+				t.Errorf("the token moved from %+v to %+v", before, got)
+			}
+			b.json(`{"poll":"pets","choice":"cats"}`, j)
+			b.probe()
+			if err := b.Ready(); err == nil || !errors.Is(err, errNotStored) {
+				t.Errorf("Ready = %v, want unready for a refusal", err)
+			}
+			page := b.send("POST", "/", "poll=pets&choice=cats&seq=2&nonce="+b.keys.nonce(before.voter, 1, 2), j, browser)
+			if page.Code != 503 || !strings.Contains(page.Body.String(), "press again") || !strings.Contains(page.Body.String(), "<form") {
+				t.Errorf("a browser gets %d\n%s", page.Code, page.Body)
+			}
+		})
+	}
+}
+
+func TestReadyAgainWhenRedisIsBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	j := b.voter()
+	b.redis.Kill()
+	b.probe()
+	if b.Ready() == nil {
+		t.Fatal("ready without Redis")
+	}
+	b.redis.Restart()
+	// Connections from before are dead; each failed try removes one.
+	for b.Ready() != nil {
+		b.probe()
+	}
+	for {
+		code, reply := b.json(`{"poll":"pets","choice":"cats"}`, j)
+		if code == 200 {
+			break
+		}
+		if reply["code"] != "unconfirmed" && reply["code"] != "try_again" {
+			t.Fatalf("vote = %d %v", code, reply)
+		}
+		b.probe()
+	}
+	if n := len(b.stored()); n != 1 {
+		t.Errorf("%d votes stored, want 1", n)
+	}
+}
+
+func TestProbeWritesNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	before := b.redis.Do("XINFO", "STREAM", stream)
+	for range 3 {
+		if err := b.capture.store.probe(context.Background()); err != nil {
+			t.Errorf("probing a healthy Redis: %v", err)
+		}
+	}
+	if after := b.redis.Do("XINFO", "STREAM", stream); after != before {
+		t.Errorf("the stream was\n%s\nand is\n%s", before, after)
+	}
+	b.redis.Do("XTRIM", stream, "MAXLEN", "0")
+	if err := b.capture.store.probe(context.Background()); err != nil || b.redis.Do("XLEN", stream) != "0" {
+		t.Errorf("probing a drained stream: %v", err)
+	}
+}
+
+func TestWrongPasswordAndNoSocketAreNotStored(t *testing.T) {
+	t.Parallel()
+	r := harness.Redis(t)
+	for name, change := range map[string]func(*config){
+		"wrong password": func(c *config) { c.socket, c.password = r.Socket(), "wrong" },
+		"unknown user":   func(c *config) { c.socket, c.user = r.Socket(), "nobody" },
+		"no socket":      func(c *config) { c.socket = "/nonexistent/redis.sock" },
+	} {
+		b := setupWith(t, change)
+		if err := b.capture.store.probe(context.Background()); !errors.Is(err, errNotStored) {
+			t.Errorf("%s: %v, want not stored", name, err)
+		}
+	}
+}
+
+// lossy stands between the function and Redis on a socket of its own; while drop is set it swallows the reply to an
+// XADD and closes the connection, which is what a crash after the write looks like.
+type lossy struct {
+	path string
+	drop atomic.Bool
+}
+
+func newLossy(t *testing.T, target string) *lossy {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "vote-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lossy{path: filepath.Join(dir, "s")}
+	listener, err := net.Listen("unix", l.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("unix", target)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			group.Go(func() {
+				_, _ = io.Copy(server, client)
+				server.Close()
+			})
+			group.Go(func() {
+				l.replies(client, server)
+				client.Close()
+				server.Close()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		group.Wait()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func (l *lossy) replies(client io.Writer, server io.Reader) {
+	buffer := make([]byte, 4096)
+	for {
+		n, err := server.Read(buffer)
+		if err != nil || (l.drop.Load() && buffer[0] == '$') {
+			return
+		}
+		if _, err := client.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func TestALostReplyIsNotConfirmedAndHarmless(t *testing.T) {
+	t.Parallel()
+	r := harness.Redis(t)
+	l := newLossy(t, r.Socket())
+	b := setupWith(t, func(c *config) { c.socket = l.path })
+	b.redis = r
+	b.probe()
+	j := b.voter()
+	if code, reply := b.json(`{"poll":"pets","choice":"cats"}`, j); code != 200 {
+		t.Fatalf("first vote = %d %v", code, reply)
+	}
+	l.drop.Store(true)
+	before := b.tokenOf(j)
+	code, reply := b.json(`{"poll":"pets","choice":"dogs"}`, j)
+	if code != 503 || reply["code"] != "unconfirmed" || !strings.Contains(reply["message"].(string), "press again") {
+		t.Fatalf("vote with its reply lost = %d %v, want 503 unconfirmed", code, reply)
+	}
+	if got := b.tokenOf(j); got != before {
+		t.Errorf("the token moved from %+v to %+v", before, got)
+	}
+	l.drop.Store(false)
+	if code, reply = b.json(`{"poll":"pets","choice":"dogs"}`, j); code != 200 || reply["seq"] != 2.0 {
+		t.Fatalf("pressing again = %d %v, want it recorded with the same sequence 2", code, reply)
+	}
+	stored := b.stored()
+	if len(stored) != 3 {
+		t.Fatalf("stored %v, want the first vote and the second one twice", stored)
+	}
+	again, lost := stored[2], stored[1]
+	if again[2] != lost[2] || again[3] != lost[3] || again[4] != lost[4] {
+		t.Errorf("the two entries %v and %v are not the same vote", lost, again)
+	}
+}
+
+func TestAHangingRedisIsUnknown(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	j := b.voter()
+	b.json(`{"poll":"pets","choice":"cats"}`, j)
+	b.redis.Stop()
+	code, reply := b.json(`{"poll":"pets","choice":"dogs"}`, j)
+	b.redis.Cont()
+	if code != 503 || reply["code"] != "unconfirmed" {
+		t.Errorf("vote = %d %v, want 503 unconfirmed", code, reply)
+	}
+}
+
+func TestNothingAcknowledgedIsLostWhenRedisIsKilled(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	const voters, killAt = 16, 300
+	var acknowledged sync.Map
+	var count atomic.Int64
+	reached := make(chan struct{})
+	var group sync.WaitGroup
+	for range voters {
+		group.Go(func() {
+			paper, voter := b.papers["pets"], newVoter()
+			for seq := int64(1); ; seq++ {
+				id, err := b.capture.add(paper.args, paper.options[0].arg, paper.pseudonym(voter), seq, time.Now())
+				if err != nil {
+					return
+				}
+				acknowledged.Store(id, paper.pseudonym(voter))
+				if count.Add(1) == killAt {
+					close(reached)
+				}
+			}
+		})
+	}
+	<-reached
+	b.redis.Kill()
+	group.Wait()
+	b.redis.Restart()
+	kept := map[string]string{}
+	for _, entry := range b.stored() {
+		kept[entry[0]] = entry[2]
+	}
+	acknowledged.Range(func(id, voter any) bool {
+		if kept[id.(string)] != voter {
+			t.Errorf("entry %v was acknowledged and is %q after the restart", id, kept[id.(string)])
+		}
+		return true
+	})
+	if int64(len(kept)) < count.Load() {
+		t.Errorf("%d entries, %d acknowledged", len(kept), count.Load())
+	}
+}
+
+func TestTheQueueIsBounded(t *testing.T) {
+	t.Parallel()
+	c := newCapture(nil, newGate(nil), &stats{})
+	c.queue = make(chan *entry, 1)
+	if err := c.enqueue(&entry{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.enqueue(&entry{}); !errors.Is(err, errQueueFull) {
+		t.Errorf("a full queue: %v", err)
+	}
+	c.closed = true
+	if err := c.enqueue(&entry{}); !errors.Is(err, errStopping) {
+		t.Errorf("after the stop: %v", err)
+	}
+}
+
+func TestAVoteThatWaitedTooLongIsRefused(t *testing.T) {
+	t.Parallel()
+	c := newCapture(nil, newGate(nil), &stats{})
+	old := &entry{at: time.Now().Add(-2 * maxQueueWait).UnixMilli(), done: make(chan struct{}, 1)}
+	fresh := &entry{at: time.Now().UnixMilli(), done: make(chan struct{}, 1)}
+	c.queue <- fresh
+	if batch := c.gather([]*entry{old}); len(batch) != 1 || batch[0] != fresh {
+		t.Errorf("batch = %v", batch)
+	}
+	<-old.done
+	if !errors.Is(old.err, errNotStored) || !errors.Is(old.err, errTooLate) {
+		t.Errorf("error = %v", old.err)
+	}
+}
+
+func TestShutdownFinishesWhatIsQueued(t *testing.T) {
+	t.Parallel()
+	r := harness.Redis(t)
+	polls, err := parsePolls([]byte(pollFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(r.Socket(), "capture", harness.RedisPassword)
+	c := newCapture(s, newGate(nil), &stats{})
+	args := &pollArgs{id: int64(polls[0].ID)}
+	var queued []*entry
+	for i := range 10 {
+		e := &entry{poll: args, choice: int64(1), voter: "v", seq: int64(i + 1), at: time.Now().UnixMilli(), done: make(chan struct{}, 1)}
+		queued = append(queued, e)
+		if err := c.enqueue(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.group.Go(c.write)
+	if err := c.close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range queued {
+		if <-e.done; e.err != nil || e.id == "" {
+			t.Errorf("queued vote: %q, %v", e.id, e.err)
+		}
+	}
+}
+
+func BenchmarkVote(b *testing.B) {
+	s := setup(b, nil)
+	paper, voter := s.papers["pets"], newVoter()
+	b.SetParallelism(32)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := s.capture.add(paper.args, paper.options[0].arg, paper.pseudonym(voter), 1, time.Now()); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
+
+func BenchmarkPage(b *testing.B) {
+	s := setup(b, nil)
+	j := s.voter()
+	b.ReportAllocs()
+	for b.Loop() {
+		s.send("GET", "/", "", j, browser)
+	}
+}
