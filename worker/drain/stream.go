@@ -365,5 +365,11 @@ func (s *stream) housekeeping(ctx context.Context) error {
 	}
 	removed, err := s.queue.trim(ctx, s.inc, target)
 	s.metrics.trimmed.Add(float64(removed))
+	if err != nil && !errors.Is(err, errMoved) {
+		// A full disk refuses trims and still gives its votes away: go on reading.
+		s.metrics.redisErrors.WithLabelValues(s.node).Inc()
+		s.log.Warn("trimming failed", "node", s.node, "error", err)
+		return nil
+	}
 	return err
 }

@@ -29,7 +29,10 @@ func compareKey(a, b Vote) int {
 // firstPolls are the polls in which the first vote counts instead of the last.
 func Fold(votes []Vote, firstPolls []int32) []Vote {
 	slices.SortFunc(votes, func(a, b Vote) int {
-		if c := cmp.Or(cmp.Compare(a.Poll, b.Poll), bytes.Compare(a.Voter[:], b.Voter[:])); c != 0 {
+		if a.Poll != b.Poll {
+			return cmp.Compare(a.Poll, b.Poll)
+		}
+		if c := bytes.Compare(a.Voter[:], b.Voter[:]); c != 0 {
 			return c
 		}
 		if slices.Contains(firstPolls, a.Poll) {

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"waggle/deploy/harness"
 	"waggle/worker/store"
 )
@@ -69,6 +71,10 @@ func deliver(ctx context.Context, s *store.Store, id int32, events []store.Vote,
 		_, err := s.Commit(ctx, store.Batch{Stream: id, Before: st.Account, After: after, Votes: folded,
 			Superseded: int64(upTo) - st.N - int64(len(folded)), FirstPolls: firsts})
 		if err != nil {
+			// Batches lock their rows in one order, so workers wait for each other and never deadlock.
+			if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == "40P01" {
+				return retries, err
+			}
 			if class := store.Classify(err); class == store.Data || class == store.Deploy || ctx.Err() != nil {
 				return retries, err
 			}
