@@ -43,8 +43,8 @@ const (
 // tally is what a stream's loop needs of the store.
 type tally interface {
 	Register(ctx context.Context, node, inc string) (store.Stream, error)
-	Read(ctx context.Context, id int32) (store.Stream, error)
-	Observe(ctx context.Context, id int32, before, after store.Account) error
+	Read(ctx context.Context, inc string) (store.Stream, error)
+	Observe(ctx context.Context, before store.Stream, after store.Account) error
 	Commit(ctx context.Context, b store.Batch) (store.Effect, error)
 }
 
