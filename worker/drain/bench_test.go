@@ -2,7 +2,9 @@ package drain
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
+	"time"
 
 	"waggle/deploy/harness"
 	"waggle/worker/store"
@@ -29,6 +31,7 @@ func BenchmarkDrain(b *testing.B) {
 			s.inc, s.node = inc, node
 			b.ReportAllocs()
 			round := 0
+			var ours, postgres time.Duration
 			for b.Loop() {
 				b.StopTimer()
 				votes := crowd(round*batch, batch)
@@ -41,6 +44,7 @@ func BenchmarkDrain(b *testing.B) {
 				}
 				cast(b, c, votes...)
 				round++
+				before, beforePostgres := cpu(b), bench.db.CPU()
 				b.StartTimer()
 				l, err := s.nextLook(ctx)
 				if err == nil {
@@ -49,13 +53,28 @@ func BenchmarkDrain(b *testing.B) {
 				if err != nil || len(l.entries) != batch {
 					b.Fatalf("counting %d entries: %v", len(l.entries), err)
 				}
+				b.StopTimer()
+				ours, postgres = ours+cpu(b)-before, postgres+bench.db.CPU()-beforePostgres
+				b.StartTimer()
 			}
+			b.ReportMetric(float64(ours.Nanoseconds())/float64(round*batch), "worker-cpu-ns/vote")
+			b.ReportMetric(float64(postgres.Nanoseconds())/float64(round*batch), "postgres-cpu-ns/vote")
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(round*batch), "ns/vote")
 			if got := bench.db.SQL(`SELECT sum(n) FROM drain_stream`); got != fmt.Sprint(round*batch) {
 				b.Fatalf("counted %s entries, want %d", got, round*batch)
 			}
 		})
 	}
+}
+
+// cpu is the processor time this process has used.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatalf("reading the processor time: %v", err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkFold is the worker's own share: decode, validate and fold one batch.

@@ -282,13 +282,13 @@ func (t *faultyTally) Register(ctx context.Context, node, inc string) (st store.
 	return st, err
 }
 
-func (t *faultyTally) Read(ctx context.Context, id int32) (st store.Stream, err error) {
-	err = t.f.call(func() error { st, err = t.tally.Read(ctx, id); return err })
+func (t *faultyTally) Read(ctx context.Context, inc string) (st store.Stream, err error) {
+	err = t.f.call(func() error { st, err = t.tally.Read(ctx, inc); return err })
 	return st, err
 }
 
-func (t *faultyTally) Observe(ctx context.Context, id int32, before, after store.Account) error {
-	return t.f.call(func() error { return t.tally.Observe(ctx, id, before, after) })
+func (t *faultyTally) Observe(ctx context.Context, before store.Stream, after store.Account) error {
+	return t.f.call(func() error { return t.tally.Observe(ctx, before, after) })
 }
 
 func (t *faultyTally) Commit(ctx context.Context, b store.Batch) (e store.Effect, err error) {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
@@ -47,7 +49,12 @@ type redisQueue struct {
 	dialled atomic.Bool
 }
 
+// quiet stops the library from printing lines of its own, once per process: what it prints it also returns, and
+// errors are logged where they are handled.
+var quiet = sync.OnceFunc(logging.Disable)
+
 func dialRedis(addr, user, password string) *redisQueue {
+	quiet()
 	q := &redisQueue{}
 	q.client = redis.NewClient(&redis.Options{
 		OnConnect: func(context.Context, *redis.Conn) error { q.dialled.Store(true); return nil },

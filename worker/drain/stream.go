@@ -142,7 +142,7 @@ func (s *stream) session(ctx, hard context.Context) error {
 }
 
 func (s *stream) reread(ctx context.Context) (err error) {
-	if s.state, err = s.tally.Read(ctx, s.state.ID); err != nil {
+	if s.state, err = s.tally.Read(ctx, s.inc); err != nil {
 		return &storeError{"reading an account", err}
 	}
 	return nil
@@ -257,7 +257,7 @@ func (s *stream) dropAhead() (r lookResult) {
 }
 
 func (s *stream) observe(hard context.Context, seen store.Account) error {
-	if err := s.tally.Observe(hard, s.state.ID, s.state.Account, seen); err != nil {
+	if err := s.tally.Observe(hard, s.state, seen); err != nil {
 		return s.unlessStale("writing an account", err)
 	}
 	s.wrote = time.Now()
@@ -298,7 +298,7 @@ func (s *stream) commit(hard context.Context, seen store.Account, entries []entr
 	after.Revision = s.state.Revision
 	after.N = s.state.N + int64(len(entries))
 	after.Pos = entries[len(entries)-1].id
-	batch.Before, batch.After = s.state.Account, after
+	batch.Before, batch.After = s.state, after
 	began := time.Now()
 	effect, err := s.tally.Commit(hard, batch)
 	if err != nil {
@@ -321,7 +321,7 @@ func (s *stream) commit(hard context.Context, seen store.Account, entries []entr
 
 // fold turns entries into what they amount to. With a reason it rejects them all.
 func fold(id int32, polls *Polls, entries []entry, reason string) store.Batch {
-	b := store.Batch{Stream: id, FirstPolls: polls.firsts}
+	b := store.Batch{FirstPolls: polls.firsts}
 	votes := make([]store.Vote, 0, len(entries))
 	for _, e := range entries {
 		v, why := decode(e, id, polls)
@@ -365,5 +365,11 @@ func (s *stream) housekeeping(ctx context.Context) error {
 	}
 	removed, err := s.queue.trim(ctx, s.inc, target)
 	s.metrics.trimmed.Add(float64(removed))
+	if err != nil && !errors.Is(err, errMoved) {
+		// A full disk refuses trims and still gives its votes away: go on reading.
+		s.metrics.redisErrors.WithLabelValues(s.node).Inc()
+		s.log.Warn("trimming failed", "node", s.node, "error", err)
+		return nil
+	}
 	return err
 }
