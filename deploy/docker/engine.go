@@ -150,8 +150,8 @@ func oneLine(complaint string) string {
 	var parts []string
 	for line := range strings.Lines(complaint) {
 		line = strings.TrimSpace(line)
-		line = strings.TrimPrefix(line, "Error response from daemon: ")
 		line = strings.TrimPrefix(line, "docker: ")
+		line = strings.TrimPrefix(line, "Error response from daemon: ")
 		if line == "" || strings.HasPrefix(line, "See 'docker") || strings.HasPrefix(line, "Run 'docker") {
 			continue
 		}

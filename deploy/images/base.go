@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -74,9 +75,16 @@ func (b *Builder) trustHost(ctx context.Context, reference string) error {
 	if !hostHasAnchors() {
 		return nil
 	}
+	return b.addHostBundle(ctx, reference)
+}
+
+func (b *Builder) addHostBundle(ctx context.Context, reference string) error {
 	bundle, err := os.ReadFile(hostBundle)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // Another kind of system keeps it elsewhere: the image's own certificates have to do.
+	}
 	if err != nil {
-		return nil // No bundle in the known place: the image's own certificates have to do.
+		return fmt.Errorf("reading this machine's certificates: %w", err)
 	}
 	b.progress("adding this machine's certificates to %s", reference)
 	dir, err := os.MkdirTemp("", "waggle-trust-")
