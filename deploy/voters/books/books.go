@@ -228,6 +228,14 @@ func (l Ledger) Behind(since time.Time) []string {
 	return out
 }
 
+// Counted is the number of entries that are counted on all streams.
+func (l Ledger) Counted() (sum int64) {
+	for _, s := range l.Streams {
+		sum += s.Counted
+	}
+	return sum
+}
+
 func (l Ledger) added() (sum int64) {
 	for _, s := range l.Streams {
 		sum += s.Added
