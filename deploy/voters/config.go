@@ -124,11 +124,17 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 	reject(c.drainTimeout <= 0, "-drain-timeout %v: more than 0", c.drainTimeout)
 	reject(c.drainEvery <= 0, "-drain-every %v: more than 0", c.drainEvery)
 	reject(c.judging && c.keys == "", "-voter-keys: the judge needs the secret (or give -load-only)")
-	for _, raw := range urls {
+	address := func(flag, raw string) crowd.Target {
 		target, err := crowd.NewTarget(raw)
-		errs = append(errs, err)
-		reject(err == nil && !allowRemote && !target.Loopback(), "-url %s: not this machine; give -allow-remote if you may load it", raw)
-		c.crowd.Targets = append(c.crowd.Targets, target)
+		reject(err != nil, "%s: %w", flag, err)
+		reject(err == nil && !allowRemote && !target.Loopback(), "%s %s: not this machine; give -allow-remote if you may load it", flag, raw)
+		return target
+	}
+	for _, raw := range urls {
+		c.crowd.Targets = append(c.crowd.Targets, address("-url", raw))
+	}
+	if c.results != "" {
+		address("-results", c.results)
 	}
 	return c, errors.Join(errs...)
 }

@@ -19,9 +19,7 @@ import (
 	"syscall"
 	"time"
 
-	"waggle/deploy/voters/books"
 	"waggle/deploy/voters/crowd"
-	"waggle/deploy/voters/judge"
 )
 
 const (
@@ -94,71 +92,8 @@ func play(ctx context.Context, c config, stderr io.Writer) (report, error) {
 	}
 	r := report{Load: loadOf(people.Stats(), took), Seed: c.crowd.Seed}
 	if !c.judging {
-		r.Notes = append(r.Notes, "-load-only: nothing was judged")
 		return r, nil
 	}
 	// A signal has ended the voting by now; the judging has its own bounds.
 	return b.judge(context.WithoutCancel(ctx), c, r, people.Voters(), stderr)
-}
-
-// bench is where the judge sits: the way to the books, and what they said before the run.
-type bench struct {
-	source books.Source
-	before books.Ledger
-	votes  int64
-}
-
-// readTimeout bounds one reading of the books: tens of millions of rows take tens of seconds.
-const readTimeout = 5 * time.Minute
-
-// sit finds the keys and the books before anybody votes, so that a run that can't be judged does not begin.
-func sit(ctx context.Context, c *config) (b bench, err error) {
-	if c.crowd.Pseudonym, err = readKeys(c.keys, c.poll); err != nil {
-		return bench{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	if b.source = books.Command(c.psql); c.psql == "" {
-		if b.source, err = books.Find(ctx, c.service, c.engines); err != nil {
-			return bench{}, err
-		}
-	}
-	b.before, b.votes, err = books.ReadLedger(ctx, b.source, c.poll)
-	return b, err
-}
-
-func (b bench) judge(ctx context.Context, c config, r report, voters []judge.Voter, stderr io.Writer) (report, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.drainTimeout+2*readTimeout)
-	defer cancel()
-	began := time.Now()
-	behind := settle(ctx, c, b.source, stderr)
-	r.Drain = &drain{Complete: len(behind) == 0, Seconds: time.Since(began).Seconds(), Behind: behind}
-	if len(behind) > 0 {
-		r.Notes = append(r.Notes, "the drain is not complete, so votes may still be on their way: "+strings.Join(behind, "; "))
-	}
-	after, err := books.Read(ctx, b.source, c.poll)
-	if err != nil {
-		return report{}, err
-	}
-	growth := after.Ledger.Since(b.before)
-	verdict := judge.Judge(c.rules, voters, judge.Books{
-		Rows: after.Rows, Counts: after.Counts, Tally: after.Tally, StrangersBefore: b.votes,
-		Captured: growth.Added, LostEntries: growth.Lost,
-	})
-	r.Ledger, r.Verdict = &growth, &verdict
-	r.Clean = verdict.Clean() && r.Drain.Complete
-	return r, nil
-}
-
-// settle waits for the drain, with a line whenever the reason changes.
-func settle(ctx context.Context, c config, source books.Source, stderr io.Writer) []string {
-	ctx, cancel := context.WithTimeout(ctx, c.drainTimeout)
-	defer cancel()
-	last := ""
-	return books.Settle(ctx, source, c.poll, c.drainEvery, func(behind []string) {
-		if line := strings.Join(behind, "; "); line != last {
-			last = line
-			fmt.Fprintf(stderr, "draining: %s\n", line)
-		}
-	})
 }

@@ -88,6 +88,7 @@ func TestTheProgramSeesEachBrokenPromise(t *testing.T) {
 		"votes of nobody":                    {faults{ghost: true}, habits + " -alone", exitBroken, func(v judge.Verdict) bool { return some(v.Wrong) && v.Wrong == v.Strangers }},
 		"votes of others are nobody's fault": {faults{ghost: true}, habits, exitKept, func(v judge.Verdict) bool { return some(v.Strangers) }},
 		"counted twice":                      {faults{doubleTally: true}, habits, exitBroken, func(v judge.Verdict) bool { return some(v.Drift) && v.Wrong == 0 }},
+		"the public is told something else":  {faults{shownMore: 2}, habits, exitBroken, func(v judge.Verdict) bool { return v.Drift == 2 }},
 		"refused yet counted":                {faults{countRefused: true}, habits, exitBroken, func(v judge.Verdict) bool { return v.Wrong == 60 && some(v.Refused) }},
 		"one cookie for all":                 {faults{sharedCookie: true}, "-double 0 -change 0 -stale 0 -replay 0 -tabs 0", exitBroken, func(v judge.Verdict) bool { return v.Missing == 59 }},
 		"the ledger reports a loss":          {faults{lost: 3}, habits, exitBroken, func(v judge.Verdict) bool { return v.Unaccounted == 3 }},

@@ -21,11 +21,12 @@ type report struct {
 	Clean   bool           `json:"clean"`
 	Verdict *judge.Verdict `json:"verdict,omitempty"`
 	Load    load           `json:"load"`
-	Drain   *drain         `json:"drain,omitempty"`
 	Ledger  *books.Growth  `json:"ledger,omitempty"`
 	Seed    uint64         `json:"seed"`
-	// Notes say in words what makes the numbers less than a proof, or explains them.
-	Notes []string `json:"notes,omitempty"`
+	// DrainSeconds is from the last vote to the second calm look at the ledger.
+	DrainSeconds float64 `json:"drain_seconds"`
+	// Unjudged says why the verdict is no proof: votes may still be on their way, or the results could not be compared.
+	Unjudged []string `json:"unjudged,omitempty"`
 }
 
 // load is how the run went for its voters.
@@ -47,13 +48,6 @@ type percentiles struct {
 	P99  float64 `json:"p99"`
 	P999 float64 `json:"p99.9"`
 	Max  float64 `json:"max"`
-}
-
-// drain is the wait for the workers after the last vote.
-type drain struct {
-	Complete bool     `json:"complete"`
-	Seconds  float64  `json:"seconds"`
-	Behind   []string `json:"behind,omitempty"`
 }
 
 func loadOf(s *crowd.Stats, took time.Duration) load {
@@ -79,7 +73,7 @@ func (r report) exit() int {
 	switch {
 	case r.Verdict != nil && !r.Verdict.Clean():
 		return exitBroken
-	case r.Verdict != nil && !r.Drain.Complete:
+	case len(r.Unjudged) > 0:
 		return exitUnjudged
 	}
 	return exitKept
@@ -99,8 +93,11 @@ func (r report) table(w io.Writer) error {
 	if r.Verdict != nil {
 		r.verdict(&b)
 	}
-	for _, note := range r.Notes {
-		fmt.Fprintf(&b, "note: %s\n", note)
+	for _, why := range r.Unjudged {
+		fmt.Fprintf(&b, "no proof: %s\n", why)
+	}
+	if r.Verdict == nil {
+		b.WriteString("no proof: -load-only, nothing was judged\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -112,7 +109,7 @@ func (r report) verdict(b *strings.Builder) {
 	for _, node := range slices.Sorted(maps.Keys(g.Nodes)) {
 		fmt.Fprintf(b, "   %s %d", node, g.Nodes[node])
 	}
-	fmt.Fprintf(b, "   drained %.1f s after the last vote\n\n", r.Drain.Seconds)
+	fmt.Fprintf(b, "   seen drained %.1f s after the last vote\n\n", r.DrainSeconds)
 	for _, line := range []struct {
 		name    string
 		n       int64
@@ -127,7 +124,7 @@ func (r report) verdict(b *strings.Builder) {
 		{"lost", v.Lost, true, "voters whose counted vote is older than the promised one"},
 		{"missing", v.Missing, true, "voters who were promised a vote and have none"},
 		{"wrong", v.Wrong, true, "counted votes that nobody cast, or that were refused"},
-		{"drift", v.Drift, true, "difference between the tally and the votes"},
+		{"drift", v.Drift, true, "difference between the tally, or the results shown, and the votes"},
 		{"unaccounted", v.Unaccounted, true, "captured entries that are neither counted nor pending"},
 	} {
 		mark := ""

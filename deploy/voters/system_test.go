@@ -27,7 +27,7 @@ type faults struct {
 	ackOnly, dropRow, arrivalOrder, swapChoice, ghost, doubleTally, countRefused, sharedCookie bool
 	// failFirst answers each ballot's first attempt with 503, cutFirst captures it and closes the connection.
 	failFirst, cutFirst, neverOpen bool
-	lost, pending                  int
+	lost, pending, shownMore       int
 }
 
 type counted struct {
@@ -58,6 +58,7 @@ func newSystem(t *testing.T, f faults) *system {
 	mux.HandleFunc("GET /function/vote", s.show)
 	mux.HandleFunc("POST /function/vote", s.vote)
 	mux.HandleFunc("GET /books", s.books)
+	mux.HandleFunc("GET /function/results", s.results)
 	s.Server = httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return s
@@ -229,6 +230,15 @@ func (s *system) books(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
+// results is functions/results with one poll, and with options on the ballot alone.
+func (s *system) results(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cats := s.tally[1] + s.faults.shownMore
+	fmt.Fprintf(w, `{"polls":[{"id":1,"options":[{"id":1,"votes":%d},{"id":2,"votes":%d}]},{"id":2,"options":[{"id":1,"votes":null}]}],
+		"ledger":{"counted":%d}}`, cats, s.tally[2], s.added-s.faults.pending)
+}
+
 // args are the command line for this system.
 func (s *system) args(t *testing.T, more string) []string {
 	t.Helper()
@@ -243,7 +253,7 @@ func (s *system) args(t *testing.T, more string) []string {
 	// A binary under the race detector would sleep for a second before it ends.
 	psql := fmt.Sprintf("GORACE=atexit_sleep_ms=0 %s=%s/books '%s'", booksVariable, s.URL, binary)
 	return append([]string{
-		"-url", s.URL + "/function/vote", "-polls", "testdata/polls.json", "-voter-keys", keys, "-psql", psql,
+		"-url", s.URL + "/function/vote", "-results", s.URL + "/function/results", "-polls", "testdata/polls.json", "-voter-keys", keys, "-psql", psql,
 		"-drain-every", "1ms", "-concurrency", "8", "-voters", "60", "-seed", "1", "-timeout", "30s",
 	}, strings.Fields(more)...)
 }

@@ -220,12 +220,20 @@ func (l Ledger) Behind(since time.Time) []string {
 		switch {
 		case s.State != "active" && s.State != "missing":
 		case !s.SeenAt.After(since):
-			out = append(out, fmt.Sprintf("no worker has looked at node %s for %s", s.Node, l.Now.Sub(s.SeenAt).Round(time.Second)))
+			out = append(out, fmt.Sprintf("no worker has looked at node %s since %s", s.Node, s.SeenAt.UTC().Format(time.TimeOnly)))
 		case s.Pending != 0:
 			out = append(out, fmt.Sprintf("node %s has %d entries pending", s.Node, s.Pending))
 		}
 	}
 	return out
+}
+
+// Counted is the number of entries that are counted on all streams.
+func (l Ledger) Counted() (sum int64) {
+	for _, s := range l.Streams {
+		sum += s.Counted
+	}
+	return sum
 }
 
 func (l Ledger) added() (sum int64) {

@@ -111,7 +111,7 @@ func TestSince(t *testing.T) {
 
 func TestBehind(t *testing.T) {
 	t.Parallel()
-	since := time.Unix(1000, 0)
+	since := time.Unix(1000, 0).UTC()
 	fresh := since.Add(time.Second)
 	tests := map[string]struct {
 		stream Stream
@@ -119,8 +119,8 @@ func TestBehind(t *testing.T) {
 	}{
 		"counted":                {Stream{State: "active", SeenAt: fresh}, ""},
 		"pending":                {Stream{Node: "n1", State: "active", Pending: 7, SeenAt: fresh}, "node n1 has 7 entries pending"},
-		"not looked at since":    {Stream{Node: "n1", State: "active", SeenAt: since}, "no worker has looked at node n1 for 2s"},
-		"silent":                 {Stream{Node: "n1", State: "missing", SeenAt: since.Add(-time.Minute)}, "no worker has looked at node n1 for 1m2s"},
+		"not looked at since":    {Stream{Node: "n1", State: "active", SeenAt: since}, "no worker has looked at node n1 since 00:16:40"},
+		"silent":                 {Stream{Node: "n1", State: "missing", SeenAt: since.Add(-time.Minute)}, "no worker has looked at node n1 since 00:15:40"},
 		"retired by an operator": {Stream{State: "retired", SeenAt: since.Add(-time.Hour)}, ""},
 		"a replaced incarnation": {Stream{State: "replaced", SeenAt: since.Add(-time.Hour), Pending: 3}, ""},
 	}

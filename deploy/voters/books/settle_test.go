@@ -52,12 +52,12 @@ func TestSettle(t *testing.T) {
 		},
 		"a look from before the end proves nothing": {
 			[]string{look(10, 9, 5, 0), look(12, 9, 5, 0), look(13, 12, 5, 0), look(14, 14, 5, 0)},
-			[]string{"the ledger has not been read", "no worker has looked at node n1 for 3s", "the streams have not been looked at twice"},
+			[]string{"the ledger has not been read", "no worker has looked at node n1 since 00:00:09", "the streams have not been looked at twice"},
 		},
 		"an idle worker looks less often than we do": {
 			[]string{look(10, 9, 5, 0), look(12, 11, 5, 0), look(13, 11, 5, 0), look(14, 11, 5, 0), look(15, 15, 5, 0)},
 			[]string{"the ledger has not been read", "the streams have not been looked at twice",
-				"no worker has looked at node n1 for 2s", "no worker has looked at node n1 for 3s"},
+				"no worker has looked at node n1 since 00:00:11", "no worker has looked at node n1 since 00:00:11"},
 		},
 		"a database that restarts is waited for": {
 			[]string{look(10, 9, 5, 0), "failure: the server is starting", look(13, 12, 5, 0), look(14, 14, 5, 0)},

@@ -75,6 +75,8 @@ type Books struct {
 	// Counts are the votes per choice of every poll, counted one by one; Tally is what the system says they are.
 	Counts map[Slot]int64
 	Tally  map[Slot]int64
+	// Shown is what the public is told, nil if nobody asked; choices that are hidden are not in it.
+	Shown map[Slot]int64
 	// Captured is by how many entries the ledger grew during the run, LostEntries how many of all entries it has since
 	// learned to be neither counted nor pending nor rejected.
 	Captured, LostEntries int64
@@ -107,7 +109,8 @@ type Verdict struct {
 	Wrong int64 `json:"wrong"`
 	// Recovered counts counted votes whose voter never learned of it. They are right.
 	Recovered int64 `json:"recovered"`
-	// Drift is the sum over all choices of the distance between the tally and the counted votes.
+	// Drift is the sum over all choices of the distance between the tally and the counted votes, and of that between
+	// what is shown and the counted votes.
 	Drift int64 `json:"drift"`
 	// Unaccounted counts entries that the ledger reports lost, and acknowledged ballots that never became an entry in it:
 	// each ballot is at least one entry.
@@ -124,6 +127,9 @@ func (v Verdict) Clean() bool {
 // Judge compares. It keeps neither argument and changes none; memory is about 48 bytes per voter.
 func Judge(rules Rules, voters []Voter, books Books) Verdict {
 	verdict := Verdict{Voters: int64(len(voters)), Drift: drift(books.Counts, books.Tally)}
+	for slot, n := range books.Shown {
+		verdict.Drift += abs(n - books.Counts[slot])
+	}
 	index, twins := byPseudonym(voters)
 	for _, i := range twins {
 		verdict.count(&voters[i])

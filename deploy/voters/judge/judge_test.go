@@ -168,6 +168,12 @@ func TestJudge(t *testing.T) {
 			want:   Verdict{Drift: 5},
 			broken: true,
 		},
+		"the public is told something else": {
+			books: Books{Counts: map[Slot]int64{cats: 2, dogs: 1}, Tally: map[Slot]int64{cats: 2, dogs: 1},
+				Shown: map[Slot]int64{cats: 3, {1, 3}: 1}},
+			want:   Verdict{Drift: 2},
+			broken: true,
+		},
 		"entries that the ledger reports lost": {
 			books:  Books{LostEntries: 3},
 			want:   Verdict{Unaccounted: 3},
