@@ -2,9 +2,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-# Settings of the deploy program (deploy/config.go), passed on when given.
-export PORT WORKERS REDIS_MAXMEMORY CLUSTER NODES CLUSTER_PORT WAGGLE_STATE YES INSTALL
-
 DEPLOY := deploy/bootstrap.sh
 
 .PHONY: help up down purge status cluster cluster-down test unit e2e lint voters bench

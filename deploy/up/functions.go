@@ -220,11 +220,11 @@ func (s *System) functionsSettled(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing functions: %w", err)
 	}
-	for _, name := range strings.Fields(out) {
-		state, err := s.Target.Manager.Run(ctx, "service", "inspect", "--format", "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}", name)
-		if err != nil {
-			return fmt.Errorf("reading the update state of %s: %w", name, err)
-		}
+	updates, err := s.updates(ctx, strings.Fields(out))
+	if err != nil {
+		return err
+	}
+	for name, state := range updates {
 		switch state {
 		case "updating":
 			return fmt.Errorf("function %s is being updated", name)

@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -103,6 +103,7 @@ func (s *System) services(ctx context.Context) ([]service, error) {
 		return nil, fmt.Errorf("listing the stack's services: %w", err)
 	}
 	var all []service
+	var names []string
 	for line := range strings.Lines(out) {
 		fields := strings.Fields(line)
 		if len(fields) < 2 {
@@ -112,13 +113,34 @@ func (s *System) services(ctx context.Context) ([]service, error) {
 		if _, err := fmt.Sscanf(fields[1], "%d/%d", &v.running, &v.desired); err != nil {
 			return nil, fmt.Errorf("reading the replicas %q of %s: %w", fields[1], v.name, err)
 		}
-		v.updating, err = s.Target.Manager.Run(ctx, "service", "inspect", "--format", "{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}", v.name)
-		if err != nil {
-			return nil, fmt.Errorf("reading the update state of %s: %w", v.name, err)
-		}
-		all = append(all, v)
+		all, names = append(all, v), append(names, v.name)
+	}
+	updating, err := s.updates(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		all[i].updating = updating[all[i].name]
 	}
 	return all, nil
+}
+
+// updates maps each service to Swarm's word for its last update: "updating", "completed", "paused", "rollback_…" or "".
+func (s *System) updates(ctx context.Context, names []string) (map[string]string, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	const format = "{{.Spec.Name}} {{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}"
+	out, err := s.Target.Manager.Run(ctx, append([]string{"service", "inspect", "--format", format}, names...)...)
+	if err != nil {
+		return nil, fmt.Errorf("reading the state of updates: %w", err)
+	}
+	states := map[string]string{}
+	for line := range strings.Lines(out) {
+		name, state, _ := strings.Cut(strings.TrimSpace(line), " ")
+		states[name] = state
+	}
+	return states, nil
 }
 
 // migrateService runs once and ends, so it settles by completing.
@@ -210,7 +232,7 @@ func (s *System) await(ctx context.Context, ready func(context.Context) error) e
 				last = ctx.Err()
 			}
 			return fmt.Errorf("gave up after %s: %w", s.Timeout, last)
-		case <-time.After(300 * time.Millisecond):
+		case <-time.After(500 * time.Millisecond):
 		}
 	}
 }
@@ -231,16 +253,16 @@ func (s *System) fingerprint(ctx context.Context) (fingerprint, error) {
 		}
 	}
 	print := fingerprint{}
-	for id := range names {
-		out, err := s.Target.Manager.Run(ctx, "service", "inspect", "--format", "{{json .Spec}}", id)
-		if err != nil {
-			return nil, fmt.Errorf("reading service %s: %w", id, err)
-		}
-		var spec struct{ Name string }
-		if err := json.Unmarshal([]byte(out), &spec); err != nil {
-			return nil, fmt.Errorf("reading service %s: %w", id, err)
-		}
-		print[spec.Name] = out
+	if len(names) == 0 {
+		return print, nil
+	}
+	out, err := s.Target.Manager.Run(ctx, append([]string{"service", "inspect", "--format", "{{.Spec.Name}} {{json .Spec}}"}, slices.Collect(maps.Keys(names))...)...)
+	if err != nil {
+		return nil, fmt.Errorf("reading services: %w", err)
+	}
+	for line := range strings.Lines(out) {
+		name, spec, _ := strings.Cut(line, " ")
+		print[name] = spec
 	}
 	return print, nil
 }
