@@ -145,6 +145,15 @@ func exercisePowerLoss(t *testing.T, ctx context.Context, engine docker.Engine, 
 	t.Helper()
 	victim := cluster.Nodes[2]
 	manager := cluster.Nodes[0].Engine
+	if err := victim.Pause(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if state := run(t, ctx, engine, "inspect", "--format={{.State.Paused}}", victim.Container); state != "true" {
+		t.Errorf("a hanging node is paused=%s", state)
+	}
+	if err := victim.Unpause(ctx); err != nil {
+		t.Fatal(err)
+	}
 	before := run(t, ctx, manager, "node", "inspect", "--format", "{{.ID}}", victim.Name)
 	if err := victim.Kill(ctx); err != nil {
 		t.Fatal(err)
