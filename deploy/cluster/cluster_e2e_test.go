@@ -134,15 +134,10 @@ func exerciseOverlay(t *testing.T, ctx context.Context, engine docker.Engine, cl
 	run(t, ctx, manager, "service", "create", "--detach", "--quiet", "--no-resolve-image", "--name=page", "--mode=global", "--endpoint-mode=dnsrr",
 		"--network=it-overlay", "--publish=mode=host,target=8080,published=8080", "--env=NODE={{.Node.Hostname}}",
 		images.Debian, "perl", "-e", perlServer)
+	// Each page fetches all others over the overlay: three answers from three nodes. Names spread by gossip.
 	for _, node := range cluster.Nodes {
-		awaitPage(t, ctx, node, node.Name)
-	}
-	// Each page fetches all others over the overlay: three answers from three nodes.
-	for _, node := range cluster.Nodes {
-		got := fetch(ctx, fmt.Sprintf("http://127.0.0.1:%d/all", node.Port))
-		if sortedWords(got) != "node1 node2 node3" {
-			t.Errorf("over the overlay %s reaches %q, want all three nodes", node.Name, got)
-		}
+		awaitPage(t, ctx, node, "/", node.Name)
+		awaitPage(t, ctx, node, "/all", "node1 node2 node3")
 	}
 }
 
@@ -150,6 +145,15 @@ func exercisePowerLoss(t *testing.T, ctx context.Context, engine docker.Engine, 
 	t.Helper()
 	victim := cluster.Nodes[2]
 	manager := cluster.Nodes[0].Engine
+	if err := victim.Pause(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if state := run(t, ctx, engine, "inspect", "--format={{.State.Paused}}", victim.Container); state != "true" {
+		t.Errorf("a hanging node is paused=%s", state)
+	}
+	if err := victim.Unpause(ctx); err != nil {
+		t.Fatal(err)
+	}
 	before := run(t, ctx, manager, "node", "inspect", "--format", "{{.ID}}", victim.Name)
 	if err := victim.Kill(ctx); err != nil {
 		t.Fatal(err)
@@ -172,7 +176,8 @@ func exercisePowerLoss(t *testing.T, ctx context.Context, engine docker.Engine, 
 	if after := run(t, ctx, victim.Engine, "info", "--format", "{{.Swarm.NodeID}}"); after != before {
 		t.Errorf("the node came back as %s, was %s", after, before)
 	}
-	awaitPage(t, ctx, victim, victim.Name)
+	awaitPage(t, ctx, victim, "/", victim.Name)
+	awaitPage(t, ctx, cluster.Nodes[0], "/all", "node1 node2 node3")
 }
 
 func assertNothingLeft(t *testing.T, ctx context.Context, engine docker.Engine, cluster *Cluster) {
@@ -207,15 +212,17 @@ func run(t *testing.T, ctx context.Context, engine docker.Engine, args ...string
 	return out
 }
 
-// awaitPage waits until a node's page says what is wanted; the test's context bounds it.
-func awaitPage(t *testing.T, ctx context.Context, node *Node, want string) {
+// awaitPage waits until a node's page holds the wanted words in any order; the test's context bounds it.
+func awaitPage(t *testing.T, ctx context.Context, node *Node, path, want string) {
 	t.Helper()
-	err := node.cluster.await(ctx, "the page of "+node.Name, func(ctx context.Context) (bool, error) {
-		return fetch(ctx, fmt.Sprintf("http://127.0.0.1:%d/", node.Port)) == want, nil
+	var got string
+	err := node.cluster.await(ctx, "page "+path+" of "+node.Name, func(ctx context.Context) (bool, error) {
+		got = fetch(ctx, fmt.Sprintf("http://127.0.0.1:%d%s", node.Port, path))
+		return sortedWords(got) == want, nil
 	})
 	if err != nil {
 		tasks, _ := node.cluster.Nodes[0].Engine.Run(ctx, "service", "ps", "--no-trunc", "--format", "{{.Node}} {{.CurrentState}} {{.Error}}", "page")
-		t.Fatalf("%v; tasks:\n%s", err, tasks)
+		t.Fatalf("%v; it says %q, want %q; tasks:\n%s", err, got, want, tasks)
 	}
 }
 

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -68,45 +67,4 @@ func (c *Cluster) awaitMember(ctx context.Context, node *Node) error {
 		status, err := manager.Engine.Run(ctx, "node", "inspect", "--format", "{{.Status.State}}", node.Name)
 		return err == nil && status == "ready", nil
 	})
-}
-
-// loadsAtOnce bounds the archives that are made at the same time: each costs the outer engine a core.
-const loadsAtOnce = 2
-
-// Load copies images of the outer engine to every running node; a node that has the same image under the same name is
-// left alone. Nodes that do not run are an error.
-func (c *Cluster) Load(ctx context.Context, references ...string) error {
-	wanted := map[string]string{}
-	for _, reference := range references {
-		id, err := c.engine.ImageID(ctx, reference)
-		if err != nil {
-			return fmt.Errorf("loading %s: %w", reference, err)
-		}
-		if id == "" {
-			return fmt.Errorf("loading %s: %s has no such image", reference, c.engine)
-		}
-		wanted[reference] = id
-	}
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(loadsAtOnce)
-	for _, node := range c.Nodes {
-		group.Go(func() error {
-			var missing []string
-			for _, reference := range references {
-				id, err := node.Engine.ImageID(groupCtx, reference)
-				if err != nil {
-					return fmt.Errorf("looking for %s on %s: %w", reference, node.Name, err)
-				}
-				if id != wanted[reference] {
-					missing = append(missing, reference)
-				}
-			}
-			if len(missing) == 0 {
-				return nil
-			}
-			c.progress(fmt.Sprintf("loading %s on %s", strings.Join(missing, " "), node.Name))
-			return c.engine.CopyImages(groupCtx, node.Engine, missing...)
-		})
-	}
-	return group.Wait()
 }
