@@ -113,13 +113,18 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 	}
 
 	c.engines, c.crowd.Shares, c.judging = engines, s, !loadOnly
-	errs := []error{c.readPoll(polls, slug)}
+	return c, errors.Join(c.readPoll(polls, slug), c.check(f.Args(), urls, allowRemote))
+}
+
+// check completes the configuration with its addresses. The crowd checks its own part when it is made.
+func (c *config) check(stray, urls []string, allowRemote bool) error {
+	var errs []error
 	reject := func(bad bool, format string, args ...any) {
 		if bad {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	reject(f.NArg() > 0, "%q: there are no arguments without a name", f.Args())
+	reject(len(stray) > 0, "%q: there are no arguments without a name", stray)
 	reject(len(urls) == 0, "-url: at least one address is needed")
 	reject(c.drainTimeout <= 0, "-drain-timeout %v: more than 0", c.drainTimeout)
 	reject(c.drainEvery <= 0, "-drain-every %v: more than 0", c.drainEvery)
@@ -136,7 +141,7 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 	if c.results != "" {
 		address("-results", c.results)
 	}
-	return c, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // readPoll takes from the poll file, whose form functions/vote defines and checks, what voters and judge need of one

@@ -7,12 +7,12 @@ import (
 )
 
 // Buckets are 32 to each doubling, so a quantile is at most 1/32 (3.1 %) too high, and never too low.
-// Below 32 µs a bucket is 1 µs wide. The last bucket begins at about 71 minutes: longer is counted there.
+// Below 32 µs a bucket is 1 µs wide. The last bucket begins at about 70 minutes: longer is counted there.
 const (
-	subBits   = 5
-	octaves   = 28
-	buckets   = octaves << subBits
-	histogram = time.Microsecond
+	subBits = 5
+	octaves = 28
+	buckets = octaves << subBits
+	unit    = time.Microsecond
 )
 
 // Histogram counts latencies. The zero value is ready; any number of goroutines may use it. It takes 7 KiB.
@@ -24,7 +24,7 @@ type Histogram struct {
 
 // Add counts one latency; a negative one counts as zero.
 func (h *Histogram) Add(d time.Duration) {
-	us := max(int64(d/histogram), 0)
+	us := max(int64(d/unit), 0)
 	h.counts[bucket(us)].Add(1)
 	h.total.Add(1)
 	for worst := h.worst.Load(); us > worst; worst = h.worst.Load() {
@@ -38,7 +38,7 @@ func (h *Histogram) Add(d time.Duration) {
 func (h *Histogram) Count() int64 { return h.total.Load() }
 
 // Max is the longest latency, exact to the microsecond.
-func (h *Histogram) Max() time.Duration { return time.Duration(h.worst.Load()) * histogram }
+func (h *Histogram) Max() time.Duration { return time.Duration(h.worst.Load()) * unit }
 
 // Quantile returns the upper edge of the bucket that holds the q-th part of the latencies, 0 < q ≤ 1, and never more
 // than Max. It is 0 if there are none.
@@ -47,7 +47,7 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	rank := max(int64(q*float64(total)+0.999999), 1)
 	for i := range h.counts {
 		if rank -= h.counts[i].Load(); rank <= 0 {
-			return min(time.Duration(upper(i))*histogram, h.Max())
+			return min(time.Duration(upper(i))*unit, h.Max())
 		}
 	}
 	return h.Max()

@@ -46,7 +46,8 @@ func (p *place) visit(ctx context.Context, turn arrival, plan plan) error {
 	a, b := plan.choose(len(p.crowd.config.Options))
 	switch plan.habit {
 	case Tabs:
-		return v.pressBoth(ctx, first, a, b)
+		v.pressBoth(ctx, first, a, b)
+		return nil
 	case Replay: // A reloaded page sends its form with the new cookie; what Stale sends is old in both.
 		v.press(ctx, p.client, first, a)
 		again, err := first.with(v.cookies)
@@ -181,7 +182,7 @@ func (v *visitor) note(paper *ballot, option int, outcome judge.Outcome, got ans
 }
 
 // pressBoth presses in two tabs at the same moment. They bear the same sequence: either may win.
-func (v *visitor) pressBoth(ctx context.Context, paper *ballot, a, b int) error {
+func (v *visitor) pressBoth(ctx context.Context, paper *ballot, a, b int) {
 	p := v.place
 	if p.other == nil {
 		p.other = newClient(p.crowd.config.Targets, p.crowd.config.Timeout)
@@ -193,7 +194,6 @@ func (v *visitor) pressBoth(ctx context.Context, paper *ballot, a, b int) error 
 	}()
 	v.press(ctx, p.client, paper, a)
 	<-done
-	return nil
 }
 
 // target takes any address: with several, a voter's requests go to several gateways.

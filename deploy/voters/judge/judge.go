@@ -110,7 +110,7 @@ type Verdict struct {
 	// Recovered counts counted votes whose voter never learned of it. They are right.
 	Recovered int64 `json:"recovered"`
 	// Drift is the sum over all choices of the distance between the tally and the counted votes, and of that between
-	// what is shown and the counted votes.
+	// what is shown and the tally.
 	Drift int64 `json:"drift"`
 	// Unaccounted counts entries that the ledger reports lost, and acknowledged ballots that never became an entry in it:
 	// each ballot is at least one entry.
@@ -128,7 +128,7 @@ func (v Verdict) Clean() bool {
 func Judge(rules Rules, voters []Voter, books Books) Verdict {
 	verdict := Verdict{Voters: int64(len(voters)), Drift: drift(books.Counts, books.Tally)}
 	for slot, n := range books.Shown {
-		verdict.Drift += abs(n - books.Counts[slot])
+		verdict.Drift += abs(n - books.Tally[slot])
 	}
 	index, twins := byPseudonym(voters)
 	for _, i := range twins {

@@ -174,6 +174,11 @@ func TestJudge(t *testing.T) {
 			want:   Verdict{Drift: 2},
 			broken: true,
 		},
+		"the public is told the tally, and the tally is wrong": {
+			books:  Books{Counts: map[Slot]int64{cats: 2}, Tally: map[Slot]int64{cats: 3}, Shown: map[Slot]int64{cats: 3}},
+			want:   Verdict{Drift: 1},
+			broken: true,
+		},
 		"entries that the ledger reports lost": {
 			books:  Books{LostEntries: 3},
 			want:   Verdict{Unaccounted: 3},
