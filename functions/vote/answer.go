@@ -22,7 +22,6 @@ var (
 	jsonType   = []string{"application/json"}
 	textType   = []string{"text/plain; charset=utf-8"}
 	retryAfter = []string{"1"}
-	elsewhere  = []string{"elsewhere"}
 )
 
 // setHeaders: a cached Set-Cookie would give many people one identity, hence no-store on everything.
@@ -99,7 +98,7 @@ func (h *handler) answerFailed(w http.ResponseWriter, r *http.Request, paper *ba
 }
 
 // answerNotRecorded is the 503 of a vote that Redis did not confirm. The token keeps its sequence, so pressing again
-// is the same vote again. X-Waggle-Retry lets a gateway do the pressing, on another node.
+// is the same vote again; a gateway that knows the function to be idempotent does it first, on another replica.
 func (h *handler) answerNotRecorded(w http.ResponseWriter, r *http.Request, paper *ballotPaper, t token, err error) {
 	p := &problem{http.StatusServiceUnavailable, "unconfirmed",
 		"Your vote is not confirmed. Please press again: it counts once, however often you press."}
@@ -110,7 +109,6 @@ func (h *handler) answerNotRecorded(w http.ResponseWriter, r *http.Request, pape
 		h.stats.unconfirmed.Add(1)
 	}
 	w.Header()["Retry-After"] = retryAfter
-	w.Header()["X-Waggle-Retry"] = elsewhere
 	h.answerFailed(w, r, paper, t, p)
 }
 

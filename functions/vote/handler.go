@@ -28,6 +28,7 @@ type handler struct {
 	stats   *stats
 	logger  *slog.Logger
 	origin  *http.CrossOriginProtection
+	end     context.CancelFunc // ends the probe
 	now     func() time.Time
 }
 
@@ -54,6 +55,7 @@ func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, e
 		h.papers[paper.poll.Slug] = paper
 	}
 	h.capture = newCapture(newStore(c.socket, c.user, c.password), h.gate, h.stats)
+	ctx, h.end = context.WithCancel(ctx)
 	h.capture.start(ctx)
 	logger.Info("vote starting", "polls", h.slugs(), "redis_socket", c.socket, "redis_user", c.user, "signing_key", c.keys.signing.kid)
 	return h, nil
@@ -62,8 +64,11 @@ func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, e
 // Ready is nil while this node's Redis takes votes.
 func (h *handler) Ready() error { return h.gate.err() }
 
-// Shutdown sends what is queued and closes the connections. The context of New must have ended, or end meanwhile.
-func (h *handler) Shutdown(ctx context.Context) error { return h.capture.close(ctx) }
+// Shutdown sends what is queued and closes the connections.
+func (h *handler) Shutdown(ctx context.Context) error {
+	h.end()
+	return h.capture.close(ctx)
+}
 
 // ServeHTTP routes by path and method. GET never votes.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -96,13 +96,12 @@ func setupWith(t testing.TB, change func(*config)) *bundle {
 		keys: testKeys(t, "poll:"+keyP+"\nk1:"+keyA)}
 	change(&c)
 	logs := &lockedBuffer{}
-	ctx, cancel := context.WithCancel(context.Background())
-	h, err := newHandler(ctx, c, slog.New(slog.NewJSONHandler(logs, nil)))
+	h, err := newHandler(context.Background(), c, slog.New(slog.NewJSONHandler(logs, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cancel()
+		// As the server calls it: before the context of New ends.
 		if err := h.Shutdown(context.Background()); err != nil {
 			t.Errorf("shutting down: %v", err)
 		}
