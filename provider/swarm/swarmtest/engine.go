@@ -1,0 +1,427 @@
+// Package swarmtest offers a Swarm in memory, for tests of everything above Docker, and the conformance suite that it
+// and a real Swarm must both pass: what the suite does not show of the one is not to be relied on in the other.
+//
+// It stands where the engine's client stands: package swarm's own code runs on it whole. Tasks reach their state at
+// once unless [Engine.Hold] is on; then [Engine.Settle] lets them.
+package swarmtest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/client"
+)
+
+// Engine is a manager's engine with a Swarm of its own. It is for concurrent use.
+type Engine struct {
+	mu       sync.Mutex
+	serial   uint64
+	services map[string]swarm.Service
+	tasks    map[string]swarm.Task
+	secrets  map[string]swarm.Secret
+	configs  map[string]swarm.Config
+	nodes    []swarm.Node
+	images   map[string]string
+	logs     map[string]*taskLog
+	watchers map[chan events.Message]bool
+	held     bool
+	away     bool
+	rivals   int
+	network  string
+}
+
+// NewEngine returns one with a single node, whose overlay for functions is called network.
+func NewEngine(network string) *Engine {
+	return &Engine{
+		services: map[string]swarm.Service{}, tasks: map[string]swarm.Task{}, secrets: map[string]swarm.Secret{},
+		configs: map[string]swarm.Config{}, images: map[string]string{}, logs: map[string]*taskLog{},
+		watchers: map[chan events.Message]bool{}, network: network,
+		nodes: []swarm.Node{{ID: "node1", Status: swarm.NodeStatus{State: swarm.NodeStateReady}}},
+	}
+}
+
+// AddImage puts an image onto the engine; a second one under the same name replaces it.
+func (e *Engine) AddImage(name, id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.images[name] = id
+}
+
+// Hold keeps tasks from reaching the state they should have, until Settle.
+func (e *Engine) Hold() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.held = true
+}
+
+// Settle ends Hold: what should run runs, what should not has ended.
+func (e *Engine) Settle() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.held = false
+	for id, task := range e.tasks {
+		e.tasks[id] = settled(task)
+	}
+}
+
+// SetAway makes every call fail as if nothing listened at the socket, and ends all event streams.
+func (e *Engine) SetAway(away bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.away = away
+	if away {
+		e.dropWatchers()
+	}
+}
+
+// DropEvents ends all event streams, as an engine that restarts does.
+func (e *Engine) DropEvents() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.dropWatchers()
+}
+
+func (e *Engine) dropWatchers() {
+	for watcher := range e.watchers {
+		close(watcher)
+		delete(e.watchers, watcher)
+	}
+}
+
+// Interfere makes the next n updates of services find that somebody else was faster.
+func (e *Engine) Interfere(n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.rivals = n
+}
+
+// SetNodeState says whether the only node answers.
+func (e *Engine) SetNodeState(state swarm.NodeState) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.nodes[0].Status.State = state
+	e.tell(events.NodeEventType, e.nodes[0].ID)
+}
+
+// SetTask changes a task, as the Swarm does when a replica fails or a health check passes.
+func (e *Engine) SetTask(id string, change func(*swarm.Task)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	task := e.tasks[id]
+	change(&task)
+	e.tasks[id] = task
+}
+
+func (e *Engine) answers() error {
+	if e.away {
+		return fmt.Errorf("cannot connect to the Docker daemon: %w", errdefs.ErrUnavailable)
+	}
+	return nil
+}
+
+func (e *Engine) next() uint64 {
+	e.serial++
+	return e.serial
+}
+
+// tell sends an event to those who listen; like a real engine it drops what they do not take.
+func (e *Engine) tell(kind events.Type, id string) {
+	for watcher := range e.watchers {
+		select {
+		case watcher <- events.Message{Type: kind, Actor: events.Actor{ID: id}, TimeNano: time.Now().UnixNano()}:
+		default:
+		}
+	}
+}
+
+// Ping answers unless the engine is away.
+func (e *Engine) Ping(context.Context, client.PingOptions) (client.PingResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return client.PingResult{APIVersion: "1.41"}, e.answers()
+}
+
+// Info describes the only node, a manager.
+func (e *Engine) Info(context.Context, client.InfoOptions) (client.SystemInfoResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return client.SystemInfoResult{Info: system.Info{Swarm: swarm.Info{
+		NodeID: e.nodes[0].ID, LocalNodeState: swarm.LocalNodeStateActive, ControlAvailable: true,
+	}}}, e.answers()
+}
+
+// Events follows what happens to services and nodes until ctx ends.
+func (e *Engine) Events(ctx context.Context, _ client.EventsListOptions) client.EventsResult {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	failed := make(chan error, 1)
+	if err := e.answers(); err != nil {
+		failed <- err
+		return client.EventsResult{Err: failed}
+	}
+	inner, outer := make(chan events.Message, 64), make(chan events.Message)
+	e.watchers[inner] = true
+	go func() {
+		defer func() {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			delete(e.watchers, inner)
+		}()
+		for {
+			select {
+			case <-ctx.Done():
+				failed <- ctx.Err()
+				return
+			case event, open := <-inner:
+				if !open {
+					failed <- fmt.Errorf("unexpected EOF")
+					return
+				}
+				select {
+				case outer <- event:
+				case <-ctx.Done():
+				}
+			}
+		}
+	}()
+	return client.EventsResult{Messages: outer, Err: failed}
+}
+
+// NodeList gives the only node.
+func (e *Engine) NodeList(context.Context, client.NodeListOptions) (client.NodeListResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return client.NodeListResult{Items: slices.Clone(e.nodes)}, e.answers()
+}
+
+// ServiceList gives the services that carry all labels of the filter.
+func (e *Engine) ServiceList(_ context.Context, options client.ServiceListOptions) (client.ServiceListResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var found []swarm.Service
+	for _, service := range e.services {
+		if hasLabels(service.Spec.Labels, options.Filters) {
+			found = append(found, service)
+		}
+	}
+	slices.SortFunc(found, func(a, b swarm.Service) int { return cmp.Compare(a.ID, b.ID) })
+	return client.ServiceListResult{Items: found}, e.answers()
+}
+
+// ServiceInspect gives one by its id.
+func (e *Engine) ServiceInspect(_ context.Context, id string, _ client.ServiceInspectOptions) (client.ServiceInspectResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.ServiceInspectResult{}, err
+	}
+	service, found := e.services[id]
+	if !found {
+		return client.ServiceInspectResult{}, fmt.Errorf("service %s: %w", id, errdefs.ErrNotFound)
+	}
+	return client.ServiceInspectResult{Service: service}, nil
+}
+
+// ServiceCreate starts one: its name must be new and its secrets must exist.
+func (e *Engine) ServiceCreate(_ context.Context, options client.ServiceCreateOptions) (client.ServiceCreateResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.ServiceCreateResult{}, err
+	}
+	for _, service := range e.services {
+		if service.Spec.Name == options.Spec.Name {
+			return client.ServiceCreateResult{}, fmt.Errorf("name conflicts with an existing object: %w", errdefs.ErrAlreadyExists)
+		}
+	}
+	if err := e.checkSecrets(options.Spec); err != nil {
+		return client.ServiceCreateResult{}, err
+	}
+	now, n := time.Now().UTC(), e.next()
+	service := swarm.Service{
+		ID:   fmt.Sprintf("service%d", n),
+		Meta: swarm.Meta{Version: swarm.Version{Index: n}, CreatedAt: now, UpdatedAt: now}, Spec: clone(options.Spec),
+	}
+	e.services[service.ID] = service
+	e.orchestrate(service)
+	e.tell(events.ServiceEventType, service.ID)
+	return client.ServiceCreateResult{ID: service.ID}, nil
+}
+
+// ServiceUpdate replaces the spec of a service whose version is still the given one.
+func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.ServiceUpdateOptions) (client.ServiceUpdateResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.ServiceUpdateResult{}, err
+	}
+	service, found := e.services[id]
+	if !found {
+		return client.ServiceUpdateResult{}, fmt.Errorf("service %s: %w", id, errdefs.ErrNotFound)
+	}
+	if e.rivals > 0 {
+		e.rivals--
+		service.Version.Index = e.next()
+		e.services[id] = service
+	}
+	if service.Version != options.Version {
+		return client.ServiceUpdateResult{}, fmt.Errorf("rpc error: code = Unknown desc = update out of sequence: %w", errdefs.ErrInternal)
+	}
+	if err := e.checkSecrets(options.Spec); err != nil {
+		return client.ServiceUpdateResult{}, err
+	}
+	before := service.Spec
+	service.PreviousSpec, service.Spec = &before, clone(options.Spec)
+	service.Version.Index, service.UpdatedAt = e.next(), time.Now().UTC()
+	service.UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStateCompleted}
+	e.services[id] = service
+	if !equal(before.TaskTemplate, service.Spec.TaskTemplate) {
+		for task := range e.tasks {
+			if e.tasks[task].ServiceID == id {
+				e.stop(task)
+			}
+		}
+	}
+	e.orchestrate(service)
+	e.tell(events.ServiceEventType, id)
+	return client.ServiceUpdateResult{}, nil
+}
+
+// ServiceRemove ends one.
+func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRemoveOptions) (client.ServiceRemoveResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.ServiceRemoveResult{}, err
+	}
+	if _, found := e.services[id]; !found {
+		return client.ServiceRemoveResult{}, fmt.Errorf("service %s: %w", id, errdefs.ErrNotFound)
+	}
+	delete(e.services, id)
+	maps.DeleteFunc(e.tasks, func(_ string, t swarm.Task) bool { return t.ServiceID == id })
+	e.tell(events.ServiceEventType, id)
+	return client.ServiceRemoveResult{}, nil
+}
+
+// orchestrate makes the number of tasks that should run what the service asks for.
+func (e *Engine) orchestrate(service swarm.Service) {
+	var running []string
+	for id, task := range e.tasks {
+		if task.ServiceID == service.ID && task.DesiredState == swarm.TaskStateRunning {
+			running = append(running, id)
+		}
+	}
+	slices.Sort(running)
+	want := 1
+	if replicated := service.Spec.Mode.Replicated; replicated != nil && replicated.Replicas != nil {
+		want = int(*replicated.Replicas)
+	}
+	for len(running) > want {
+		e.stop(running[len(running)-1])
+		running = running[:len(running)-1]
+	}
+	for range want - len(running) {
+		e.start(service)
+	}
+}
+
+func (e *Engine) start(service swarm.Service) {
+	n := e.next()
+	task := swarm.Task{
+		ID: fmt.Sprintf("task%06d", n), ServiceID: service.ID, NodeID: e.nodes[0].ID, Spec: service.Spec.TaskTemplate,
+		DesiredState: swarm.TaskStateRunning,
+		Status: swarm.TaskStatus{State: swarm.TaskStateStarting, Timestamp: time.Now(),
+			ContainerStatus: &swarm.ContainerStatus{ContainerID: fmt.Sprintf("container%d", n)}},
+		NetworksAttachments: []swarm.NetworkAttachment{{
+			Network:   swarm.Network{Spec: swarm.NetworkSpec{Annotations: swarm.Annotations{Name: e.network}}},
+			Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 8)},
+		}},
+	}
+	if !e.held {
+		task = settled(task)
+	}
+	e.tasks[task.ID] = task
+}
+
+func (e *Engine) stop(id string) {
+	task := e.tasks[id]
+	task.DesiredState = swarm.TaskStateShutdown
+	if !e.held {
+		task = settled(task)
+	}
+	e.tasks[id] = task
+}
+
+func settled(task swarm.Task) swarm.Task {
+	if task.DesiredState == swarm.TaskStateRunning && task.Status.State == swarm.TaskStateStarting {
+		task.Status.State = swarm.TaskStateRunning
+	}
+	if task.DesiredState == swarm.TaskStateShutdown {
+		task.Status.State = swarm.TaskStateShutdown
+	}
+	return task
+}
+
+// TaskList gives the tasks of the filter's service and desired states.
+func (e *Engine) TaskList(_ context.Context, options client.TaskListOptions) (client.TaskListResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	found := make([]swarm.Task, 0, len(e.tasks))
+	for _, task := range e.tasks {
+		if in(options.Filters["service"], task.ServiceID) && in(options.Filters["desired-state"], string(task.DesiredState)) {
+			found = append(found, task)
+		}
+	}
+	slices.SortFunc(found, func(a, b swarm.Task) int { return cmp.Compare(a.ID, b.ID) })
+	return client.TaskListResult{Items: found}, e.answers()
+}
+
+func in(values map[string]bool, value string) bool { return len(values) == 0 || values[value] }
+
+func hasLabels(labels map[string]string, filters client.Filters) bool {
+	for want := range filters["label"] {
+		key, value, exact := strings.Cut(want, "=")
+		got, found := labels[key]
+		if !found || (exact && got != value) {
+			return false
+		}
+	}
+	return true
+}
+
+// clone keeps what is stored apart from what the caller holds, and passes it through the wire's form.
+func clone[T any](value T) T {
+	text, err := json.Marshal(value)
+	if err != nil {
+		panic(err)
+	}
+	var copied T
+	if err := json.Unmarshal(text, &copied); err != nil {
+		panic(err)
+	}
+	return copied
+}
+
+func equal(a, b any) bool {
+	left, err := json.Marshal(a)
+	if err != nil {
+		panic(err)
+	}
+	right, err := json.Marshal(b)
+	if err != nil {
+		panic(err)
+	}
+	return string(left) == string(right)
+}

@@ -1,0 +1,280 @@
+package swarmtest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
+)
+
+func (e *Engine) checkSecrets(spec swarm.ServiceSpec) error {
+	if spec.TaskTemplate.ContainerSpec == nil {
+		return nil
+	}
+	for _, reference := range spec.TaskTemplate.ContainerSpec.Secrets {
+		if _, found := e.secrets[reference.SecretID]; !found {
+			return fmt.Errorf("secret %s not found: %w", reference.SecretName, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// SecretList gives the secrets that carry all labels of the filter, without their values.
+func (e *Engine) SecretList(_ context.Context, options client.SecretListOptions) (client.SecretListResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var found []swarm.Secret
+	for _, secret := range e.secrets {
+		if hasLabels(secret.Spec.Labels, options.Filters) {
+			secret.Spec.Data = nil
+			found = append(found, secret)
+		}
+	}
+	slices.SortFunc(found, func(a, b swarm.Secret) int { return cmp.Compare(a.ID, b.ID) })
+	return client.SecretListResult{Items: found}, e.answers()
+}
+
+// SecretCreate stores one whose name is new.
+func (e *Engine) SecretCreate(_ context.Context, options client.SecretCreateOptions) (client.SecretCreateResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.SecretCreateResult{}, err
+	}
+	for _, secret := range e.secrets {
+		if secret.Spec.Name == options.Spec.Name {
+			return client.SecretCreateResult{}, fmt.Errorf("name conflicts with an existing object: %w", errdefs.ErrAlreadyExists)
+		}
+	}
+	secret := swarm.Secret{ID: fmt.Sprintf("secret%06d", e.next()), Spec: clone(options.Spec)}
+	e.secrets[secret.ID] = secret
+	return client.SecretCreateResult{ID: secret.ID}, nil
+}
+
+// SecretRemove removes one that no service refers to.
+func (e *Engine) SecretRemove(_ context.Context, id string, _ client.SecretRemoveOptions) (client.SecretRemoveResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.SecretRemoveResult{}, err
+	}
+	secret, found := e.secrets[id]
+	if !found {
+		return client.SecretRemoveResult{}, fmt.Errorf("secret %s: %w", id, errdefs.ErrNotFound)
+	}
+	for _, service := range e.services {
+		for _, reference := range service.Spec.TaskTemplate.ContainerSpec.Secrets {
+			if reference.SecretID == id {
+				return client.SecretRemoveResult{}, fmt.Errorf("secret '%s' is in use by the following service: %s: %w", secret.Spec.Name, service.Spec.Name, errdefs.ErrInvalidArgument)
+			}
+		}
+	}
+	delete(e.secrets, id)
+	return client.SecretRemoveResult{}, nil
+}
+
+// ConfigList gives the configs that carry all labels of the filter.
+func (e *Engine) ConfigList(_ context.Context, options client.ConfigListOptions) (client.ConfigListResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var found []swarm.Config
+	for _, config := range e.configs {
+		if hasLabels(config.Spec.Labels, options.Filters) {
+			found = append(found, config)
+		}
+	}
+	slices.SortFunc(found, func(a, b swarm.Config) int { return cmp.Compare(a.ID, b.ID) })
+	return client.ConfigListResult{Items: found}, e.answers()
+}
+
+// ConfigCreate stores one whose name is new.
+func (e *Engine) ConfigCreate(_ context.Context, options client.ConfigCreateOptions) (client.ConfigCreateResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.ConfigCreateResult{}, err
+	}
+	for _, config := range e.configs {
+		if config.Spec.Name == options.Spec.Name {
+			return client.ConfigCreateResult{}, fmt.Errorf("name conflicts with an existing object: %w", errdefs.ErrAlreadyExists)
+		}
+	}
+	n := e.next()
+	config := swarm.Config{ID: fmt.Sprintf("config%06d", n), Meta: swarm.Meta{Version: swarm.Version{Index: n}}, Spec: clone(options.Spec)}
+	e.configs[config.ID] = config
+	return client.ConfigCreateResult{ID: config.ID}, nil
+}
+
+// ConfigUpdate replaces the labels of one whose version is still the given one; nothing else may differ.
+func (e *Engine) ConfigUpdate(_ context.Context, id string, options client.ConfigUpdateOptions) (client.ConfigUpdateResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.ConfigUpdateResult{}, err
+	}
+	config, found := e.configs[id]
+	switch {
+	case !found:
+		return client.ConfigUpdateResult{}, fmt.Errorf("config %s: %w", id, errdefs.ErrNotFound)
+	case config.Version != options.Version:
+		return client.ConfigUpdateResult{}, fmt.Errorf("rpc error: code = Unknown desc = update out of sequence: %w", errdefs.ErrInternal)
+	case config.Spec.Name != options.Spec.Name || !bytes.Equal(config.Spec.Data, options.Spec.Data):
+		return client.ConfigUpdateResult{}, fmt.Errorf("only updates to Labels are allowed: %w", errdefs.ErrInvalidArgument)
+	}
+	config.Version.Index, config.Spec = e.next(), clone(options.Spec)
+	e.configs[id] = config
+	return client.ConfigUpdateResult{}, nil
+}
+
+// ConfigRemove removes one.
+func (e *Engine) ConfigRemove(_ context.Context, id string, _ client.ConfigRemoveOptions) (client.ConfigRemoveResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.ConfigRemoveResult{}, err
+	}
+	if _, found := e.configs[id]; !found {
+		return client.ConfigRemoveResult{}, fmt.Errorf("config %s: %w", id, errdefs.ErrNotFound)
+	}
+	delete(e.configs, id)
+	return client.ConfigRemoveResult{}, nil
+}
+
+// ImageInspect knows the images of AddImage.
+func (e *Engine) ImageInspect(_ context.Context, name string, _ ...client.ImageInspectOption) (client.ImageInspectResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.ImageInspectResult{}, err
+	}
+	id, found := e.images[name]
+	if !found {
+		return client.ImageInspectResult{}, fmt.Errorf("no such image: %s: %w", name, errdefs.ErrNotFound)
+	}
+	return client.ImageInspectResult{InspectResponse: image.InspectResponse{ID: id}}, nil
+}
+
+// DistributionInspect fails: there is no registry.
+func (e *Engine) DistributionInspect(_ context.Context, name string, _ client.DistributionInspectOptions) (client.DistributionInspectResult, error) {
+	return client.DistributionInspectResult{}, fmt.Errorf("pull access denied for %s, repository does not exist or may require authorization: %w", name, errdefs.ErrPermissionDenied)
+}
+
+// ContainerStats reports a container that uses 100 thousandths of a processor and 5 MiB.
+func (e *Engine) ContainerStats(context.Context, string, client.ContainerStatsOptions) (client.ContainerStatsResult, error) {
+	now := time.Now()
+	text, err := json.Marshal(container.StatsResponse{
+		Read:        now,
+		CPUStats:    container.CPUStats{CPUUsage: container.CPUUsage{TotalUsage: uint64(now.UnixNano()) / 10}},
+		MemoryStats: container.MemoryStats{Usage: 6 << 20, Stats: map[string]uint64{"inactive_file": 1 << 20}},
+	})
+	return client.ContainerStatsResult{Body: io.NopCloser(bytes.NewReader(text))}, err
+}
+
+// taskLog is what a task wrote, already in the wire's form, and a signal that there is more.
+type taskLog struct {
+	pieces []logPiece
+	more   chan struct{}
+}
+
+type logPiece struct {
+	at    time.Time
+	frame []byte
+}
+
+// pieceSize is where an engine cuts a line.
+const pieceSize = 16 << 10
+
+// WriteLog makes a task write a line; stream is 1 or 2.
+func (e *Engine) WriteLog(task string, at time.Time, stream byte, line string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	log := e.log(task)
+	for rest := line + "\n"; rest != ""; {
+		piece := rest[:min(len(rest), pieceSize)]
+		rest = rest[len(piece):]
+		log.pieces = append(log.pieces, logPiece{at, Frame(stream, at, task, piece)})
+	}
+	close(log.more)
+	log.more = make(chan struct{})
+}
+
+// Frame is a piece of a log as engines send it.
+func Frame(stream byte, at time.Time, task, text string) []byte {
+	payload := at.UTC().Format("2006-01-02T15:04:05.000000000Z07:00") +
+		" com.docker.swarm.node.id=node1,com.docker.swarm.service.id=service1,com.docker.swarm.task.id=" + task + " " + text
+	frame := append([]byte{stream, 0, 0, 0}, binary.BigEndian.AppendUint32(nil, uint32(len(payload)))...)
+	return append(frame, payload...)
+}
+
+func (e *Engine) log(task string) *taskLog {
+	log, found := e.logs[task]
+	if !found {
+		log = &taskLog{more: make(chan struct{})}
+		e.logs[task] = log
+	}
+	return log
+}
+
+// TaskLogs sends what a task wrote and, when following, goes on until ctx ends.
+func (e *Engine) TaskLogs(ctx context.Context, id string, options client.TaskLogsOptions) (client.TaskLogsResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return nil, err
+	}
+	if _, found := e.tasks[id]; !found {
+		return nil, fmt.Errorf("task %s: %w", id, errdefs.ErrNotFound)
+	}
+	var since time.Time
+	if options.Since != "" {
+		var err error
+		if since, err = time.Parse(time.RFC3339Nano, options.Since); err != nil {
+			return nil, fmt.Errorf("since: %w", errdefs.ErrInvalidArgument)
+		}
+	}
+	at := 0
+	if n, err := strconv.Atoi(options.Tail); err == nil {
+		at = max(0, len(e.log(id).pieces)-n)
+	}
+	reader, writer := io.Pipe()
+	context.AfterFunc(ctx, func() { writer.CloseWithError(ctx.Err()) })
+	go func() {
+		for {
+			e.mu.Lock()
+			log := e.log(id)
+			pieces, more := log.pieces[at:], log.more
+			e.mu.Unlock()
+			at += len(pieces)
+			for _, piece := range pieces {
+				if piece.at.Before(since) {
+					continue
+				}
+				if _, err := writer.Write(piece.frame); err != nil {
+					return
+				}
+			}
+			if !options.Follow {
+				writer.Close()
+				return
+			}
+			select {
+			case <-more:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return reader, nil
+}
