@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"net"
 	"os"
@@ -101,6 +102,13 @@ func (c config) logger() *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // validated
 	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// shard spreads workers over the rows of the tally.
+func (c config) shard() uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(c.WorkerName)) // never fails
+	return h.Sum32()
 }
 
 // secret reads a file of SecretMountPath; a line break at its end is not part of the secret.

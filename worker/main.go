@@ -12,7 +12,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"hash/fnv"
 	"os"
 	"os/signal"
 	"syscall"
@@ -72,9 +71,7 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	shard := fnv.New32a()
-	_, _ = shard.Write([]byte(cfg.WorkerName)) // never fails
-	tally, err := store.New(store.Config{DSN: dsn, Shard: shard.Sum32()})
+	tally, err := store.New(store.Config{DSN: dsn, Shard: cfg.shard()})
 	if err != nil {
 		return err
 	}
@@ -97,7 +94,11 @@ func run(ctx context.Context, cfg config) error {
 	g.Go(func() error { return serve(served, cfg.Listen, worker.Healthy, registry) })
 	g.Go(func() error {
 		defer stopServing()
-		if err := tally.AwaitSchema(ctx, cfg.StartTimeout, log); err != nil {
+		err := tally.AwaitSchema(ctx, cfg.StartTimeout, log)
+		if ctx.Err() != nil {
+			return nil // asked to stop while waiting
+		}
+		if err != nil {
 			return err
 		}
 		return worker.Run(ctx)
@@ -114,11 +115,10 @@ func migrate(ctx context.Context, cfg config) error {
 	}
 	log := cfg.logger()
 	applied, err := store.AwaitMigrate(ctx, dsn, cfg.StartTimeout, log)
-	if err != nil {
-		return err
+	if err == nil {
+		log.Info("the schema is up to date", "applied", applied)
 	}
-	log.Info("the schema is up to date", "applied", applied)
-	return nil
+	return err
 }
 
 func retire(ctx context.Context, cfg config, args []string) error {

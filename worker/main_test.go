@@ -85,6 +85,18 @@ func TestUnknownCommandIsNamed(t *testing.T) {
 	}
 }
 
+func TestWorkerStopsWhileItWaitsForPostgres(t *testing.T) {
+	t.Parallel()
+	c := valid(t)
+	c.PostgresHost, c.PostgresPort = "127.0.0.1", 1
+	c.RedisAddresses = []string{"127.0.0.1:1"}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := run(ctx, c); err != nil {
+		t.Errorf("run = %v, want a quiet end", err)
+	}
+}
+
 // TestFromMigrationToACountedVote runs the subcommands as the deployment does: the worker starts before the schema is
 // there, waits for the migration, counts, and stops when it is asked to.
 func TestFromMigrationToACountedVote(t *testing.T) {
