@@ -224,12 +224,12 @@ func (s *System) functionsSettled(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, state := range updates {
-		switch state {
-		case "updating":
+	for name, update := range updates {
+		if update.underWay() {
 			return fmt.Errorf("function %s is being updated", name)
-		case "rollback_started", "rollback_completed", "rollback_paused", "paused":
-			return permanent(s.explain(ctx, name, fmt.Errorf("the update of function %s failed (%s)", name, state)))
+		}
+		if update.failed() && update != s.earlier[name] {
+			return permanent(s.explain(ctx, name, fmt.Errorf("the update of function %s failed (%s)", name, update.state)))
 		}
 	}
 	return nil

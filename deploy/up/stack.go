@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -88,12 +87,27 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 type service struct {
 	name             string
 	running, desired int
-	updating         string // Swarm's UpdateStatus.State, "" when never updated
+	update           update
 }
 
 // settled reports whether the service runs what it was asked to run.
 func (v service) settled() bool {
-	return v.running == v.desired && v.desired > 0 && v.updating != "updating" && v.updating != "rollback_started"
+	return v.running == v.desired && v.desired > 0 && !v.update.underWay()
+}
+
+// update is what Swarm says of a service's newest update.
+type update struct {
+	// state is Swarm's word for it, "" when the service was never updated.
+	state string
+	// started is when it began; it tells an update of this run from one that an earlier run left.
+	started string
+}
+
+func (u update) underWay() bool { return u.state == "updating" || u.state == "rollback_started" }
+
+// failed reports whether Swarm gave the update up.
+func (u update) failed() bool {
+	return u.state == "paused" || u.state == "rollback_completed" || u.state == "rollback_paused"
 }
 
 // services lists the stack's services.
@@ -120,27 +134,28 @@ func (s *System) services(ctx context.Context) ([]service, error) {
 		return nil, err
 	}
 	for i := range all {
-		all[i].updating = updating[all[i].name]
+		all[i].update = updating[all[i].name]
 	}
 	return all, nil
 }
 
-// updates maps each service to Swarm's word for its last update: "updating", "completed", "paused", "rollback_…" or "".
-func (s *System) updates(ctx context.Context, names []string) (map[string]string, error) {
+// updates maps each service to its newest update.
+func (s *System) updates(ctx context.Context, names []string) (map[string]update, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
-	const format = "{{.Spec.Name}} {{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}"
+	const format = "{{.Spec.Name}}|{{if .UpdateStatus}}{{.UpdateStatus.State}}|{{.UpdateStatus.StartedAt}}{{end}}"
 	out, err := s.Target.Manager.Run(ctx, append([]string{"service", "inspect", "--format", format}, names...)...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the state of updates: %w", err)
 	}
-	states := map[string]string{}
+	found := map[string]update{}
 	for line := range strings.Lines(out) {
-		name, state, _ := strings.Cut(strings.TrimSpace(line), " ")
-		states[name] = state
+		name, rest, _ := strings.Cut(strings.TrimSpace(line), "|")
+		state, started, _ := strings.Cut(rest, "|")
+		found[name] = update{state: state, started: started}
 	}
-	return states, nil
+	return found, nil
 }
 
 // migrateService runs once and ends, so it settles by completing.
@@ -174,8 +189,8 @@ func (s *System) awaitServices(ctx context.Context) (string, error) {
 			if !ok {
 				waiting = append(waiting, v.name)
 			}
-			if strings.HasPrefix(v.updating, "rollback") || v.updating == "paused" {
-				return permanent(s.explain(ctx, v.name, fmt.Errorf("the update of %s failed (%s)", v.name, v.updating)))
+			if v.update.failed() && v.update != s.earlier[v.name] {
+				return permanent(s.explain(ctx, v.name, fmt.Errorf("the update of %s failed (%s)", v.name, v.update.state)))
 			}
 		}
 		if len(waiting) > 0 || len(all) == 0 {
@@ -240,23 +255,27 @@ func (s *System) await(ctx context.Context, ready func(context.Context) error) e
 // fingerprint maps each Swarm service of ours to what Swarm was asked to run, so that two of them show what a run changed.
 type fingerprint map[string]string
 
-// fingerprint reads the specs of the stack's services and of the functions.
-func (s *System) fingerprint(ctx context.Context) (fingerprint, error) {
-	names := map[string]bool{}
+// ours lists the names of the stack's services and of the functions.
+func (s *System) ours(ctx context.Context) ([]string, error) {
+	var names []string
 	for _, label := range []string{"com.docker.stack.namespace=" + stackName, functionLabel} {
-		out, err := s.Target.Manager.Run(ctx, "service", "ls", "--quiet", "--filter", "label="+label)
+		out, err := s.Target.Manager.Run(ctx, "service", "ls", "--filter", "label="+label, "--format", "{{.Name}}")
 		if err != nil {
 			return nil, fmt.Errorf("listing services: %w", err)
 		}
-		for _, id := range strings.Fields(out) {
-			names[id] = true
-		}
+		names = append(names, strings.Fields(out)...)
 	}
+	return names, nil
+}
+
+// fingerprint reads the specs of the stack's services and of the functions.
+func (s *System) fingerprint(ctx context.Context) (fingerprint, error) {
 	print := fingerprint{}
-	if len(names) == 0 {
-		return print, nil
+	names, err := s.ours(ctx)
+	if err != nil || len(names) == 0 {
+		return print, err
 	}
-	out, err := s.Target.Manager.Run(ctx, append([]string{"service", "inspect", "--format", "{{.Spec.Name}} {{json .Spec}}"}, slices.Collect(maps.Keys(names))...)...)
+	out, err := s.Target.Manager.Run(ctx, append([]string{"service", "inspect", "--format", "{{.Spec.Name}} {{json .Spec}}"}, names...)...)
 	if err != nil {
 		return nil, fmt.Errorf("reading services: %w", err)
 	}

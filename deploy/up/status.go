@@ -34,7 +34,7 @@ func (s *System) Status(ctx context.Context) error {
 			state = "not settled"
 			unwell = append(unwell, v.name)
 		}
-		fmt.Fprintf(s.Out, "%-18s %d/%d %s %s\n", v.name, v.running, v.desired, state, v.updating)
+		fmt.Fprintf(s.Out, "%-18s %d/%d %s %s\n", v.name, v.running, v.desired, state, v.update.state)
 	}
 	functions, err := s.Target.Manager.Run(ctx, "service", "ls", "--filter", "label="+functionLabel, "--format", "{{.Name}} {{.Replicas}}")
 	if err != nil {

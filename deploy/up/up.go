@@ -68,6 +68,8 @@ type System struct {
 	state    state
 	progress *Progress
 	client   *http.Client
+	// earlier are the updates that Swarm knew before this run.
+	earlier map[string]update
 }
 
 // New checks the configuration; it touches nothing.
@@ -110,7 +112,7 @@ func (s *System) Up(ctx context.Context) error {
 		{"machine", func() (string, error) { return s.checkMachine(ctx) }},
 		{"swarm", func() (string, error) { return s.ensureSwarm(ctx) }},
 		{"images", func() (_ string, err error) {
-			if before, err = s.fingerprint(ctx); err != nil {
+			if before, err = s.remember(ctx); err != nil {
 				return "", err
 			}
 			images, err = s.buildImages(ctx)
@@ -136,6 +138,18 @@ func (s *System) Up(ctx context.Context) error {
 	}
 	s.printAddresses(after.changedFrom(before))
 	return nil
+}
+
+// remember notes what is there before the run changes anything.
+func (s *System) remember(ctx context.Context) (fingerprint, error) {
+	names, err := s.ours(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.earlier, err = s.updates(ctx, names); err != nil {
+		return nil, err
+	}
+	return s.fingerprint(ctx)
 }
 
 // printAddresses is the end of a successful run: what changed, where to vote, where the password is.
