@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -144,6 +146,25 @@ func (p *process) start(t testing.TB) {
 	p.cmd, p.gone = cmd, gone
 }
 
+// CPU is the processor time that the server and its living children have used, to 10 ms.
+func (p *process) CPU() time.Duration {
+	self := strconv.Itoa(p.cmd.Process.Pid)
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	var ticks int64
+	for _, name := range stats {
+		text, _ := os.ReadFile(name) // a process that has just ended has no file
+		_, rest, _ := strings.Cut(string(text), ") ")
+		f := strings.Fields(rest) // from field 3 of proc(5): state, ppid, ... utime is field 14, stime 15
+		if len(f) < 13 || f[1] != self && !strings.HasPrefix(string(text), self+" ") {
+			continue
+		}
+		user, _ := strconv.ParseInt(f[11], 10, 64)
+		system, _ := strconv.ParseInt(f[12], 10, 64)
+		ticks += user + system
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
+}
+
 // signal is a no-op on a process that has ended.
 func (p *process) signal(sig syscall.Signal) {
 	if p.cmd != nil {
@@ -191,4 +212,10 @@ func (p *process) tryAwait(ready func() bool) bool {
 		}
 	}
 	return true
+}
+
+// FreeAddr is a loopback address, host:port, that nothing listens on.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", freePort(t))
 }

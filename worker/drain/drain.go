@@ -43,8 +43,8 @@ const (
 // tally is what a stream's loop needs of the store.
 type tally interface {
 	Register(ctx context.Context, node, inc string) (store.Stream, error)
-	Read(ctx context.Context, id int32) (store.Stream, error)
-	Observe(ctx context.Context, id int32, before, after store.Account) error
+	Read(ctx context.Context, inc string) (store.Stream, error)
+	Observe(ctx context.Context, before store.Stream, after store.Account) error
 	Commit(ctx context.Context, b store.Batch) (store.Effect, error)
 }
 
@@ -184,14 +184,14 @@ func (d *Drain) Healthy() error {
 // Run drains until ctx ends: then it reads no more, finishes the batches in hand within ShutdownTimeout, leaves the list
 // of workers and returns nil. It returns an error at once when only a human can help, such as a missing table.
 func (d *Drain) Run(ctx context.Context) error {
-	soft, stop := context.WithCancel(ctx)
-	defer stop()
 	hard, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
+	g, soft := errgroup.WithContext(ctx)
 	defer context.AfterFunc(soft, func() { time.AfterFunc(d.cfg.ShutdownTimeout, cut) })()
-
-	g, soft := errgroup.WithContext(soft)
-	g.Go(func() error { return d.every(soft, heartbeatEvery, d.heartbeat) })
+	// A heartbeat that is under way at the end is waited for: cut off, it could land after the leave.
+	g.Go(func() error {
+		return d.every(soft, heartbeatEvery, func(context.Context) error { return d.heartbeat(hard) })
+	})
 	g.Go(func() error { return d.every(soft, verifyEvery, d.verify) })
 	g.Go(func() error {
 		return d.every(soft, d.cfg.ScanInterval, func(ctx context.Context) error { return d.scan(ctx, hard, g) })

@@ -24,6 +24,7 @@ func TestVotesReachTheTally(t *testing.T) {
 	b.eventually(`SELECT * FROM result_tally WHERE votes <> 0 ORDER BY 1, 2`, "1|2|3\n2|1|2")
 	b.settled(8)
 	b.eventually(`SELECT node, state, added, counted, pending, rejected, lost FROM result_ledger`, r.Node()+"|active|8|8|0|0|0")
+	b.eventually(`SELECT held FROM drain_stream`, "8")
 	b.noDrift()
 }
 

@@ -100,7 +100,7 @@ func TestCutLogIsReportedExactly(t *testing.T) {
 		t.Fatal("the cut removed nothing")
 	}
 	cast(t, c, crowd(1000, 20)...) // hides the fall of the counter
-	b.run(b.worker("w2", nil, r))
+	b.run(b.worker("w2", func(d *Drain) { d.cfg.BatchSize = 7 }, r))
 	b.eventually(`SELECT added, counted, pending, lost FROM result_ledger`, fmt.Sprintf("220|%d|0|%d", 220-(had-has), had-has))
 	b.eventually(`SELECT sum(votes) FROM result_tally`, fmt.Sprint(220-(had-has)))
 }
@@ -282,13 +282,13 @@ func (t *faultyTally) Register(ctx context.Context, node, inc string) (st store.
 	return st, err
 }
 
-func (t *faultyTally) Read(ctx context.Context, id int32) (st store.Stream, err error) {
-	err = t.f.call(func() error { st, err = t.tally.Read(ctx, id); return err })
+func (t *faultyTally) Read(ctx context.Context, inc string) (st store.Stream, err error) {
+	err = t.f.call(func() error { st, err = t.tally.Read(ctx, inc); return err })
 	return st, err
 }
 
-func (t *faultyTally) Observe(ctx context.Context, id int32, before, after store.Account) error {
-	return t.f.call(func() error { return t.tally.Observe(ctx, id, before, after) })
+func (t *faultyTally) Observe(ctx context.Context, before store.Stream, after store.Account) error {
+	return t.f.call(func() error { return t.tally.Observe(ctx, before, after) })
 }
 
 func (t *faultyTally) Commit(ctx context.Context, b store.Batch) (e store.Effect, err error) {

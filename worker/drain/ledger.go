@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"fmt"
 	"time"
 
 	"waggle/worker/store"
@@ -16,8 +17,14 @@ type look struct {
 	held int64
 	// entries follow the cursor.
 	entries []entry
-	// complete means that entries are all there were after the cursor when added was read.
+	// complete means that nothing followed the entries when added was read.
 	complete bool
+	// fresh means that a connection was made since the last look, so the server may be another process; it holds even for
+	// a look that failed.
+	fresh bool
+	// passed is the number of entries between the cursor and entries that an audit has read over, passedKnown the number
+	// of those up to the account's LastID.
+	passed, passedKnown int64
 }
 
 // assess brings an account up to what a look from its position shows, short of counting the look's entries. It is where
@@ -33,14 +40,8 @@ type look struct {
 func assess(a store.Account, l look) store.Account {
 	total := l.added + a.Shift
 	if l.complete {
-		known := int64(0)
-		for _, e := range l.entries {
-			if compareIDs(e.id, a.LastID) > 0 {
-				break
-			}
-			known++
-		}
-		present := int64(len(l.entries))
+		known := l.passedKnown + upTo(l.entries, a.LastID)
+		present := l.passed + int64(len(l.entries))
 		a.Lost += max(0, a.Added-a.N-a.Lost-known) + max(0, total-a.Added-(present-known))
 		total = a.N + a.Lost + present
 	} else {
@@ -50,6 +51,39 @@ func assess(a store.Account, l look) store.Account {
 	a.Shift = total - l.added
 	a.Added, a.LastID, a.Held = total, l.last, l.held
 	return a
+}
+
+// upTo is the number of entries up to an id, of entries in stream order.
+func upTo(entries []entry, id string) (n int64) {
+	for _, e := range entries {
+		if compareIDs(e.id, id) > 0 {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// maxAuditPages bounds an audit; with full pages it is twenty million entries.
+const maxAuditPages = 10_000
+
+// audit reads from the account's position to the end of the stream without counting, and returns a complete look whose
+// entries are the last page. A worker does it before it works off a backlog on a connection that is new: had the server
+// restarted on a cut log, and then taken enough votes to hide that its counter fell, single pages would not show it.
+func audit(a store.Account, page func(after string) (look, error)) (look, error) {
+	after := a.Pos
+	var passed, known int64
+	for range maxAuditPages {
+		l, err := page(after)
+		l.passed, l.passedKnown = passed, known
+		if err != nil || l.complete || len(l.entries) == 0 {
+			return l, err
+		}
+		passed += int64(len(l.entries))
+		known += upTo(l.entries, a.LastID)
+		after = l.entries[len(l.entries)-1].id
+	}
+	return look{}, fmt.Errorf("auditing a backlog: it has no end after %d pages", maxAuditPages)
 }
 
 // rewind reports whether Redis has fallen back behind the position, and the account to go on with. Redis then lost

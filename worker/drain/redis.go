@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
@@ -40,18 +43,30 @@ type queue interface {
 }
 
 // redisQueue is a queue over TCP. Its client never repeats a command: the loop above decides what to do again.
-type redisQueue struct{ client *redis.Client }
+type redisQueue struct {
+	client *redis.Client
+	// dialled is set by each new connection and taken by the next look: the server may have restarted in between.
+	dialled atomic.Bool
+}
+
+// quiet stops the library from printing lines of its own, once per process: what it prints it also returns, and
+// errors are logged where they are handled.
+var quiet = sync.OnceFunc(logging.Disable)
 
 func dialRedis(addr, user, password string) *redisQueue {
-	return &redisQueue{redis.NewClient(&redis.Options{
-		Addr: addr, Username: user, Password: password,
+	quiet()
+	q := &redisQueue{}
+	q.client = redis.NewClient(&redis.Options{
+		OnConnect: func(context.Context, *redis.Conn) error { q.dialled.Store(true); return nil },
+		Addr:      addr, Username: user, Password: password,
 		Protocol: 2, DisableIdentity: true, // RESP3 and CLIENT SETINFO need rights that the user does not have
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		MaxRetries:               -1, DialerRetries: 1,
 		ContextTimeoutEnabled: true,
 		DialTimeout:           2 * time.Second, ReadTimeout: lookTimeout, WriteTimeout: lookTimeout,
 		PoolSize: 2, PoolTimeout: lookTimeout, // one look ahead while a trim runs
-	})}
+	})
+	return q
 }
 
 func (q *redisQueue) close() error { return q.client.Close() }
@@ -99,9 +114,16 @@ func (q *redisQueue) look(ctx context.Context, inc, after string, count int) (lo
 	entries := pipe.Do(ctx, "XRANGE", streamKey, "("+after, "+", "COUNT", count)
 	behind := pipe.Do(ctx, "XINFO", "STREAM", streamKey)
 	_, _ = pipe.Exec(ctx) // each command has its own error
+	fresh := q.dialled.Swap(false)
 	if err := sameIncarnation(key, inc); err != nil {
-		return look{}, err
+		return look{fresh: fresh}, err
 	}
+	l, err := parseLook(before, entries, behind, count)
+	l.fresh = fresh
+	return l, err
+}
+
+func parseLook(before, entries, behind *redis.Cmd, count int) (look, error) {
 	first, err := parseInfo(before)
 	if err != nil {
 		return look{}, err

@@ -38,6 +38,7 @@ type stream struct {
 	inc       string
 	state     store.Stream // as last read or written
 	wrote     time.Time    // when the account was last written
+	unaudited bool         // the server may have restarted since the backlog was last seen whole
 	stealing  bool         // draining a stream of a silent owner, until the account moves under us
 	keep      retention
 	nextTrim  time.Time
@@ -141,7 +142,7 @@ func (s *stream) session(ctx, hard context.Context) error {
 }
 
 func (s *stream) reread(ctx context.Context) (err error) {
-	if s.state, err = s.tally.Read(ctx, s.state.ID); err != nil {
+	if s.state, err = s.tally.Read(ctx, s.inc); err != nil {
 		return &storeError{"reading an account", err}
 	}
 	return nil
@@ -157,15 +158,16 @@ func (s *stream) turn(ctx, hard context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	s.answered = time.Now()
+	if s.unaudited && !l.complete {
+		return 0, s.audit(ctx, hard)
+	}
+	s.unaudited = false
 	if after, back := rewind(s.state.Account, l); back {
 		s.log.Error("Redis lost entries that had been counted; reading everything it holds again",
 			"node", s.node, "position", s.state.Pos, "last", l.last, "lost", after.Lost-s.state.Lost)
 		return 0, s.observe(hard, after)
 	}
-	seen := assess(s.state.Account, l)
-	if more := seen.Lost - s.state.Lost; more > 0 {
-		s.log.Error("entries were added that can't be read any more", "node", s.node, "entries", more, "position", s.state.Pos)
-	}
+	seen := s.assess(l)
 	if len(l.entries) > 0 {
 		full := len(l.entries) == s.cfg.BatchSize
 		if full {
@@ -189,6 +191,27 @@ func (s *stream) turn(ctx, hard context.Context) (time.Duration, error) {
 	return s.cfg.PollInterval, s.housekeeping(ctx)
 }
 
+func (s *stream) assess(l look) store.Account {
+	seen := assess(s.state.Account, l)
+	if more := seen.Lost - s.state.Lost; more > 0 {
+		s.log.Error("entries were added that can't be read any more", "node", s.node, "entries", more, "position", s.state.Pos)
+	}
+	return seen
+}
+
+// audit writes what a reading of the whole backlog shows, before any of it is counted.
+func (s *stream) audit(ctx, hard context.Context) error {
+	l, err := audit(s.state.Account, func(after string) (look, error) { return s.queue.look(ctx, s.inc, after, s.cfg.BatchSize) })
+	if err != nil {
+		return err
+	}
+	s.unaudited = false
+	if _, back := rewind(s.state.Account, l); back {
+		return nil // the next look deals with it
+	}
+	return s.observe(hard, s.assess(l))
+}
+
 // peek takes over the stream of another worker that has been silent for too long: it is dead, or can't reach the node.
 func (s *stream) peek(ctx context.Context) (time.Duration, error) {
 	s.dropAhead()
@@ -205,14 +228,12 @@ func (s *stream) peek(ctx context.Context) (time.Duration, error) {
 
 // nextLook takes the look that was sent ahead if it fits, and looks now otherwise.
 func (s *stream) nextLook(ctx context.Context) (look, error) {
-	if s.ahead != nil {
-		r := <-s.ahead
-		s.ahead = nil
-		if r.after == s.state.Pos {
-			return r.look, r.err
-		}
+	if r := s.dropAhead(); r.after == s.state.Pos && r.after != "" {
+		return r.look, r.err
 	}
-	return s.queue.look(ctx, s.inc, s.state.Pos, s.cfg.BatchSize)
+	l, err := s.queue.look(ctx, s.inc, s.state.Pos, s.cfg.BatchSize)
+	s.unaudited = s.unaudited || l.fresh
+	return l, err
 }
 
 // lookAhead reads the next batch while Postgres commits this one.
@@ -225,16 +246,18 @@ func (s *stream) lookAhead(ctx context.Context, after string) {
 	}()
 }
 
-// dropAhead waits for a look that was sent ahead, so that no goroutine outlives its stream.
-func (s *stream) dropAhead() {
+// dropAhead waits for a look that was sent ahead, if any, so that no goroutine outlives its stream.
+func (s *stream) dropAhead() (r lookResult) {
 	if s.ahead != nil {
-		<-s.ahead
+		r = <-s.ahead
 		s.ahead = nil
+		s.unaudited = s.unaudited || r.look.fresh
 	}
+	return r
 }
 
 func (s *stream) observe(hard context.Context, seen store.Account) error {
-	if err := s.tally.Observe(hard, s.state.ID, s.state.Account, seen); err != nil {
+	if err := s.tally.Observe(hard, s.state, seen); err != nil {
 		return s.unlessStale("writing an account", err)
 	}
 	s.wrote = time.Now()
@@ -275,7 +298,7 @@ func (s *stream) commit(hard context.Context, seen store.Account, entries []entr
 	after.Revision = s.state.Revision
 	after.N = s.state.N + int64(len(entries))
 	after.Pos = entries[len(entries)-1].id
-	batch.Before, batch.After = s.state.Account, after
+	batch.Before, batch.After = s.state, after
 	began := time.Now()
 	effect, err := s.tally.Commit(hard, batch)
 	if err != nil {
@@ -298,7 +321,7 @@ func (s *stream) commit(hard context.Context, seen store.Account, entries []entr
 
 // fold turns entries into what they amount to. With a reason it rejects them all.
 func fold(id int32, polls *Polls, entries []entry, reason string) store.Batch {
-	b := store.Batch{Stream: id, FirstPolls: polls.firsts}
+	b := store.Batch{FirstPolls: polls.firsts}
 	votes := make([]store.Vote, 0, len(entries))
 	for _, e := range entries {
 		v, why := decode(e, id, polls)
@@ -342,5 +365,11 @@ func (s *stream) housekeeping(ctx context.Context) error {
 	}
 	removed, err := s.queue.trim(ctx, s.inc, target)
 	s.metrics.trimmed.Add(float64(removed))
+	if err != nil && !errors.Is(err, errMoved) {
+		// A full disk refuses trims and still gives its votes away: go on reading.
+		s.metrics.redisErrors.WithLabelValues(s.node).Inc()
+		s.log.Warn("trimming failed", "node", s.node, "error", err)
+		return nil
+	}
 	return err
 }

@@ -29,7 +29,10 @@ func compareKey(a, b Vote) int {
 // firstPolls are the polls in which the first vote counts instead of the last.
 func Fold(votes []Vote, firstPolls []int32) []Vote {
 	slices.SortFunc(votes, func(a, b Vote) int {
-		if c := cmp.Or(cmp.Compare(a.Poll, b.Poll), bytes.Compare(a.Voter[:], b.Voter[:])); c != 0 {
+		if a.Poll != b.Poll {
+			return cmp.Compare(a.Poll, b.Poll)
+		}
+		if c := bytes.Compare(a.Voter[:], b.Voter[:]); c != 0 {
 			return c
 		}
 		if slices.Contains(firstPolls, a.Poll) {
@@ -52,9 +55,9 @@ type Reject struct {
 
 // Batch is what a stretch of one stream amounts to.
 type Batch struct {
-	Stream int32
-	// Before is the account that was read; After is the one to be, its N greater by the number of entries.
-	Before, After Account
+	// Before is the stream as it was read; After is its account to be, with N greater by the number of entries.
+	Before Stream
+	After  Account
 	// Votes come out of Fold.
 	Votes []Vote
 	// Superseded is the number of votes that Fold left out.
@@ -80,10 +83,10 @@ func (s *Store) Commit(ctx context.Context, b Batch) (Effect, error) {
 	}
 	var held int64
 	var e Effect
-	err := s.pool.QueryRow(ctx, commitSQL, b.Stream, b.Before.Revision, b.Before.Pos, b.Before.N,
+	err := s.pool.QueryRow(ctx, commitSQL, b.Before.ID, b.Before.Revision, b.Before.Pos, b.Before.N,
 		b.After.Pos, b.After.N-b.Before.N, b.Superseded, int64(len(b.Rejects)),
 		b.After.Lost, b.After.Shift, b.After.Added, b.After.LastID, b.After.Held, s.shard, firsts,
-		v.polls, v.voters, v.choices, v.seqs, v.times, v.eids, r.ids, r.raws, r.reasons,
+		v.polls, v.voters, v.choices, v.seqs, v.times, v.eids, r.ids, r.raws, r.reasons, b.Before.Inc,
 	).Scan(&held, &e.Inserted, &e.Changed, &e.Stale)
 	if err != nil {
 		return Effect{}, s.check(ctx, "counting a batch", err)

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"waggle/deploy/harness"
 	"waggle/worker/store"
 )
@@ -44,11 +46,11 @@ func event(rng *rand.Rand, k, voters int) store.Vote {
 }
 
 // deliver hands events to the store in batches as one worker does, going on from the account after whatever happens.
-func deliver(ctx context.Context, s *store.Store, id int32, events []store.Vote, firsts []int32, rng *rand.Rand) (retries int, err error) {
+func deliver(ctx context.Context, s *store.Store, inc string, events []store.Vote, firsts []int32, rng *rand.Rand) (retries int, err error) {
 	var st store.Stream
 	for fresh := false; ; {
 		if !fresh {
-			if st, err = s.Read(ctx, id); err != nil {
+			if st, err = s.Read(ctx, inc); err != nil {
 				if ctx.Err() != nil {
 					return retries, err
 				}
@@ -66,9 +68,13 @@ func deliver(ctx context.Context, s *store.Store, id int32, events []store.Vote,
 		after := st.Account
 		after.N, after.Pos = int64(upTo), fmt.Sprintf("1-%d", upTo)
 		after.Added, after.LastID = int64(upTo), after.Pos
-		_, err := s.Commit(ctx, store.Batch{Stream: id, Before: st.Account, After: after, Votes: folded,
+		_, err := s.Commit(ctx, store.Batch{Before: st, After: after, Votes: folded,
 			Superseded: int64(upTo) - st.N - int64(len(folded)), FirstPolls: firsts})
 		if err != nil {
+			// Batches lock their rows in one order, so workers wait for each other and never deadlock.
+			if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == "40P01" {
+				return retries, err
+			}
 			if class := store.Classify(err); class == store.Data || class == store.Deploy || ctx.Err() != nil {
 				return retries, err
 			}
@@ -139,9 +145,9 @@ func race(t *testing.T, db *harness.Database, faults func()) {
 		seed := rand.New(rand.NewPCG(3, uint64(w)))
 		seed.Shuffle(len(queue), func(i, j int) { queue[i], queue[j] = queue[j], queue[i] })
 		s := open(t, db, uint32(w))
-		id := register(t, s, fmt.Sprintf("node%d", w), w).ID
+		inc := register(t, s, fmt.Sprintf("node%d", w), w).Inc
 		wg.Go(func() {
-			retries, err := deliver(ctx, s, id, queue, firsts, seed)
+			retries, err := deliver(ctx, s, inc, queue, firsts, seed)
 			if err != nil {
 				t.Errorf("worker %d: %v", w, err)
 			}
@@ -202,7 +208,7 @@ func TestCommitWritesNothingBehindTheFence(t *testing.T) {
 	st := register(t, s, "n", 1)
 	after := st.Account
 	after.Pos, after.N, after.Added, after.LastID = "5-0", 2, 2, "5-0"
-	batch := store.Batch{Stream: st.ID, Before: st.Account, After: after, Votes: []store.Vote{{Poll: 1, Choice: 1}},
+	batch := store.Batch{Before: st, After: after, Votes: []store.Vote{{Poll: 1, Choice: 1}},
 		Rejects: []store.Reject{{ID: "4-0", Raw: []byte("\x00raw\xff"), Reason: "no poll"}}}
 	effect, err := s.Commit(t.Context(), batch)
 	if err != nil || effect != (store.Effect{Inserted: 1}) {
@@ -211,8 +217,15 @@ func TestCommitWritesNothingBehindTheFence(t *testing.T) {
 	if _, err := s.Commit(t.Context(), batch); !errors.Is(err, store.ErrStale) {
 		t.Errorf("the same batch again = %v, want ErrStale", err)
 	}
-	if err := s.Observe(t.Context(), st.ID, st.Account, after); !errors.Is(err, store.ErrStale) {
+	if err := s.Observe(t.Context(), st, after); !errors.Is(err, store.ErrStale) {
 		t.Errorf("an observation from the old account = %v, want ErrStale", err)
+	}
+	// A failover undid the registration, and the number went to another incarnation.
+	other := st
+	other.Account = after
+	other.Revision, other.Inc = 1, "00000000-0000-4000-8000-00000000abcd"
+	if _, err := s.Commit(t.Context(), store.Batch{Before: other, After: after}); !errors.Is(err, store.ErrStale) {
+		t.Errorf("a batch of another incarnation = %v, want ErrStale", err)
 	}
 	if got := db.SQL(`SELECT added, counted, pending, rejected, lost FROM result_ledger`); got != "2|1|0|1|0" {
 		t.Errorf("ledger = %s, want 2|1|0|1|0", got)
@@ -227,14 +240,14 @@ func TestRedeliveryAfterACursorSetBackChangesNoCount(t *testing.T) {
 	t.Parallel()
 	db := migrated(t)
 	s := open(t, db, 3)
-	id := register(t, s, "n", 1).ID
+	inc := register(t, s, "n", 1).Inc
 	rng := rand.New(rand.NewPCG(5, 6))
 	events := make([]store.Vote, 900)
 	for k := range events {
 		events[k] = event(rng, k, 50)
 	}
 	for range 2 {
-		if _, err := deliver(t.Context(), s, id, events, nil, rng); err != nil {
+		if _, err := deliver(t.Context(), s, inc, events, nil, rng); err != nil {
 			t.Fatalf("delivering: %v", err)
 		}
 		assertVotes(t, db, store.Fold(slices.Clone(events), nil))
@@ -246,9 +259,9 @@ func TestVerifyNoticesATamperedTally(t *testing.T) {
 	t.Parallel()
 	db := migrated(t)
 	s := open(t, db, 0)
-	id := register(t, s, "n", 1).ID
+	inc := register(t, s, "n", 1).Inc
 	events := []store.Vote{{Poll: 1, Choice: 1, TS: 1}}
-	if _, err := deliver(t.Context(), s, id, events, nil, rand.New(rand.NewPCG(1, 1))); err != nil {
+	if _, err := deliver(t.Context(), s, inc, events, nil, rand.New(rand.NewPCG(1, 1))); err != nil {
 		t.Fatalf("delivering: %v", err)
 	}
 	db.SQL(`UPDATE tally SET n = n + 41; UPDATE drain_effect SET stale = stale + 2; UPDATE drain_stream SET lost = 3, seen_at = now() - interval '1 hour'`)

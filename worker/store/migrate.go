@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -91,4 +93,60 @@ func migrationVersion(name string) (int, error) {
 		return 0, fmt.Errorf("migration %q: its name must start with a number from 1 and an underscore", name)
 	}
 	return version, nil
+}
+
+// retryStart is the pause between two attempts to find Postgres, or its schema, at start-up.
+const retryStart = time.Second
+
+// AwaitMigrate is Migrate, repeated until Postgres is there, at most for the given time. It logs why it waits.
+func AwaitMigrate(ctx context.Context, dsn string, timeout time.Duration, log *slog.Logger) (applied int, err error) {
+	err = await(ctx, timeout, log, func(ctx context.Context) error {
+		applied, err = Migrate(ctx, dsn)
+		return err
+	})
+	return applied, err
+}
+
+// AwaitSchema waits until the schema is at least the one this binary knows, at most for the given time.
+func (s *Store) AwaitSchema(ctx context.Context, timeout time.Duration, log *slog.Logger) error {
+	names, err := fs.Glob(migrationFiles, "migrations/*.sql")
+	if err != nil || len(names) == 0 {
+		return fmt.Errorf("listing migrations: %w", err)
+	}
+	want, err := migrationVersion(names[len(names)-1])
+	if err != nil {
+		return err
+	}
+	return await(ctx, timeout, log, func(ctx context.Context) error {
+		var have int
+		err := s.pool.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM schema_version`).Scan(&have)
+		if err != nil {
+			return fmt.Errorf("reading the schema version: %w", err)
+		}
+		if have < want {
+			return fmt.Errorf("the schema has version %d, this worker needs %d: run worker migrate", have, want)
+		}
+		return nil
+	})
+}
+
+// await repeats step until it succeeds, ctx ends or the time is up. It goes on after every error: before the first
+// migration a missing table, and before Postgres has its roles a refused password, are nothing unusual.
+func await(ctx context.Context, timeout time.Duration, log *slog.Logger, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	tick := time.NewTicker(retryStart)
+	defer tick.Stop()
+	for {
+		err := step(ctx)
+		if err == nil {
+			return nil
+		}
+		log.Warn("Postgres is not ready", "error", err)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for Postgres: %w", err)
+		}
+	}
 }

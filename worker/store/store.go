@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -124,8 +125,9 @@ type Account struct {
 
 // Stream is a registered stream.
 type Stream struct {
-	// ID is the stream's number; it is part of each vote's order key.
-	ID int32
+	// ID is the stream's number; it is part of each vote's order key. Inc is its incarnation, a UUID.
+	ID  int32
+	Inc string
 	// Node is the capture node's name.
 	Node string
 	Account
@@ -133,12 +135,12 @@ type Stream struct {
 	Age time.Duration
 }
 
-const streamColumns = `id, node, revision, pos, n, lost, shift, added, last_id, held,
+const streamColumns = `id, inc::text, node, revision, pos, n, lost, shift, added, last_id, held,
 	extract(epoch FROM now() - seen_at)::float8`
 
 func scanStream(row pgx.Row) (st Stream, err error) {
 	var age float64
-	err = row.Scan(&st.ID, &st.Node, &st.Revision, &st.Pos, &st.N, &st.Lost, &st.Shift, &st.Added, &st.LastID, &st.Held, &age)
+	err = row.Scan(&st.ID, &st.Inc, &st.Node, &st.Revision, &st.Pos, &st.N, &st.Lost, &st.Shift, &st.Added, &st.LastID, &st.Held, &age)
 	st.Age = time.Duration(age * float64(time.Second))
 	return st, err
 }
@@ -169,21 +171,21 @@ func (s *Store) Register(ctx context.Context, node, inc string) (Stream, error) 
 	return st, s.check(ctx, "registering a stream", err)
 }
 
-// Read returns the stream as it is now.
-func (s *Store) Read(ctx context.Context, id int32) (Stream, error) {
+// Read returns the stream of an incarnation as it is now.
+func (s *Store) Read(ctx context.Context, inc string) (Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	st, err := scanStream(s.pool.QueryRow(ctx, `SELECT `+streamColumns+` FROM drain_stream WHERE id = $1`, id))
+	st, err := scanStream(s.pool.QueryRow(ctx, `SELECT `+streamColumns+` FROM drain_stream WHERE inc = $1::uuid`, inc))
 	return st, s.check(ctx, "reading a stream's account", err)
 }
 
 // Observe writes the account after a look at Redis that found nothing to count; after.N must be before.N. It returns
 // ErrStale when before is not the account any more.
-func (s *Store) Observe(ctx context.Context, id int32, before, after Account) error {
+func (s *Store) Observe(ctx context.Context, before Stream, after Account) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	tag, err := s.pool.Exec(ctx, observeSQL, id, before.Revision, before.Pos, before.N,
-		after.Pos, after.Lost, after.Shift, after.Added, after.LastID, after.Held)
+	tag, err := s.pool.Exec(ctx, observeSQL, before.ID, before.Revision, before.Pos, before.N,
+		after.Pos, after.Lost, after.Shift, after.Added, after.LastID, after.Held, before.Inc)
 	if err == nil && tag.RowsAffected() == 0 {
 		return ErrStale
 	}
@@ -242,14 +244,23 @@ type Check struct {
 	Detail string
 }
 
+// verifyTimeout bounds Verify, which reads every vote; batches have much less.
+const verifyTimeout = 2 * time.Minute
+
 // Verify runs the self-checks on one snapshot, stores their results for result_health and returns them.
-func (s *Store) Verify(ctx context.Context) ([]Check, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+func (s *Store) Verify(ctx context.Context) (checks []Check, err error) {
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
-	rows, err := s.pool.Query(ctx, checkSQL)
-	if err != nil {
-		return nil, s.check(ctx, "verifying the tally", err)
-	}
-	checks, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Check])
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = `+strconv.FormatInt(verifyTimeout.Milliseconds(), 10)); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, checkSQL)
+		if err != nil {
+			return err
+		}
+		checks, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Check])
+		return err
+	})
 	return checks, s.check(ctx, "verifying the tally", err)
 }

@@ -115,4 +115,5 @@ GRANT USAGE ON SCHEMA public TO waggle_drain, waggle_results;
 GRANT SELECT, INSERT, UPDATE ON vote, tally, drain_stream, drain_effect, drain_check TO waggle_drain;
 GRANT SELECT, INSERT ON vote_reject TO waggle_drain;
 GRANT SELECT, INSERT, UPDATE, DELETE ON drain_worker TO waggle_drain;
+GRANT SELECT ON schema_version TO waggle_drain;
 GRANT SELECT ON result_tally, result_ledger, result_health TO waggle_results, waggle_drain;

@@ -1,6 +1,7 @@
 -- Counts one batch of one stream, or nothing at all.
 --
--- In:  $1..$4 the fence: stream, and the revision, pos and n the caller has read
+-- In:  $1..$4 and $25 the fence: stream, the revision, pos and n the caller has read, and the incarnation: after a failover
+--      that undid a registration, the stream's number may be another's
 --      $5..$12 the account after the batch: pos, n, superseded and rejected as increments, lost, shift, added, last_id
 --      $13 held, $14 tally shard, $15 polls in which the first vote counts
 --      $16..$21 votes, at most one per poll and voter: poll, voter, choice, seq, ts, eid
@@ -18,7 +19,7 @@ WITH cas AS (
 	UPDATE drain_stream
 	   SET revision = revision + 1, pos = $5, n = n + $6, superseded = superseded + $7, rejected = rejected + $8,
 	       lost = $9, shift = $10, added = $11, last_id = $12, held = $13, seen_at = now(), state = 'active', closed_at = NULL
-	 WHERE id = $1 AND revision = $2 AND pos = $3 AND n = $4
+	 WHERE id = $1 AND revision = $2 AND pos = $3 AND n = $4 AND inc = $25::uuid
 	RETURNING 1
 ), inp AS MATERIALIZED (
 	SELECT * FROM unnest($16::int[], $17::uuid[], $18::smallint[], $19::bigint[], $20::bigint[], $21::uuid[])

@@ -1,0 +1,223 @@
+package drain
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"waggle/worker/store"
+)
+
+func testPolls(t testing.TB) *Polls {
+	t.Helper()
+	p, err := parsePolls([]byte(pollsText))
+	if err != nil {
+		t.Fatalf("parsing the polls: %v", err)
+	}
+	return p
+}
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	v := voter(5)
+	good := []string{"p", "1", "v", v, "c", "2", "s", "9223372036854775807", "t", "1700000000000"}
+	with := func(i int, value string) []string {
+		f := slices.Clone(good)
+		f[i] = value
+		return f
+	}
+	for name, tc := range map[string]struct {
+		fields []string
+		at     streamID
+		reason string
+	}{
+		"a vote":                       {good, streamID{7, 0}, ""},
+		"fields in another order":      {[]string{"t", "1", "s", "0", "c", "1", "v", v, "p", "1"}, streamID{7, 0}, ""},
+		"no fields":                    {nil, streamID{7, 0}, "not the five fields p, v, c, s, t"},
+		"a field twice":                {with(8, "s"), streamID{7, 0}, "a field twice"},
+		"another field":                {with(8, "x"), streamID{7, 0}, "a field other than p, v, c, s, t"},
+		"poll 0":                       {with(1, "0"), streamID{7, 0}, "p is no poll id: decimal, 1 to 2147483647"},
+		"poll of 32 bits":              {with(1, "2147483648"), streamID{7, 0}, "p is no poll id: decimal, 1 to 2147483647"},
+		"poll with a sign":             {with(1, "+1"), streamID{7, 0}, "p is no poll id: decimal, 1 to 2147483647"},
+		"poll with a leading zero":     {with(1, "01"), streamID{7, 0}, "p is no poll id: decimal, 1 to 2147483647"},
+		"empty poll":                   {with(1, ""), streamID{7, 0}, "p is no poll id: decimal, 1 to 2147483647"},
+		"unknown poll":                 {with(1, "3"), streamID{7, 0}, "unknown poll"},
+		"choice of 16 bits":            {with(5, "32768"), streamID{7, 0}, "c is no choice: decimal, 1 to 32767"},
+		"unknown choice":               {with(5, "4"), streamID{7, 0}, "unknown choice"},
+		"voter too short":              {with(3, v[1:]), streamID{7, 0}, "v is no voter: 22 characters of base64url"},
+		"voter with padding":           {with(3, v[:20]+"=="), streamID{7, 0}, "v is no voter: 22 characters of base64url"},
+		"voter in the other alphabet":  {with(3, "+"+v[1:]), streamID{7, 0}, "v is no voter: 22 characters of base64url"},
+		"voter with a line break":      {with(3, "\n"+v[1:]), streamID{7, 0}, "v is no voter: 22 characters of base64url"},
+		"voter with stray last bits":   {with(3, v[:21]+"B"), streamID{7, 0}, "v is no voter: 22 characters of base64url"},
+		"negative sequence":            {with(7, "-1"), streamID{7, 0}, "s is no sequence: decimal, 0 to 9223372036854775807"},
+		"sequence of 64 bits":          {with(7, "9223372036854775808"), streamID{7, 0}, "s is no sequence: decimal, 0 to 9223372036854775807"},
+		"time 0":                       {with(9, "0"), streamID{7, 0}, "t is no time: decimal Unix ms, 1 to 9223372036854775807"},
+		"largest entry id that fits":   {good, streamID{1<<48 - 1, 1<<48 - 1}, ""},
+		"entry id of more than 48 bit": {good, streamID{1 << 48, 0}, "entry id out of range"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, reason := decode(entry{id: "x", at: tc.at, fields: tc.fields}, 1, testPolls(t))
+			if reason != tc.reason {
+				t.Errorf("reason = %q, want %q (vote %+v)", reason, tc.reason, got)
+			}
+		})
+	}
+	want := store.Vote{Poll: 1, Choice: 2, Seq: 1<<63 - 1, TS: 1_700_000_000_000}
+	want.Voter[15] = 5
+	want.EID, _ = entryKey(streamID{7, 3}, 2)
+	if got, reason := decode(entry{at: streamID{7, 3}, fields: good}, 2, testPolls(t)); reason != "" || got != want {
+		t.Errorf("decode = %+v, %q; want %+v", got, reason, want)
+	}
+}
+
+// FuzzDecode: whatever a function wrote, an entry is either a vote that writes back to the same fields, or a reject
+// whose reason and raw form Postgres takes.
+func FuzzDecode(f *testing.F) {
+	f.Add("p", "1", "v", voter(1), "c", "1", "s", "0", "t", "5", uint64(1), uint64(2))
+	f.Add("p", "\x00", "v", "\xff", "c", "99999999999999999999", "s", "+0", "t", "-0", uint64(1)<<63, uint64(1)<<48)
+	polls := testPolls(f)
+	f.Fuzz(func(t *testing.T, a, b, c, d, e, g, h, i, j, k string, ms, seq uint64) {
+		in := entry{id: "x", at: streamID{ms, seq}, fields: []string{a, b, c, d, e, g, h, i, j, k}}
+		v, reason := decode(in, 1, polls)
+		if raw := in.raw(); len(raw) > 12*maxRaw || bytes.ContainsRune(raw, 0) {
+			t.Fatalf("raw of %q = %d bytes, or with a NUL", in.fields, len(raw))
+		}
+		if reason != "" {
+			if strings.ContainsFunc(reason, func(r rune) bool { return r < ' ' || r > '~' }) {
+				t.Fatalf("reason %q is not plain text", reason)
+			}
+			return
+		}
+		fields := map[string]string{}
+		for n := 0; n < len(in.fields); n += 2 {
+			fields[in.fields[n]] = in.fields[n+1]
+		}
+		back := map[string]string{}
+		written := ballot{int(v.Poll), 0, int(v.Choice), v.Seq, v.TS}.fields()
+		for n := 0; n < len(written); n += 2 {
+			back[written[n].(string)] = written[n+1].(string)
+		}
+		back["v"] = voterEncoding.EncodeToString(v.Voter[:])
+		for _, name := range []string{"p", "v", "c", "s", "t"} {
+			if fields[name] != back[name] {
+				t.Fatalf("field %s = %q is read as %q", name, fields[name], back[name])
+			}
+		}
+	})
+}
+
+func FuzzParseID(f *testing.F) {
+	f.Add("1700000000000-0")
+	f.Add("-")
+	f.Fuzz(func(t *testing.T, s string) {
+		if id, err := parseID(s); err == nil && compareIDs(s, s) != 0 {
+			t.Fatalf("%q = %+v is not itself", s, id)
+		}
+	})
+}
+
+func TestEntryKeysOrderAsTheStreamDoes(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) (streamID, int32) {
+			return streamID{rapid.Uint64Range(0, 1<<48-1).Draw(t, name+" ms"), rapid.Uint64Range(0, 1<<48-1).Draw(t, name+" seq")},
+				rapid.Int32Range(0, 1<<31-1).Draw(t, name+" stream")
+		}
+		a, sa := draw("a")
+		b, sb := draw("b")
+		ka, ok1 := entryKey(a, sa)
+		kb, ok2 := entryKey(b, sb)
+		want := a.compare(b)
+		if want == 0 {
+			want = int(sa) - int(sb)
+		}
+		if got := bytes.Compare(ka[:], kb[:]); !ok1 || !ok2 || got*want < 0 || (got == 0) != (want == 0) {
+			t.Fatalf("keys of %v/%d and %v/%d compare as %d, want the sign of %d", a, sa, b, sb, got, want)
+		}
+	})
+}
+
+func TestPollsFile(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ text, want string }{
+		"not JSON":          {`{`, "parsing JSON"},
+		"none":              {`{"polls":[]}`, "polls: there must be at least one"},
+		"id 0":              {`{"polls":[{"id":0}]}`, "polls[0].id is 0: it must be 1 to 2147483647"},
+		"id twice":          {`{"polls":[{"id":1,"options":[{"id":1}]},{"id":1}]}`, "polls[1].id is 1: another poll has that id"},
+		"unknown mode":      {`{"polls":[{"id":1,"mode":"best"}]}`, `polls[0].mode is "best": it must be last or first`},
+		"no options":        {`{"polls":[{"id":1}]}`, "polls[0].options: there must be at least one"},
+		"option too large":  {`{"polls":[{"id":1,"options":[{"id":32768}]}]}`, "polls[0].options[0].id is 32768: it must be 1 to 32767"},
+		"option id twice":   {`{"polls":[{"id":1,"options":[{"id":2},{"id":2}]}]}`, "polls[0].options[1].id is 2: another option has that id"},
+		"id is no number":   {`{"polls":[{"id":"x"}]}`, "parsing JSON"},
+		"the file is empty": {``, "parsing JSON"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := parsePolls([]byte(tc.text)); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("parsePolls = %v, want %q in it", err, tc.want)
+			}
+		})
+	}
+}
+
+func FuzzParsePolls(f *testing.F) {
+	f.Add([]byte(pollsText))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := parsePolls(text)
+		if err != nil {
+			return
+		}
+		for _, id := range p.firsts {
+			if len(p.choices[id]) == 0 {
+				t.Fatalf("poll %d has a mode and no options", id)
+			}
+		}
+	})
+}
+
+func TestOwnership(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		live := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z0-9]{1,12}`), 1, 6, rapid.ID).Draw(t, "live")
+		gone := rapid.SampledFrom(live).Draw(t, "gone")
+		rest := slices.DeleteFunc(slices.Clone(live), func(w string) bool { return w == gone })
+		stream := rapid.String().Draw(t, "stream")
+		var owner string
+		for _, w := range live {
+			if owns(w, stream, live) {
+				if owner != "" {
+					t.Fatalf("both %s and %s own %q", owner, w, stream)
+				}
+				owner = w
+			}
+		}
+		if owner == "" {
+			t.Fatalf("nobody owns %q", stream)
+		}
+		if owner != gone && !owns(owner, stream, rest) {
+			t.Fatalf("%q moved from %s because %s went", stream, owner, gone)
+		}
+	})
+}
+
+func TestOwnershipIsSpread(t *testing.T) {
+	t.Parallel()
+	live := []string{"worker-a1", "worker-a2", "worker-a3"}
+	count := map[string]int{}
+	for i := range 3000 {
+		for _, w := range live {
+			if owns(w, voter(i), live) {
+				count[w]++
+			}
+		}
+	}
+	for _, w := range live {
+		if count[w] < 800 || count[w] > 1200 {
+			t.Errorf("%s owns %d of 3000 streams, want about 1000", w, count[w])
+		}
+	}
+}

@@ -1,0 +1,68 @@
+package drain
+
+import (
+	"errors"
+	"testing"
+
+	"waggle/deploy/harness"
+)
+
+// TestEveryCommandChecksWhoAnswers: an address can pass to another server between any two commands.
+func TestEveryCommandChecksWhoAnswers(t *testing.T) {
+	t.Parallel()
+	r := harness.Redis(t)
+	cast(t, capture(t, r), crowd(0, 500)...)
+	q := dialRedis(r.Addr(), "drain", harness.RedisPassword)
+	t.Cleanup(func() { _ = q.close() })
+	const other = "11111111-1111-4111-8111-111111111111"
+	if _, err := q.look(t.Context(), other, genesisID, 10); !errors.Is(err, errMoved) {
+		t.Errorf("a look at another incarnation = %v, want errMoved", err)
+	}
+	if n, err := q.trim(t.Context(), other, "9999999999999-0"); n != 0 || !errors.Is(err, errMoved) {
+		t.Errorf("a trim of another incarnation = %d, %v; want errMoved", n, err)
+	}
+	if got := r.Do("XLEN", "votes"); got != "501" {
+		t.Errorf("%s entries are left, want all 501", got)
+	}
+}
+
+func TestLookSaysWhatItSaw(t *testing.T) {
+	t.Parallel()
+	r := harness.Redis(t)
+	cast(t, capture(t, r), crowd(0, 5)...)
+	q := dialRedis(r.Addr(), "drain", harness.RedisPassword)
+	t.Cleanup(func() { _ = q.close() })
+	inc, node, err := q.identify(t.Context())
+	if err != nil || inc != r.Incarnation() || node != r.Node() {
+		t.Fatalf("identify = %s, %s, %v; want %s, %s", inc, node, err, r.Incarnation(), r.Node())
+	}
+	for name, tc := range map[string]struct {
+		count    int
+		entries  int
+		complete bool
+	}{
+		"a part":      {4, 4, false},
+		"up to count": {5, 5, false}, // there may be more
+		"to the end":  {6, 5, true},
+	} {
+		l, err := q.look(t.Context(), inc, genesisID, tc.count)
+		if err != nil {
+			t.Fatalf("looking: %v", err)
+		}
+		if len(l.entries) != tc.entries || l.complete != tc.complete || l.added != 5 || l.held != 5 {
+			t.Errorf("%s: %d entries, complete %v, %d added, %d held", name, len(l.entries), l.complete, l.added, l.held)
+		}
+	}
+	r.Restart()
+	// The first look may fail on the dead connection; it or the next says that the connection is new.
+	l, err := q.look(t.Context(), inc, genesisID, 10)
+	if err != nil {
+		l, err = q.look(t.Context(), inc, genesisID, 10)
+	}
+	if err != nil || !l.fresh {
+		t.Errorf("a look after a restart: fresh = %v, %v; want fresh", l.fresh, err)
+	}
+	if l, err := q.look(t.Context(), inc, genesisID, 10); err != nil || l.fresh {
+		t.Errorf("the look after it: fresh = %v, %v", l.fresh, err)
+	}
+}

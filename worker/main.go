@@ -1,0 +1,150 @@
+// The worker counts votes: it drains the capture nodes' Redis streams into Postgres. It is the only part that reads
+// those streams and the only one that writes the tally; any number of workers may run.
+//
+//	worker                     drain until SIGTERM
+//	worker migrate             bring the schema up to date (secret postgres-admin)
+//	worker retire -node NAME   write off a node that will never come back
+//	worker -healthcheck        ask the worker in this container whether it is alive
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"waggle/worker/drain"
+	"waggle/worker/store"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "worker:", err)
+		os.Exit(1)
+	}
+}
+
+func command(ctx context.Context, args []string) error {
+	cfg, err := loadConfig()
+	if err != nil {
+		return err
+	}
+	name := ""
+	if len(args) > 0 {
+		name = args[0]
+	}
+	switch name {
+	case "":
+		return run(ctx, cfg)
+	case "-healthcheck":
+		return healthcheck(ctx, cfg)
+	case "migrate":
+		return migrate(ctx, cfg)
+	case "retire":
+		return retire(ctx, cfg, args[1:])
+	default:
+		return fmt.Errorf("unknown command %q: it must be migrate, retire, -healthcheck, or none to drain", name)
+	}
+}
+
+// run wires the worker up and blocks until ctx ends or it can't go on.
+func run(ctx context.Context, cfg config) error {
+	log := cfg.logger()
+	polls, err := drain.LoadPolls(cfg.PollsFile)
+	if err != nil {
+		return err
+	}
+	password, err := cfg.secret("redis-drain")
+	if err != nil {
+		return err
+	}
+	dsn, err := cfg.dsn("waggle_drain", "postgres-drain")
+	if err != nil {
+		return err
+	}
+	tally, err := store.New(store.Config{DSN: dsn, Shard: cfg.shard()})
+	if err != nil {
+		return err
+	}
+	defer tally.Close()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	worker, err := drain.New(drain.Config{
+		Worker: cfg.WorkerName, Store: tally, Polls: polls, Resolve: cfg.resolver(), User: cfg.RedisUser, Password: password,
+		BatchSize: cfg.BatchSize, PollInterval: cfg.PollInterval, Retention: cfg.Retention, RetentionEntries: cfg.RetentionEntries,
+		ShutdownTimeout: cfg.ShutdownTimeout, Logger: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("starting", "config", cfg) // holds no secret
+	// The server outlives the worker, so that the last batches can still be watched.
+	served, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serve(served, cfg.Listen, worker.Healthy, registry) })
+	g.Go(func() error {
+		defer stopServing()
+		err := tally.AwaitSchema(ctx, cfg.StartTimeout, log)
+		if ctx.Err() != nil {
+			return nil // asked to stop while waiting
+		}
+		if err != nil {
+			return err
+		}
+		return worker.Run(ctx)
+	})
+	err = g.Wait()
+	log.Info("stopped", "error", err)
+	return err
+}
+
+func migrate(ctx context.Context, cfg config) error {
+	dsn, err := cfg.dsn("waggle_admin", "postgres-admin")
+	if err != nil {
+		return err
+	}
+	log := cfg.logger()
+	applied, err := store.AwaitMigrate(ctx, dsn, cfg.StartTimeout, log)
+	if err == nil {
+		log.Info("the schema is up to date", "applied", applied)
+	}
+	return err
+}
+
+func retire(ctx context.Context, cfg config, args []string) error {
+	flags := flag.NewFlagSet("retire", flag.ContinueOnError)
+	node := flags.String("node", "", "name of the capture node that will never come back")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *node == "" || flags.NArg() > 0 {
+		return errors.New("retire needs -node NAME and nothing else")
+	}
+	dsn, err := cfg.dsn("waggle_drain", "postgres-drain")
+	if err != nil {
+		return err
+	}
+	tally, err := store.New(store.Config{DSN: dsn})
+	if err != nil {
+		return err
+	}
+	defer tally.Close()
+	n, err := tally.Retire(ctx, *node)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("node %q has no stream to retire: its name must be one that the ledger shows as missing", *node)
+	}
+	if err == nil {
+		cfg.logger().Info("retired a node", "node", *node, "streams", n)
+	}
+	return err
+}
