@@ -319,6 +319,13 @@ func (d *Drain) claim(inc, addr string) bool {
 	return true
 }
 
+func (d *Drain) isClaimed(inc string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.claimed[inc]
+	return ok
+}
+
 func (d *Drain) unclaim(inc string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

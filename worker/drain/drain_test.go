@@ -3,7 +3,10 @@ package drain
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"waggle/deploy/harness"
 	"waggle/worker/store"
@@ -89,6 +92,23 @@ func TestOneFrozenNodeDelaysNoOther(t *testing.T) {
 	cast(t, capture(t, frozen), crowd(10, 10)...)
 	b.eventually(`SELECT sum(votes) FROM result_tally`, "20")
 	b.settled(20)
+	b.noDrift()
+}
+
+func TestOneServerBehindTwoAddressesIsDrainedOnce(t *testing.T) {
+	t.Parallel()
+	b, r := newBench(t), harness.Redis(t)
+	d := b.worker("w", func(d *Drain) {
+		both := []string{r.Addr(), strings.Replace(r.Addr(), "127.0.0.1", "localhost", 1)}
+		d.cfg.Resolve = func(context.Context) ([]string, error) { return both, nil }
+		d.cfg.BatchSize = 10
+	})
+	b.run(d)
+	cast(t, capture(t, r), crowd(0, 1000)...)
+	b.settled(1000)
+	if n := testutil.ToFloat64(d.metrics.stale); n != 0 {
+		t.Errorf("%v writes found the account moved: the addresses compete", n)
+	}
 	b.noDrift()
 }
 

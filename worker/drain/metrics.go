@@ -32,7 +32,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		held: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "waggle_drain_held_entries",
 			Help: "Entries in a node's stream, counted ones within the retention window included."}, node),
 		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "waggle_drain_node_up",
-			Help: "1 while this worker can read the node's stream."}, node),
+			Help: "1 while this worker drains the node's stream, 0 once it can't reach it."}, node),
 		drift: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "waggle_drain_check_drift",
 			Help: "Result of the last self-check; 0 is right."}, []string{"check"}),
 		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "waggle_drain_postgres_errors_total",

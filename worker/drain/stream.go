@@ -76,7 +76,9 @@ func (s *stream) run(ctx, hard context.Context) error {
 			}
 		} else {
 			s.metrics.redisErrors.WithLabelValues(s.node).Inc()
-			s.metrics.up.WithLabelValues(s.node).Set(0)
+			if !s.isClaimed(s.inc) { // the server may have moved to another address
+				s.metrics.up.WithLabelValues(s.node).Set(0)
+			}
 			s.log.Warn("a capture node failed", "node", s.node, "error", err)
 		}
 		if silent := time.Since(s.answered); silent > forgetAfter && !s.isNamed(s.addr) {
@@ -109,7 +111,7 @@ func (s *stream) session(ctx, hard context.Context) error {
 	}
 	s.answered = time.Now()
 	if !s.claim(inc, s.addr) {
-		wait(ctx, s.cfg.StealAfter) // the same server behind another address, which drains it
+		wait(ctx, min(peekEvery, s.cfg.StealAfter)) // another address leads to the same server, or did until it moved
 		return nil
 	}
 	defer s.unclaim(inc)
@@ -121,7 +123,6 @@ func (s *stream) session(ctx, hard context.Context) error {
 	}
 	s.inc, s.node, s.stealing = inc, s.state.Node, false
 	s.keep = retention{window: s.cfg.Retention, entries: s.cfg.RetentionEntries}
-	s.metrics.up.WithLabelValues(s.node).Set(1)
 	defer s.dropAhead()
 	for ctx.Err() == nil {
 		pause, err := s.turn(ctx, hard)
@@ -340,6 +341,7 @@ func fold(id int32, polls *Polls, entries []entry, reason string) store.Batch {
 }
 
 func (s *stream) report() {
+	s.metrics.up.WithLabelValues(s.node).Set(1)
 	s.metrics.lag.WithLabelValues(s.node).Set(float64(s.state.Added - s.state.N - s.state.Lost))
 	s.metrics.lost.WithLabelValues(s.node).Set(float64(s.state.Lost))
 	s.metrics.held.WithLabelValues(s.node).Set(float64(s.state.Held))
