@@ -118,7 +118,7 @@ func (s *system) testClient(t *testing.T) {
 	}
 	want(run(s.credential(t, "basic-auth-password"), "login", "--username", "admin", "--password-stdin"), "credentials saved")
 	run("", "up", "--skip-push", "--filter", "results", "-f", "stack.yml")
-	if err := s.cluster.Load(t.Context(), "waggle/results:latest"); err != nil {
+	if err := s.cluster.Load(t.Context(), "localhost/waggle/results:latest"); err != nil {
 		t.Fatal(err)
 	}
 	listed := run("", "list", "-v")
@@ -131,7 +131,7 @@ func (s *system) testClient(t *testing.T) {
 	want(run("", "secret", "list"), "trial")
 	run("", "secret", "update", "trial", "--from-literal", "two")
 	run("", "secret", "remove", "trial")
-	run("", "deploy", "--image", "waggle/results:latest", "--name", "trial", "--secret", "postgres-results", "--secret", "polls",
+	run("", "deploy", "--image", "localhost/waggle/results:latest", "--name", "trial", "--secret", "postgres-results", "--secret", "polls",
 		"--annotation", "com.waggle.networks=waggle-results", "--env", "postgres_host=tasks.waggle_postgres")
 	run("", "ready", "trial")
 	want(run("", "logs", "trial", "--tail=false"), "function starting")
@@ -141,7 +141,7 @@ func (s *system) testClient(t *testing.T) {
 
 // testRESTLifecycle deploys, reads and removes a function with plain HTTP.
 func (s *system) testRESTLifecycle(t *testing.T) {
-	body := `{"service":"trial","image":"waggle/results:latest","labels":{},"annotations":{"com.waggle.networks":"waggle-results"},` +
+	body := `{"service":"trial","image":"localhost/waggle/results:latest","labels":{},"annotations":{"com.waggle.networks":"waggle-results"},` +
 		`"secrets":["postgres-results","polls"],"envVars":{"postgres_host":"tasks.waggle_postgres"}}`
 	s.call(t, http.MethodPut, "/system/functions", body, http.StatusNotFound)
 	s.call(t, http.MethodPost, "/system/functions", body, http.StatusAccepted)

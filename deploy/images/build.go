@@ -26,6 +26,10 @@ const (
 	Node = "node"
 )
 
+// prefix names a registry that does not exist: Swarm asks the one in an image's name before it uses a local image of
+// that name, and nobody must be able to answer for ours.
+const prefix = "localhost/waggle/"
+
 // All is what a running system needs.
 var All = []string{Redis, Postgres, Provider, Worker}
 
@@ -61,7 +65,7 @@ func (b *Builder) progress(format string, args ...any) {
 
 // Image is an image that was built.
 type Image struct {
-	// Reference is waggle/<name>:<first 12 digits of the id>.
+	// Reference is localhost/waggle/<name>:<first 12 digits of the id>.
 	Reference string
 	// ID is the engine's id, "sha256:…".
 	ID string
@@ -92,7 +96,7 @@ func (b *Builder) Build(ctx context.Context, names ...string) (map[string]Image,
 
 func (b *Builder) build(ctx context.Context, name string, r recipe, args map[string]string) (Image, error) {
 	options := docker.BuildOptions{
-		Context: filepath.Join(b.Root, filepath.FromSlash(r.context)), Tag: "waggle/" + name + ":latest", BuildArgs: args,
+		Context: filepath.Join(b.Root, filepath.FromSlash(r.context)), Tag: prefix + name + ":latest", BuildArgs: args,
 	}
 	if r.dockerfile != "" {
 		options.Dockerfile = filepath.Join(b.Root, filepath.FromSlash(r.dockerfile))
@@ -110,7 +114,7 @@ func (b *Builder) build(ctx context.Context, name string, r recipe, args map[str
 		return Image{}, err
 	}
 	digits := strings.TrimPrefix(id, "sha256:")
-	image := Image{ID: id, Reference: "waggle/" + name + ":" + digits[:min(12, len(digits))]}
+	image := Image{ID: id, Reference: prefix + name + ":" + digits[:min(12, len(digits))]}
 	if _, err := b.Engine.Run(ctx, "tag", id, image.Reference); err != nil {
 		return Image{}, fmt.Errorf("tagging %s: %w", image.Reference, err)
 	}
