@@ -30,3 +30,27 @@ func weight(worker, stream string) uint64 {
 	x *= 0xc4ceb9fe1a85ec53
 	return x ^ x>>33
 }
+
+// claim reserves an incarnation for an address of this process.
+func (d *Drain) claim(inc, addr string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if holder, ok := d.claimed[inc]; ok && holder != addr {
+		return false
+	}
+	d.claimed[inc] = addr
+	return true
+}
+
+func (d *Drain) isClaimed(inc string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.claimed[inc]
+	return ok
+}
+
+func (d *Drain) unclaim(inc string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.claimed, inc)
+}

@@ -1,0 +1,74 @@
+package drain
+
+import (
+	"context"
+	"time"
+
+	"waggle/worker/store"
+)
+
+// count commits entries that follow the account; seen is the account after their look, short of the entries themselves.
+// A batch that Postgres refuses for its data is halved until the entry at fault stands alone, and is rejected.
+func (s *stream) count(hard context.Context, seen store.Account, entries []entry) error {
+	err := s.commit(hard, seen, entries, "")
+	if err == nil || store.Classify(err) != store.Data {
+		return err
+	}
+	s.metrics.storeErrors.WithLabelValues(store.Data.String()).Inc()
+	if len(entries) == 1 {
+		return s.commit(hard, seen, entries, store.Reason(err))
+	}
+	half := len(entries) / 2
+	if err := s.count(hard, seen, entries[:half]); err != nil {
+		return err
+	}
+	return s.count(hard, seen, entries[half:])
+}
+
+// commit counts entries in one statement, or rejects them all for the given reason.
+func (s *stream) commit(hard context.Context, seen store.Account, entries []entry, reason string) error {
+	batch := fold(s.state.ID, s.cfg.Polls, entries, reason)
+	after := seen
+	after.Revision = s.state.Revision
+	after.N = s.state.N + int64(len(entries))
+	after.Pos = entries[len(entries)-1].id
+	batch.Before, batch.After = s.state, after
+	began := time.Now()
+	effect, err := s.tally.Commit(hard, batch)
+	if err != nil {
+		return s.unlessStale("counting a batch", err)
+	}
+	s.wrote = time.Now()
+	s.state.Account = after
+	s.state.Revision++
+	s.metrics.commit.Observe(s.wrote.Sub(began).Seconds())
+	s.metrics.batch.Observe(float64(len(entries)))
+	for name, n := range map[string]int64{"inserted": effect.Inserted, "changed": effect.Changed, "stale": effect.Stale,
+		"superseded": batch.Superseded, "rejected": int64(len(batch.Rejects))} {
+		s.metrics.entries.WithLabelValues(name).Add(float64(n))
+	}
+	if n := len(batch.Rejects); n > 0 {
+		s.log.Error("entries are no votes", "node", s.node, "entries", n, "first", batch.Rejects[0].ID, "reason", batch.Rejects[0].Reason)
+	}
+	return nil
+}
+
+// fold turns entries into what they amount to. With a reason it rejects them all.
+func fold(id int32, polls *Polls, entries []entry, reason string) store.Batch {
+	b := store.Batch{FirstPolls: polls.firsts}
+	votes := make([]store.Vote, 0, len(entries))
+	for _, e := range entries {
+		v, why := decode(e, id, polls)
+		if reason != "" {
+			why = reason
+		}
+		if why != "" {
+			b.Rejects = append(b.Rejects, store.Reject{ID: e.id, Raw: e.raw(), Reason: why})
+			continue
+		}
+		votes = append(votes, v)
+	}
+	b.Votes = store.Fold(votes, polls.firsts)
+	b.Superseded = int64(len(votes) - len(b.Votes))
+	return b
+}
