@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,10 @@ func (s *system) testClient(t *testing.T) {
 	run := func(stdin string, args ...string) string {
 		t.Helper()
 		command := exec.CommandContext(t.Context(), cli, args...)
-		command.Dir = s.config.Root
+		command.Dir = home
+		if slices.Contains(args, "stack.yml") {
+			command.Dir = s.config.Root // elsewhere the client would take a stack.yml that it finds before the flags
+		}
 		command.Env = append(os.Environ(), "OPENFAAS_URL="+s.gateway, "OPENFAAS_CONFIG="+home, "HOME="+home)
 		command.Stdin = strings.NewReader(stdin)
 		out, err := command.CombinedOutput()

@@ -275,7 +275,9 @@ func (s *system) judge(t *testing.T, args ...string) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, binary, append(all, args...)...).CombinedOutput()
+	command := exec.CommandContext(ctx, binary, append(all, args...)...)
+	command.Dir = s.config.Root
+	out, err := command.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
 		s.dump(t)
