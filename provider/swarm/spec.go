@@ -89,8 +89,8 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 			}},
 		},
 		Mode:           swarm.ServiceMode{Replicated: &swarm.ReplicatedService{}},
-		UpdateConfig:   updateConfig(swarm.UpdateFailureActionRollback),
-		RollbackConfig: updateConfig(swarm.UpdateFailureActionPause),
+		UpdateConfig:   updateConfig(w, swarm.UpdateFailureActionRollback),
+		RollbackConfig: updateConfig(w, swarm.UpdateFailureActionPause),
 		// The gateway balances by itself: no virtual IP, which would pin connections to one replica.
 		EndpointSpec: &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR},
 	}
@@ -98,9 +98,15 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 	return spec, nil
 }
 
-// updateConfig starts a new replica before it stops an old one, one at a time.
-func updateConfig(onFailure swarm.FailureAction) *swarm.UpdateConfig {
-	return &swarm.UpdateConfig{Parallelism: 1, Order: swarm.UpdateOrderStartFirst, FailureAction: onFailure, Monitor: updateMonitor}
+// updateConfig replaces one replica at a time and starts the new one before it stops the old one. Where the user limits
+// the replicas of a node, a new one may have no place beside the old one, and Swarm would wait for ever: there the old
+// one goes first, and the gateway holds the requests that no other replica can take.
+func updateConfig(w wishes, onFailure swarm.FailureAction) *swarm.UpdateConfig {
+	order := swarm.UpdateOrderStartFirst
+	if w.perNode > 0 {
+		order = swarm.UpdateOrderStopFirst
+	}
+	return &swarm.UpdateConfig{Parallelism: 1, Order: order, FailureAction: onFailure, Monitor: updateMonitor}
 }
 
 // specHash names the content of a spec. Whatever the number of replicas, which others change, is no part of it.

@@ -6,7 +6,6 @@
 package swarmtest
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -39,7 +38,9 @@ type Engine struct {
 	held     bool
 	away     bool
 	rivals   int
-	network  string
+	// killBefore and killAfter name the next changing call at which the caller is cut off.
+	killBefore, killAfter string
+	network               string
 }
 
 // NewEngine returns one with a single node, whose overlay for functions is called network.
@@ -122,6 +123,64 @@ func (e *Engine) SetTask(id string, change func(*swarm.Task)) {
 	task := e.tasks[id]
 	change(&task)
 	e.tasks[id] = task
+}
+
+// KillBefore makes the engine go away just before the next call of this name, KillAfter just after it, without an answer:
+// to what the engine holds, that is a caller who was killed there. SetAway(false) ends it.
+func (e *Engine) KillBefore(call string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.killBefore = call
+}
+
+// KillAfter is described at KillBefore.
+func (e *Engine) KillAfter(call string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.killAfter = call
+}
+
+// before stands at the beginning of each changing call.
+func (e *Engine) before(call string) error {
+	if e.killBefore == call {
+		e.killBefore, e.away = "", true
+	}
+	return e.answers()
+}
+
+// after stands at the end of each changing call.
+func (e *Engine) after(call string) error {
+	if e.killAfter == call {
+		e.killAfter, e.away = "", true
+	}
+	return e.answers()
+}
+
+// SecretsOf names the Docker secrets that a service refers to.
+func (e *Engine) SecretsOf(service string) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var names []string
+	for _, s := range e.services {
+		if s.Spec.Name == service {
+			for _, reference := range s.Spec.TaskTemplate.ContainerSpec.Secrets {
+				names = append(names, reference.SecretName)
+			}
+		}
+	}
+	return names
+}
+
+// SecretNames names all Docker secrets, sorted.
+func (e *Engine) SecretNames() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var names []string
+	for _, secret := range e.secrets {
+		names = append(names, secret.Spec.Name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 func (e *Engine) answers() error {
@@ -210,13 +269,17 @@ func (e *Engine) NodeList(context.Context, client.NodeListOptions) (client.NodeL
 func (e *Engine) ServiceList(_ context.Context, options client.ServiceListOptions) (client.ServiceListResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var found []swarm.Service
-	for _, service := range e.services {
+	var ids []string
+	for id, service := range e.services {
 		if hasLabels(service.Spec.Labels, options.Filters) {
-			found = append(found, service)
+			ids = append(ids, id)
 		}
 	}
-	slices.SortFunc(found, func(a, b swarm.Service) int { return cmp.Compare(a.ID, b.ID) })
+	slices.Sort(ids)
+	found := make([]swarm.Service, len(ids))
+	for i, id := range ids {
+		found[i] = e.services[id]
+	}
 	return client.ServiceListResult{Items: found}, e.answers()
 }
 
@@ -238,7 +301,7 @@ func (e *Engine) ServiceInspect(_ context.Context, id string, _ client.ServiceIn
 func (e *Engine) ServiceCreate(_ context.Context, options client.ServiceCreateOptions) (client.ServiceCreateResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("ServiceCreate"); err != nil {
 		return client.ServiceCreateResult{}, err
 	}
 	for _, service := range e.services {
@@ -257,14 +320,14 @@ func (e *Engine) ServiceCreate(_ context.Context, options client.ServiceCreateOp
 	e.services[service.ID] = service
 	e.orchestrate(service)
 	e.tell(events.ServiceEventType, service.ID)
-	return client.ServiceCreateResult{ID: service.ID}, nil
+	return client.ServiceCreateResult{ID: service.ID}, e.after("ServiceCreate")
 }
 
 // ServiceUpdate replaces the spec of a service whose version is still the given one.
 func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.ServiceUpdateOptions) (client.ServiceUpdateResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("ServiceUpdate"); err != nil {
 		return client.ServiceUpdateResult{}, err
 	}
 	service, found := e.services[id]
@@ -296,14 +359,14 @@ func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.Serv
 	}
 	e.orchestrate(service)
 	e.tell(events.ServiceEventType, id)
-	return client.ServiceUpdateResult{}, nil
+	return client.ServiceUpdateResult{}, e.after("ServiceUpdate")
 }
 
 // ServiceRemove ends one.
 func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRemoveOptions) (client.ServiceRemoveResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("ServiceRemove"); err != nil {
 		return client.ServiceRemoveResult{}, err
 	}
 	if _, found := e.services[id]; !found {
@@ -312,7 +375,7 @@ func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRem
 	delete(e.services, id)
 	maps.DeleteFunc(e.tasks, func(_ string, t swarm.Task) bool { return t.ServiceID == id })
 	e.tell(events.ServiceEventType, id)
-	return client.ServiceRemoveResult{}, nil
+	return client.ServiceRemoveResult{}, e.after("ServiceRemove")
 }
 
 // orchestrate makes the number of tasks that should run what the service asks for.
@@ -378,13 +441,17 @@ func settled(task swarm.Task) swarm.Task {
 func (e *Engine) TaskList(_ context.Context, options client.TaskListOptions) (client.TaskListResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	found := make([]swarm.Task, 0, len(e.tasks))
-	for _, task := range e.tasks {
+	var ids []string
+	for id, task := range e.tasks {
 		if in(options.Filters["service"], task.ServiceID) && in(options.Filters["desired-state"], string(task.DesiredState)) {
-			found = append(found, task)
+			ids = append(ids, id)
 		}
 	}
-	slices.SortFunc(found, func(a, b swarm.Task) int { return cmp.Compare(a.ID, b.ID) })
+	slices.Sort(ids)
+	found := make([]swarm.Task, len(ids))
+	for i, id := range ids {
+		found[i] = e.tasks[id]
+	}
 	return client.TaskListResult{Items: found}, e.answers()
 }
 
