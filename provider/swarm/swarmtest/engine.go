@@ -492,3 +492,10 @@ func equal(a, b any) bool {
 	}
 	return string(left) == string(right)
 }
+
+// TaskIDs gives the ids of all tasks.
+func (e *Engine) TaskIDs() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Keys(e.tasks))
+}
