@@ -441,6 +441,14 @@ func settled(task swarm.Task) swarm.Task {
 func (e *Engine) TaskList(_ context.Context, options client.TaskListOptions) (client.TaskListResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.TaskListResult{}, err
+	}
+	for id := range options.Filters["service"] {
+		if _, found := e.services[id]; !found {
+			return client.TaskListResult{}, fmt.Errorf("service %s not found: %w", id, errdefs.ErrNotFound)
+		}
+	}
 	var ids []string
 	for id, task := range e.tasks {
 		if in(options.Filters["service"], task.ServiceID) && in(options.Filters["desired-state"], string(task.DesiredState)) {
@@ -452,7 +460,7 @@ func (e *Engine) TaskList(_ context.Context, options client.TaskListOptions) (cl
 	for i, id := range ids {
 		found[i] = e.tasks[id]
 	}
-	return client.TaskListResult{Items: found}, e.answers()
+	return client.TaskListResult{Items: found}, nil
 }
 
 func in(values map[string]bool, value string) bool { return len(values) == 0 || values[value] }
