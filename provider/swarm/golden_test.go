@@ -188,12 +188,15 @@ func TestRefusedDeployments(t *testing.T) {
 		kind   error
 		names  string
 	}{
-		"name":              {func(d *types.FunctionDeployment) { d.Service = "A" }, ErrInvalid, "service"},
-		"limit":             {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{CPU: "x"} }, ErrInvalid, "limits.cpu"},
-		"request":           {func(d *types.FunctionDeployment) { d.Requests = &types.FunctionResources{Memory: "1"} }, ErrInvalid, "requests.memory"},
-		"GPU":               {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{NvidiaGPU: "1"} }, ErrInvalid, "limits.nvidia.com/gpu"},
-		"secret":            {func(d *types.FunctionDeployment) { d.Secrets = []string{"none"} }, ErrInvalid, "secrets"},
-		"env name":          {func(d *types.FunctionDeployment) { d.EnvVars = map[string]string{"a=b": "c"} }, ErrInvalid, "envVars"},
+		"name":     {func(d *types.FunctionDeployment) { d.Service = "A" }, ErrInvalid, "service"},
+		"limit":    {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{CPU: "x"} }, ErrInvalid, "limits.cpu"},
+		"request":  {func(d *types.FunctionDeployment) { d.Requests = &types.FunctionResources{Memory: "1"} }, ErrInvalid, "requests.memory"},
+		"GPU":      {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{NvidiaGPU: "1"} }, ErrInvalid, "limits.nvidia.com/gpu"},
+		"secret":   {func(d *types.FunctionDeployment) { d.Secrets = []string{"none"} }, ErrInvalid, "secrets"},
+		"env name": {func(d *types.FunctionDeployment) { d.EnvVars = map[string]string{"a=b": "c"} }, ErrInvalid, "envVars"},
+		"too large": {func(d *types.FunctionDeployment) {
+			d.EnvVars = map[string]string{"a": strings.Repeat("x", maxDeployment)}
+		}, ErrInvalid, "deployment"},
 		"env zero byte":     {func(d *types.FunctionDeployment) { d.EnvVars = map[string]string{"a": "b\x00"} }, ErrInvalid, "envVars"},
 		"volume not listed": {func(d *types.FunctionDeployment) { d.Annotations = ptr(annotationVolumes, "other:/x") }, ErrForbidden, "waggle-votes-socket, data"},
 		"network unlisted":  {func(d *types.FunctionDeployment) { d.Annotations = ptr(annotationNetworks, "host") }, ErrForbidden, "waggle-drain"},

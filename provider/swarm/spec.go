@@ -28,6 +28,10 @@ const (
 	updateMonitor = 10 * time.Second
 )
 
+// maxDeployment bounds a deployment as JSON. The Swarm keeps it twice over, as label and as what it means, and again for
+// the spec before it, all in one message of at most 4 MiB.
+const maxDeployment = 400 << 10
+
 // image is what a deployment's image name was resolved to.
 type image struct {
 	// Ref is what Swarm is told to run: the name as given, or with the registry's digest.
@@ -126,6 +130,9 @@ func (c Config) serviceLabels(d *types.FunctionDeployment) (map[string]string, e
 	sent, err := json.Marshal(d)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the deployment of %s: %w", d.Service, err)
+	}
+	if len(sent) > maxDeployment {
+		return nil, failf(ErrInvalid, "deployment: %d bytes; want at most %d; large values belong in secrets", len(sent), maxDeployment)
 	}
 	labels := map[string]string{}
 	for key, value := range deref(d.Labels) {

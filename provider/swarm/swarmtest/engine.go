@@ -33,6 +33,8 @@ type Engine struct {
 	configs  map[string]swarm.Config
 	nodes    []swarm.Node
 	images   map[string]string
+	pulled   map[string][]string
+	remote   map[string]remoteImage
 	logs     map[string]*taskLog
 	watchers map[chan events.Message]bool
 	held     bool
@@ -47,7 +49,7 @@ type Engine struct {
 func NewEngine(network string) *Engine {
 	return &Engine{
 		services: map[string]swarm.Service{}, tasks: map[string]swarm.Task{}, secrets: map[string]swarm.Secret{},
-		configs: map[string]swarm.Config{}, images: map[string]string{}, logs: map[string]*taskLog{},
+		configs: map[string]swarm.Config{}, images: map[string]string{}, pulled: map[string][]string{}, remote: map[string]remoteImage{}, logs: map[string]*taskLog{},
 		watchers: map[chan events.Message]bool{}, network: network,
 		nodes: []swarm.Node{{ID: "node1", Status: swarm.NodeStatus{State: swarm.NodeStateReady}}},
 	}
@@ -58,6 +60,34 @@ func (e *Engine) AddImage(name, id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.images[name] = id
+}
+
+type remoteImage struct{ digest, auth string }
+
+// AddRemoteImage puts an image into the registry, which asks for auth.
+func (e *Engine) AddRemoteImage(name, digest, auth string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.remote[name] = remoteImage{digest, auth}
+}
+
+// AddPulledImage puts an image onto the engine that it once had from a registry.
+func (e *Engine) AddPulledImage(name, id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.images[name], e.pulled[name] = id, []string{name + "@sha256:then"}
+}
+
+// ImageOf is what a service runs: the image's name and what its containers say of its identity.
+func (e *Engine) ImageOf(service string) (name, identity string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.services {
+		if s.Spec.Name == service {
+			return s.Spec.TaskTemplate.ContainerSpec.Image, s.Spec.TaskTemplate.ContainerSpec.Labels["com.waggle.image"]
+		}
+	}
+	return "", ""
 }
 
 // Hold keeps tasks from reaching the state they should have, until Settle.
