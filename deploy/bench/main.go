@@ -1,0 +1,132 @@
+// Command bench measures what a request costs in the gateway, beside the proxies that people know.
+//
+// It runs everything on loopback, one proxy after the other in front of the same function, and reads each proxy's CPU
+// time from the kernel, so the load generator and the function do not blur the figure. In: wrk, and haproxy and nginx
+// where they are installed. Out: a table on standard output. Absolute figures are those of one machine; quote ratios.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+)
+
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == "role" {
+		exit(runRole(os.Args[2], os.Args[3:]))
+	}
+	var b bench
+	only := flag.String("only", "", "comma-separated names of the proxies to measure; default: all")
+	cases := flag.String("cases", "reply12,reply64k,post64k", "comma-separated cases")
+	flag.DurationVar(&b.time, "time", 5*time.Second, "length of each run, at least 1s")
+	flag.IntVar(&b.connections, "connections", 64, "client connections, 1 to 10000")
+	flag.IntVar(&b.rounds, "rounds", 1, "runs of each proxy; the median counts")
+	flag.IntVar(&b.idle, "idle", 10000, "idle connections for the memory figure; 0 leaves it out")
+	flag.StringVar(&b.profile, "profile", "", "file for a CPU profile of the gateway")
+	flag.Parse()
+	if b.time < time.Second || b.connections < 1 || b.connections > 10000 || b.rounds < 1 {
+		exit(fmt.Errorf("time is %s, connections %d, rounds %d: legal is 1s and more, 1 to 10000, 1 and more", b.time, b.connections, b.rounds))
+	}
+	b.only, b.cases = split(*only), split(*cases)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := b.run(ctx)
+	stop()
+	exit(err)
+}
+
+func exit(err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func split(list string) map[string]bool {
+	if list == "" {
+		return nil
+	}
+	out := make(map[string]bool)
+	for _, s := range strings.Split(list, ",") {
+		out[strings.TrimSpace(s)] = true
+	}
+	return out
+}
+
+// bench is one run of the program.
+type bench struct {
+	time        time.Duration
+	connections int
+	rounds      int
+	idle        int
+	only, cases map[string]bool
+	profile     string
+	dir         string // for configuration files
+}
+
+func (b *bench) run(ctx context.Context) error {
+	if _, err := exec.LookPath("wrk"); err != nil {
+		return fmt.Errorf("looking for the load generator: %w (Debian package wrk)", err)
+	}
+	var err error
+	if b.dir, err = os.MkdirTemp("", "waggle-bench"); err != nil {
+		return fmt.Errorf("making a folder for configuration: %w", err)
+	}
+	defer os.RemoveAll(b.dir)
+	function, err := startRole(ctx, "function", nil)
+	if err != nil {
+		return err
+	}
+	defer function.stop()
+	for _, c := range allCases {
+		if !b.cases[c.name] {
+			continue
+		}
+		if err := b.runCase(ctx, c, function); err != nil {
+			return err
+		}
+	}
+	if b.idle > 0 {
+		return b.measureIdle(ctx, function)
+	}
+	return nil
+}
+
+// runCase prints one table.
+func (b *bench) runCase(ctx context.Context, c testCase, function *process) error {
+	fmt.Printf("\n%s, %d connections, %s per run\n", c.title, b.connections, b.time)
+	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(out, "proxy\treq/s\tp50 ms\tp99 ms\tCPU µs/req\t× haproxy\tfunction µs/req\terrors\t")
+	defer out.Flush()
+	var reference float64
+	for _, p := range proxies {
+		if b.only != nil && !b.only[p.name] {
+			continue
+		}
+		got, err := b.measure(ctx, p, c, function)
+		if errors.Is(err, exec.ErrNotFound) {
+			fmt.Fprintf(out, "%s\tnot installed\t\t\t\t\t\t\t\n", p.name)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("measuring %s: %w", p.name, err)
+		}
+		if p.name == "haproxy" {
+			reference = got.cpu
+		}
+		ratio := "-"
+		if reference > 0 && got.cpu > 0 {
+			ratio = fmt.Sprintf("%.2f", got.cpu/reference)
+		}
+		fmt.Fprintf(out, "%s\t%.0f\t%.2f\t%.2f\t%.1f\t%s\t%.1f\t%d\t\n", p.name, got.rate, got.p50, got.p99, got.cpu, ratio, got.functionCPU, got.errors)
+	}
+	return nil
+}

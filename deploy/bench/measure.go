@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// testCase is one kind of request.
+type testCase struct {
+	name, title, path string
+	script            string // for wrk
+}
+
+var allCases = []testCase{
+	{name: "reply12", title: "GET, 12-byte reply", path: "/"},
+	{name: "reply64k", title: "GET, 64 KiB reply", path: "/64k"},
+	{name: "post64k", title: "POST of 64 KiB, 12-byte reply", path: "/",
+		script: "wrk.method = 'POST'\nwrk.body = string.rep('x', 65536)\n"},
+}
+
+// result is what one run, or the median of several, came to.
+type result struct {
+	rate, p50, p99   float64 // requests per second; milliseconds
+	cpu, functionCPU float64 // microseconds per request
+	errors           int
+}
+
+// measure runs one proxy and takes the median of its rounds by CPU.
+func (b *bench) measure(ctx context.Context, p proxy, c testCase, function *process) (result, error) {
+	var proc *process
+	address := function.address
+	if p.start != nil {
+		var err error
+		if proc, err = p.start(ctx, b, function.address); err != nil {
+			return result{}, err
+		}
+		defer proc.stop()
+		address = proc.address
+	}
+	url := "http://" + address + p.prefix + c.path
+	if _, err := b.load(ctx, url, c, time.Second, proc, function); err != nil { // warm-up
+		return result{}, err
+	}
+	var results []result
+	for range b.rounds {
+		r, err := b.load(ctx, url, c, b.time, proc, function)
+		if err != nil {
+			return result{}, err
+		}
+		results = append(results, r)
+	}
+	slices.SortFunc(results, func(x, y result) int { return int(1000 * (x.cpu - y.cpu)) })
+	return results[len(results)/2], nil
+}
+
+// load runs wrk once and sets its count of requests against the CPU time that the processes used meanwhile.
+func (b *bench) load(ctx context.Context, url string, c testCase, length time.Duration, proc, function *process) (result, error) {
+	args := []string{"-t1", "-c", strconv.Itoa(b.connections), "-d", strconv.Itoa(int(length.Seconds())) + "s", "--latency"}
+	if c.script != "" {
+		path := filepath.Join(b.dir, c.name+".lua")
+		if err := os.WriteFile(path, []byte(c.script), 0o600); err != nil {
+			return result{}, fmt.Errorf("writing wrk's script: %w", err)
+		}
+		args = append(args, "-s", path)
+	}
+	before, beforeFunction := proc.cpu(), function.cpu()
+	out, err := exec.CommandContext(ctx, "wrk", append(args, url)...).CombinedOutput()
+	if err != nil {
+		return result{}, fmt.Errorf("running wrk: %w: %s", err, out)
+	}
+	used, usedFunction := proc.cpu()-before, function.cpu()-beforeFunction
+	return parse(string(out), used, usedFunction)
+}
+
+var (
+	reRequests = regexp.MustCompile(`(\d+) requests in`)
+	reRate     = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
+	reP50      = regexp.MustCompile(`50%\s+([\d.]+)(us|ms|s)`)
+	reP99      = regexp.MustCompile(`99%\s+([\d.]+)(us|ms|s)`)
+	reNon2xx   = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)`)
+	reSocket   = regexp.MustCompile(`Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)`)
+)
+
+// parse reads wrk's report.
+func parse(out string, used, usedFunction time.Duration) (result, error) {
+	var r result
+	m := reRequests.FindStringSubmatch(out)
+	rate := reRate.FindStringSubmatch(out)
+	if m == nil || rate == nil {
+		return r, fmt.Errorf("wrk said nothing that can be read: %s", out)
+	}
+	n, _ := strconv.ParseFloat(m[1], 64)
+	r.rate, _ = strconv.ParseFloat(rate[1], 64)
+	r.p50, r.p99 = millis(reP50.FindStringSubmatch(out)), millis(reP99.FindStringSubmatch(out))
+	if n > 0 {
+		r.cpu = float64(used.Microseconds()) / n
+		r.functionCPU = float64(usedFunction.Microseconds()) / n
+	}
+	for _, m := range [][]string{reNon2xx.FindStringSubmatch(out), reSocket.FindStringSubmatch(out)} {
+		for i := 1; i < len(m); i++ {
+			k, _ := strconv.Atoi(m[i])
+			r.errors += k
+		}
+	}
+	return r, nil
+}
+
+func millis(m []string) float64 {
+	if m == nil {
+		return 0
+	}
+	v, _ := strconv.ParseFloat(m[1], 64)
+	return v * map[string]float64{"us": 0.001, "ms": 1, "s": 1000}[m[2]]
+}
+
+// tick is USER_HZ, which Linux fixes at 100 for all programs.
+const tick = 10 * time.Millisecond
+
+// cpu is the CPU time of the process and its children that run now.
+func (p *process) cpu() time.Duration {
+	if p == nil {
+		return 0
+	}
+	total := statTime(p.cmd.Process.Pid)
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.cmd.Process.Pid, p.cmd.Process.Pid))
+	for _, f := range strings.Fields(string(children)) {
+		if pid, err := strconv.Atoi(f); err == nil {
+			total += statTime(pid)
+		}
+	}
+	return total
+}
+
+func statTime(pid int) time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The command's name may hold spaces; it ends with the last parenthesis. utime and stime are fields 14 and 15.
+	_, rest, _ := strings.Cut(string(text), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * tick
+}
+
+// rss is the resident memory of the process in bytes.
+func (p *process) rss() int {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	for _, line := range strings.Split(string(text), "\n") {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kb, _ := strconv.Atoi(strings.Fields(rest)[0])
+			return kb << 10
+		}
+	}
+	return 0
+}

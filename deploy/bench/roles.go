@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"syscall"
+
+	"waggle/provider/feed"
+	"waggle/provider/gateway"
+)
+
+// runRole is what the children do, until SIGTERM.
+func runRole(name string, args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	address, args := args[0], args[1:]
+	switch name {
+	case "function":
+		return serve(ctx, address, http.HandlerFunc(hello))
+	case "gateway":
+		return runGateway(ctx, address, args[0], args[1])
+	case "reverseproxy":
+		return serve(ctx, address, reverseProxy(args[0]))
+	case "reverseproxy-pooled":
+		p := reverseProxy(args[0])
+		p.BufferPool = &bufferPool{sync.Pool{New: func() any { return new([32 << 10]byte) }}}
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.MaxIdleConns, t.MaxIdleConnsPerHost = 1024, 1024
+		p.Transport = t
+		return serve(ctx, address, p)
+	case "blind-relay":
+		return blindRelay(ctx, address, args[0])
+	}
+	return fmt.Errorf("role is %q: legal is function, gateway, reverseproxy, reverseproxy-pooled, blind-relay", name)
+}
+
+// reverseProxy is the standard library's, quiet about clients that wrk cuts off at the end of a run.
+func reverseProxy(function string) *httputil.ReverseProxy {
+	p := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: function})
+	p.ErrorLog = log.New(io.Discard, "", 0)
+	return p
+}
+
+var big = strings.Repeat("x", 64<<10)
+
+// hello is the function: a trivial Go server.
+func hello(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	if strings.HasSuffix(r.URL.Path, "/64k") {
+		_, _ = io.WriteString(w, big)
+		return
+	}
+	_, _ = io.WriteString(w, "Hello World\n")
+}
+
+func serve(ctx context.Context, address string, h http.Handler) error {
+	s := &http.Server{Addr: address, Handler: h}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.ListenAndServe(); err != http.ErrServerClosed {
+		return err
+	}
+	return nil
+}
+
+type bufferPool struct{ sync.Pool }
+
+func (p *bufferPool) Get() []byte  { return p.Pool.Get().(*[32 << 10]byte)[:] }
+func (p *bufferPool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
+
+// runGateway is the gateway with everything on and a table of one function.
+func runGateway(ctx context.Context, address, function, profile string) error {
+	if profile != "" {
+		f, err := os.Create(profile)
+		if err != nil {
+			return fmt.Errorf("creating the profile: %w", err)
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return fmt.Errorf("starting the profile: %w", err)
+		}
+		defer pprof.StopCPUProfile()
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	metrics, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("listening for metrics: %w", err)
+	}
+	g, err := gateway.New(gateway.Config{Listener: l, MetricsListener: metrics, Table: &feed.Table{Epoch: "bench", Revision: 1,
+		Functions: []feed.Function{{Name: "hello", Namespace: "openfaas-fn", Service: "hello", Desired: 1, Min: 1, Max: 1,
+			HealthPath: "/", Replicas: []feed.Replica{{ID: "1", Address: function, State: feed.Ready}}}}}})
+	if err != nil {
+		return err
+	}
+	return g.Run(ctx)
+}
+
+// blindRelay copies bytes without looking at them, one connection to the function per client connection: what goroutines
+// and the standard library's sockets cost before anything useful is done.
+func blindRelay(ctx context.Context, address, function string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return nil
+		}
+		go func() {
+			defer c.Close()
+			up, err := net.Dial("tcp", function)
+			if err != nil {
+				return
+			}
+			defer up.Close()
+			buf := make([]byte, 32<<10)
+			for from, to := c, up; ; from, to = to, from {
+				n, err := from.Read(buf)
+				if err != nil {
+					return
+				}
+				if _, err := to.Write(buf[:n]); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
