@@ -206,15 +206,11 @@ var (
 	systemPrefix   = []byte("/system/")
 )
 
-// route finds the function of "name[.namespace][/path][?query]". What follows the name reaches the function untouched.
+// route finds the function that address names.
 func (ex *exchange) route(address []byte) bool {
-	end := 0
-	for end < len(address) && address[end] != '/' && address[end] != '?' {
-		end++
-	}
-	name := address[:end]
-	ex.path = address[end:]
-	ex.slash = len(ex.path) == 0 || ex.path[0] == '?'
+	name, path := splitAddress(address)
+	ex.path = path
+	ex.slash = len(path) == 0 || path[0] == '?'
 	ex.set = ex.g.registry.Lookup(name)
 	if ex.set == nil {
 		ex.set = ex.g.registry.Guess(name)
@@ -224,6 +220,16 @@ func (ex *exchange) route(address []byte) bool {
 	}
 	ex.stats = ex.set.Stats.(*functionStats)
 	return true
+}
+
+// splitAddress splits "name[.namespace][/path][?query]" behind the name. The rest reaches the function untouched: it is
+// neither decoded nor cleaned.
+func splitAddress(address []byte) (name, rest []byte) {
+	end := 0
+	for end < len(address) && address[end] != '/' && address[end] != '?' {
+		end++
+	}
+	return address[:end], address[end:]
 }
 
 // invoke brings the body in as far as it should be, forwards, and counts.

@@ -212,7 +212,7 @@ func (ex *exchange) judge(err error) verdict {
 	switch {
 	case timedOut, errors.As(err, &malformed), !ex.complete, ex.uw > ex.ur, ex.tries >= maxTries-1:
 		return hopeless
-	case ex.conn.Reused && ex.neverArrived():
+	case ex.conn.Reused && ex.neverArrived(err):
 		return sameReplica
 	case ex.conn.Reused && ex.harmless():
 		return sameReplica
@@ -224,9 +224,9 @@ func (ex *exchange) judge(err error) verdict {
 
 // neverArrived asks the kernel. A peer that closed the connection as we wrote answers the data with a reset, which may
 // be a round trip away.
-func (ex *exchange) neverArrived() bool {
+func (ex *exchange) neverArrived(ended error) bool {
 	for range 10 {
-		certain, pending := ex.conn.NeverArrived(ex.before)
+		certain, pending := ex.conn.NeverArrived(ex.before, ended)
 		if certain || !pending {
 			return certain
 		}

@@ -21,6 +21,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 )
@@ -171,7 +172,7 @@ func (c *Cluster) find(ctx context.Context, namespace, name string) (swarm.Servi
 	want := serviceName(c.cfg.Namespace, namespace, name)
 	at := slices.IndexFunc(services, func(s swarm.Service) bool { return s.Spec.Name == want })
 	if at < 0 {
-		return swarm.Service{}, failf(ErrNotFound, "function %q does not exist in namespace %q", name, namespace)
+		return swarm.Service{}, missing(namespace, name)
 	}
 	return services[at], nil
 }
@@ -190,4 +191,21 @@ func (c *Cluster) services(ctx context.Context, labels ...string) ([]swarm.Servi
 		return s.Spec.Mode.Replicated == nil || s.Spec.TaskTemplate.ContainerSpec == nil ||
 			l[labelFunction] == "" || s.Spec.Name != serviceName(c.cfg.Namespace, l[labelNamespace], l[labelFunction])
 	}), nil
+}
+
+// tasks lists all replicas of a function, ended ones included. ErrNotFound means that it was removed meanwhile.
+func (c *Cluster) tasks(ctx context.Context, service swarm.Service) ([]swarm.Task, error) {
+	result, err := c.docker.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("service", service.ID)})
+	if errdefs.IsNotFound(err) {
+		return nil, missing(service.Spec.Labels[labelNamespace], service.Spec.Labels[labelFunction])
+	}
+	if err != nil {
+		return nil, dockerError("listing replicas of "+service.Spec.Labels[labelFunction], err)
+	}
+	return result.Items, nil
+}
+
+// missing is the error for a function that does not exist.
+func missing(namespace, name string) error {
+	return failf(ErrNotFound, "function %q does not exist in namespace %q", name, namespace)
 }

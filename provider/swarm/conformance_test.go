@@ -17,6 +17,31 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // socket of a manager's engine; WAGGLE_SWARM_IMAGE is then an image that its nodes have and that serves HTTP on port
 // 8080, and the overlay waggle-functions exists. The end-to-end tests set both.
 func TestConformance(t *testing.T) {
+	for name, target := range targets(t) {
+		t.Run(name, func(t *testing.T) { swarmtest.Run(t, target) })
+	}
+}
+
+// TestStorm is long enough in memory to meet every pair of operations; the end-to-end tests make it longer by
+// WAGGLE_SWARM_STORM, a duration.
+func TestStorm(t *testing.T) {
+	duration := 300 * time.Millisecond
+	if text := os.Getenv("WAGGLE_SWARM_STORM"); text != "" {
+		var err error
+		if duration, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range targets(t) {
+		t.Run(name, func(t *testing.T) {
+			swarmtest.Storm(t, target, swarmtest.StormConfig{Clients: 64, Functions: 40, Duration: duration, Seed: 1})
+		})
+	}
+}
+
+// targets gives the Swarms to test, each by its name.
+func targets(t *testing.T) map[string]swarmtest.Target {
+	t.Helper()
 	engine := swarmtest.NewEngine("waggle-functions")
 	engine.AddImage("ours/function:1", "sha256:1")
 	targets := map[string]swarmtest.Target{
@@ -34,7 +59,5 @@ func TestConformance(t *testing.T) {
 		}
 		targets["swarm"] = swarmtest.Target{Docker: docker, Network: "waggle-functions", Image: image, Patience: 90 * time.Second}
 	}
-	for name, target := range targets {
-		t.Run(name, func(t *testing.T) { swarmtest.Run(t, target) })
-	}
+	return targets
 }

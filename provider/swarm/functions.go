@@ -49,17 +49,17 @@ func (c *Cluster) Status(ctx context.Context, namespace, name string, usage bool
 	if err != nil {
 		return types.FunctionStatus{}, err
 	}
-	result, err := c.docker.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("service", service.ID)})
-	if err != nil {
-		return types.FunctionStatus{}, dockerError("listing replicas", err)
-	}
-	status, err := functionStatus(service, result.Items)
+	tasks, err := c.tasks(ctx, service)
 	if err != nil {
 		return types.FunctionStatus{}, err
 	}
-	explain(&status, service, result.Items)
+	status, err := functionStatus(service, tasks)
+	if err != nil {
+		return types.FunctionStatus{}, err
+	}
+	explain(&status, service, tasks)
 	if usage {
-		status.Usage = c.usage(ctx, result.Items)
+		status.Usage = c.usage(ctx, tasks)
 	}
 	return status, nil
 }
@@ -212,26 +212,6 @@ func (c *Cluster) Wake(ctx context.Context, name, namespace string) error {
 		return feed.ErrUnknownFunction
 	}
 	return err
-}
-
-// Delete removes a function, or gives ErrNotFound. Its replicas end within their stop grace; its name is free at once.
-func (c *Cluster) Delete(ctx context.Context, namespace, name string) error {
-	namespace = c.namespace(namespace)
-	defer c.lock(namespace, name)()
-	service, err := c.find(ctx, namespace, name)
-	if err != nil {
-		return err
-	}
-	_, err = c.docker.ServiceRemove(ctx, service.ID, client.ServiceRemoveOptions{})
-	if errdefs.IsNotFound(err) {
-		return failf(ErrNotFound, "function %q does not exist in namespace %q", name, namespace)
-	}
-	if err != nil {
-		return dockerError("removing function "+name, err)
-	}
-	c.cfg.Logger.Info("function removed", "function", name, "namespace", namespace)
-	c.nudge()
-	return nil
 }
 
 func byService(tasks []swarm.Task) map[string][]swarm.Task {

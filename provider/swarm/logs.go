@@ -66,11 +66,11 @@ func (c *Cluster) Logs(ctx context.Context, r logs.Request, emit func(logs.Messa
 
 // logTasks lists the replicas, running and ended, that have written or may write: they got as far as a container.
 func (c *Cluster) logTasks(ctx context.Context, service swarm.Service, r logs.Request) ([]swarm.Task, error) {
-	result, err := c.docker.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("service", service.ID)})
+	tasks, err := c.tasks(ctx, service)
 	if err != nil {
-		return nil, dockerError("listing replicas of "+r.Name, err)
+		return nil, err
 	}
-	return slices.DeleteFunc(result.Items, func(t swarm.Task) bool {
+	return slices.DeleteFunc(tasks, func(t swarm.Task) bool {
 		return t.Status.ContainerStatus == nil || t.Status.ContainerStatus.ContainerID == "" || !strings.HasPrefix(t.ID, r.Instance)
 	}), nil
 }
@@ -198,10 +198,11 @@ func (c *Cluster) followLogs(ctx context.Context, service swarm.Service, r logs.
 				return err
 			}
 		case <-ticker.C:
-			if c.gone(ctx, service.ID) {
+			err := start(fresh)
+			if isNotFound(err) {
 				return nil
 			}
-			if err := start(fresh); err != nil && ctx.Err() == nil {
+			if err != nil && ctx.Err() == nil {
 				c.cfg.Logger.Warn("looking for new replicas will be tried again", "function", r.Name, "error", err)
 			}
 		}

@@ -28,6 +28,10 @@ const (
 	updateMonitor = 10 * time.Second
 )
 
+// maxDeployment bounds a deployment as JSON. The Swarm keeps it twice over, as label and as what it means, and again for
+// the spec before it, all in one message of at most 4 MiB.
+const maxDeployment = 400 << 10
+
 // image is what a deployment's image name was resolved to.
 type image struct {
 	// Ref is what Swarm is told to run: the name as given, or with the registry's digest.
@@ -89,8 +93,8 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 			}},
 		},
 		Mode:           swarm.ServiceMode{Replicated: &swarm.ReplicatedService{}},
-		UpdateConfig:   updateConfig(swarm.UpdateFailureActionRollback),
-		RollbackConfig: updateConfig(swarm.UpdateFailureActionPause),
+		UpdateConfig:   updateConfig(w, swarm.UpdateFailureActionRollback),
+		RollbackConfig: updateConfig(w, swarm.UpdateFailureActionPause),
 		// The gateway balances by itself: no virtual IP, which would pin connections to one replica.
 		EndpointSpec: &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR},
 	}
@@ -98,9 +102,15 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 	return spec, nil
 }
 
-// updateConfig starts a new replica before it stops an old one, one at a time.
-func updateConfig(onFailure swarm.FailureAction) *swarm.UpdateConfig {
-	return &swarm.UpdateConfig{Parallelism: 1, Order: swarm.UpdateOrderStartFirst, FailureAction: onFailure, Monitor: updateMonitor}
+// updateConfig replaces one replica at a time and starts the new one before it stops the old one. Where the user limits
+// the replicas of a node, a new one may have no place beside the old one, and Swarm would wait for ever: there the old
+// one goes first, and the gateway holds the requests that no other replica can take.
+func updateConfig(w wishes, onFailure swarm.FailureAction) *swarm.UpdateConfig {
+	order := swarm.UpdateOrderStartFirst
+	if w.perNode > 0 {
+		order = swarm.UpdateOrderStopFirst
+	}
+	return &swarm.UpdateConfig{Parallelism: 1, Order: order, FailureAction: onFailure, Monitor: updateMonitor}
 }
 
 // specHash names the content of a spec. Whatever the number of replicas, which others change, is no part of it.
@@ -120,6 +130,9 @@ func (c Config) serviceLabels(d *types.FunctionDeployment) (map[string]string, e
 	sent, err := json.Marshal(d)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the deployment of %s: %w", d.Service, err)
+	}
+	if len(sent) > maxDeployment {
+		return nil, failf(ErrInvalid, "deployment: %d bytes; want at most %d; large values belong in secrets", len(sent), maxDeployment)
 	}
 	labels := map[string]string{}
 	for key, value := range deref(d.Labels) {

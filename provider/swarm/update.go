@@ -37,7 +37,7 @@ func (c *Cluster) modify(ctx context.Context, namespace, name, verb string, chan
 			c.nudge()
 			return nil
 		case errdefs.IsNotFound(err) && c.gone(ctx, service.ID):
-			return failf(ErrNotFound, "function %q does not exist in namespace %q", name, namespace)
+			return missing(namespace, name)
 		case !outOfSequence(err) || attempt == updateAttempts:
 			return dockerError("changing function "+name, err)
 		}

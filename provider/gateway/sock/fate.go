@@ -2,6 +2,7 @@ package sock
 
 import (
 	"encoding/binary"
+	"io"
 	"syscall"
 	"unsafe"
 )
@@ -44,12 +45,19 @@ const (
 	tcpStateClosed    = 7
 )
 
-// NeverArrived reports, for a connection that the peer has closed or reset, whether it is certain that the peer
-// received no byte beyond the first sent ones. It is: if our kernel holds the connection for dead, nothing can be
-// delivered any more, and what the peer's kernel has not acknowledged its process cannot have read. A false answer
-// means "not certain"; pending then says that the peer's verdict on what was written last is still under way.
-func (c *Conn) NeverArrived(sent uint64) (certain, pending bool) {
-	if c.raw == nil {
+// NeverArrived reports whether it is certain that the peer's process received no byte beyond the first sent ones, on a
+// connection that ended with ended. A false answer means "not certain"; pending then says that the peer's verdict on
+// what was written last is still under way.
+//
+// It is certain if nothing more was handed to the kernel, and in one other case: the peer closed in order (io.EOF: its
+// FIN came), has since answered with a reset, so it takes no more, and has not acknowledged the bytes. A FIN carries an
+// acknowledgement of all that had come before it, and what comes after a close no process can read. A reset without a
+// FIN proves nothing, because acknowledgements may lag behind what was read.
+func (c *Conn) NeverArrived(sent uint64, ended error) (certain, pending bool) {
+	if c.Written == sent {
+		return true, false
+	}
+	if c.raw == nil || ended != io.EOF {
 		return false, false
 	}
 	_ = c.raw.Control(func(fd uintptr) {

@@ -47,6 +47,7 @@ type Conn struct {
 // Release ends one reservation made by a pick and lets a waiting request have the place.
 func (r *Replica) Release() {
 	r.inflight.Add(-1)
+	r.set.inflight.Add(-1)
 	if r.set.waiting.Load() > 0 {
 		r.set.wakeOne()
 	}

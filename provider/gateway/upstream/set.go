@@ -19,6 +19,8 @@ type Set struct {
 	// Started and Completed count invocations; the gateway adds to them.
 	Started, Completed atomic.Uint64
 
+	inflight atomic.Int64 // reservations of all replicas
+
 	view atomic.Pointer[view]
 	gone atomic.Bool // the function was removed
 	// fixed sets have one replica that no table describes; it stays in rotation whatever happens to it.
@@ -55,16 +57,8 @@ func (s *Set) Function() *feed.Function { return &s.view.Load().fn }
 // Ready is the number of replicas that can be picked.
 func (s *Set) Ready() int { return len(s.view.Load().replicas) }
 
-// Inflight is the number of requests being forwarded.
-func (s *Set) Inflight() int {
-	n := int64(0)
-	s.mu.Lock()
-	for _, r := range s.byID {
-		n += r.inflight.Load()
-	}
-	s.mu.Unlock()
-	return int(n)
-}
+// Inflight is the number of requests being forwarded, those on replicas that have left the table included.
+func (s *Set) Inflight() int { return int(s.inflight.Load()) }
 
 // Queued is the number of requests waiting for a replica.
 func (s *Set) Queued() int { return int(s.waiting.Load()) }
@@ -81,6 +75,7 @@ func (s *Set) Pick(tried []*Replica) *Replica {
 			return nil
 		}
 		n := r.inflight.Add(1)
+		s.inflight.Add(1)
 		// Draining sets out first and looks at the reservations afterwards; a pick does it in the opposite order.
 		// So one of the two sees the other, and a draining replica is never handed out.
 		if !r.out.Load() && (v.fn.MaxInflight <= 0 || n <= int64(v.fn.MaxInflight)) {

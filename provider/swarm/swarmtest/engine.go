@@ -6,7 +6,6 @@
 package swarmtest
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,19 +33,23 @@ type Engine struct {
 	configs  map[string]swarm.Config
 	nodes    []swarm.Node
 	images   map[string]string
+	pulled   map[string][]string
+	remote   map[string]remoteImage
 	logs     map[string]*taskLog
 	watchers map[chan events.Message]bool
 	held     bool
 	away     bool
 	rivals   int
-	network  string
+	// killBefore and killAfter name the next changing call at which the caller is cut off.
+	killBefore, killAfter string
+	network               string
 }
 
 // NewEngine returns one with a single node, whose overlay for functions is called network.
 func NewEngine(network string) *Engine {
 	return &Engine{
 		services: map[string]swarm.Service{}, tasks: map[string]swarm.Task{}, secrets: map[string]swarm.Secret{},
-		configs: map[string]swarm.Config{}, images: map[string]string{}, logs: map[string]*taskLog{},
+		configs: map[string]swarm.Config{}, images: map[string]string{}, pulled: map[string][]string{}, remote: map[string]remoteImage{}, logs: map[string]*taskLog{},
 		watchers: map[chan events.Message]bool{}, network: network,
 		nodes: []swarm.Node{{ID: "node1", Status: swarm.NodeStatus{State: swarm.NodeStateReady}}},
 	}
@@ -57,6 +60,34 @@ func (e *Engine) AddImage(name, id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.images[name] = id
+}
+
+type remoteImage struct{ digest, auth string }
+
+// AddRemoteImage puts an image into the registry, which asks for auth.
+func (e *Engine) AddRemoteImage(name, digest, auth string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.remote[name] = remoteImage{digest, auth}
+}
+
+// AddPulledImage puts an image onto the engine that it once had from a registry.
+func (e *Engine) AddPulledImage(name, id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.images[name], e.pulled[name] = id, []string{name + "@sha256:then"}
+}
+
+// ImageOf is what a service runs: the image's name and what its containers say of its identity.
+func (e *Engine) ImageOf(service string) (name, identity string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.services {
+		if s.Spec.Name == service {
+			return s.Spec.TaskTemplate.ContainerSpec.Image, s.Spec.TaskTemplate.ContainerSpec.Labels["com.waggle.image"]
+		}
+	}
+	return "", ""
 }
 
 // Hold keeps tasks from reaching the state they should have, until Settle.
@@ -122,6 +153,64 @@ func (e *Engine) SetTask(id string, change func(*swarm.Task)) {
 	task := e.tasks[id]
 	change(&task)
 	e.tasks[id] = task
+}
+
+// KillBefore makes the engine go away just before the next call of this name, KillAfter just after it, without an answer:
+// to what the engine holds, that is a caller who was killed there. SetAway(false) ends it.
+func (e *Engine) KillBefore(call string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.killBefore = call
+}
+
+// KillAfter is described at KillBefore.
+func (e *Engine) KillAfter(call string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.killAfter = call
+}
+
+// before stands at the beginning of each changing call.
+func (e *Engine) before(call string) error {
+	if e.killBefore == call {
+		e.killBefore, e.away = "", true
+	}
+	return e.answers()
+}
+
+// after stands at the end of each changing call.
+func (e *Engine) after(call string) error {
+	if e.killAfter == call {
+		e.killAfter, e.away = "", true
+	}
+	return e.answers()
+}
+
+// SecretsOf names the Docker secrets that a service refers to.
+func (e *Engine) SecretsOf(service string) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var names []string
+	for _, s := range e.services {
+		if s.Spec.Name == service {
+			for _, reference := range s.Spec.TaskTemplate.ContainerSpec.Secrets {
+				names = append(names, reference.SecretName)
+			}
+		}
+	}
+	return names
+}
+
+// SecretNames names all Docker secrets, sorted.
+func (e *Engine) SecretNames() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var names []string
+	for _, secret := range e.secrets {
+		names = append(names, secret.Spec.Name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 func (e *Engine) answers() error {
@@ -210,13 +299,17 @@ func (e *Engine) NodeList(context.Context, client.NodeListOptions) (client.NodeL
 func (e *Engine) ServiceList(_ context.Context, options client.ServiceListOptions) (client.ServiceListResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var found []swarm.Service
-	for _, service := range e.services {
+	var ids []string
+	for id, service := range e.services {
 		if hasLabels(service.Spec.Labels, options.Filters) {
-			found = append(found, service)
+			ids = append(ids, id)
 		}
 	}
-	slices.SortFunc(found, func(a, b swarm.Service) int { return cmp.Compare(a.ID, b.ID) })
+	slices.Sort(ids)
+	found := make([]swarm.Service, len(ids))
+	for i, id := range ids {
+		found[i] = e.services[id]
+	}
 	return client.ServiceListResult{Items: found}, e.answers()
 }
 
@@ -238,7 +331,7 @@ func (e *Engine) ServiceInspect(_ context.Context, id string, _ client.ServiceIn
 func (e *Engine) ServiceCreate(_ context.Context, options client.ServiceCreateOptions) (client.ServiceCreateResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("ServiceCreate"); err != nil {
 		return client.ServiceCreateResult{}, err
 	}
 	for _, service := range e.services {
@@ -257,14 +350,14 @@ func (e *Engine) ServiceCreate(_ context.Context, options client.ServiceCreateOp
 	e.services[service.ID] = service
 	e.orchestrate(service)
 	e.tell(events.ServiceEventType, service.ID)
-	return client.ServiceCreateResult{ID: service.ID}, nil
+	return client.ServiceCreateResult{ID: service.ID}, e.after("ServiceCreate")
 }
 
 // ServiceUpdate replaces the spec of a service whose version is still the given one.
 func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.ServiceUpdateOptions) (client.ServiceUpdateResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("ServiceUpdate"); err != nil {
 		return client.ServiceUpdateResult{}, err
 	}
 	service, found := e.services[id]
@@ -296,14 +389,14 @@ func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.Serv
 	}
 	e.orchestrate(service)
 	e.tell(events.ServiceEventType, id)
-	return client.ServiceUpdateResult{}, nil
+	return client.ServiceUpdateResult{}, e.after("ServiceUpdate")
 }
 
 // ServiceRemove ends one.
 func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRemoveOptions) (client.ServiceRemoveResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("ServiceRemove"); err != nil {
 		return client.ServiceRemoveResult{}, err
 	}
 	if _, found := e.services[id]; !found {
@@ -312,7 +405,7 @@ func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRem
 	delete(e.services, id)
 	maps.DeleteFunc(e.tasks, func(_ string, t swarm.Task) bool { return t.ServiceID == id })
 	e.tell(events.ServiceEventType, id)
-	return client.ServiceRemoveResult{}, nil
+	return client.ServiceRemoveResult{}, e.after("ServiceRemove")
 }
 
 // orchestrate makes the number of tasks that should run what the service asks for.
@@ -378,14 +471,26 @@ func settled(task swarm.Task) swarm.Task {
 func (e *Engine) TaskList(_ context.Context, options client.TaskListOptions) (client.TaskListResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	found := make([]swarm.Task, 0, len(e.tasks))
-	for _, task := range e.tasks {
-		if in(options.Filters["service"], task.ServiceID) && in(options.Filters["desired-state"], string(task.DesiredState)) {
-			found = append(found, task)
+	if err := e.answers(); err != nil {
+		return client.TaskListResult{}, err
+	}
+	for id := range options.Filters["service"] {
+		if _, found := e.services[id]; !found {
+			return client.TaskListResult{}, fmt.Errorf("service %s not found: %w", id, errdefs.ErrNotFound)
 		}
 	}
-	slices.SortFunc(found, func(a, b swarm.Task) int { return cmp.Compare(a.ID, b.ID) })
-	return client.TaskListResult{Items: found}, e.answers()
+	var ids []string
+	for id, task := range e.tasks {
+		if in(options.Filters["service"], task.ServiceID) && in(options.Filters["desired-state"], string(task.DesiredState)) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	found := make([]swarm.Task, len(ids))
+	for i, id := range ids {
+		found[i] = e.tasks[id]
+	}
+	return client.TaskListResult{Items: found}, nil
 }
 
 func in(values map[string]bool, value string) bool { return len(values) == 0 || values[value] }
@@ -424,4 +529,11 @@ func equal(a, b any) bool {
 		panic(err)
 	}
 	return string(left) == string(right)
+}
+
+// TaskIDs gives the ids of all tasks.
+func (e *Engine) TaskIDs() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Keys(e.tasks))
 }

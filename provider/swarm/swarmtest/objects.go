@@ -50,7 +50,7 @@ func (e *Engine) SecretList(_ context.Context, options client.SecretListOptions)
 func (e *Engine) SecretCreate(_ context.Context, options client.SecretCreateOptions) (client.SecretCreateResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("SecretCreate"); err != nil {
 		return client.SecretCreateResult{}, err
 	}
 	for _, secret := range e.secrets {
@@ -60,14 +60,14 @@ func (e *Engine) SecretCreate(_ context.Context, options client.SecretCreateOpti
 	}
 	secret := swarm.Secret{ID: fmt.Sprintf("secret%06d", e.next()), Spec: clone(options.Spec)}
 	e.secrets[secret.ID] = secret
-	return client.SecretCreateResult{ID: secret.ID}, nil
+	return client.SecretCreateResult{ID: secret.ID}, e.after("SecretCreate")
 }
 
 // SecretRemove removes one that no service refers to.
 func (e *Engine) SecretRemove(_ context.Context, id string, _ client.SecretRemoveOptions) (client.SecretRemoveResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("SecretRemove"); err != nil {
 		return client.SecretRemoveResult{}, err
 	}
 	secret, found := e.secrets[id]
@@ -82,7 +82,7 @@ func (e *Engine) SecretRemove(_ context.Context, id string, _ client.SecretRemov
 		}
 	}
 	delete(e.secrets, id)
-	return client.SecretRemoveResult{}, nil
+	return client.SecretRemoveResult{}, e.after("SecretRemove")
 }
 
 // ConfigList gives the configs that carry all labels of the filter.
@@ -103,7 +103,7 @@ func (e *Engine) ConfigList(_ context.Context, options client.ConfigListOptions)
 func (e *Engine) ConfigCreate(_ context.Context, options client.ConfigCreateOptions) (client.ConfigCreateResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("ConfigCreate"); err != nil {
 		return client.ConfigCreateResult{}, err
 	}
 	for _, config := range e.configs {
@@ -114,14 +114,14 @@ func (e *Engine) ConfigCreate(_ context.Context, options client.ConfigCreateOpti
 	n := e.next()
 	config := swarm.Config{ID: fmt.Sprintf("config%06d", n), Meta: swarm.Meta{Version: swarm.Version{Index: n}}, Spec: clone(options.Spec)}
 	e.configs[config.ID] = config
-	return client.ConfigCreateResult{ID: config.ID}, nil
+	return client.ConfigCreateResult{ID: config.ID}, e.after("ConfigCreate")
 }
 
 // ConfigUpdate replaces the labels of one whose version is still the given one; nothing else may differ.
 func (e *Engine) ConfigUpdate(_ context.Context, id string, options client.ConfigUpdateOptions) (client.ConfigUpdateResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("ConfigUpdate"); err != nil {
 		return client.ConfigUpdateResult{}, err
 	}
 	config, found := e.configs[id]
@@ -135,21 +135,21 @@ func (e *Engine) ConfigUpdate(_ context.Context, id string, options client.Confi
 	}
 	config.Version.Index, config.Spec = e.next(), clone(options.Spec)
 	e.configs[id] = config
-	return client.ConfigUpdateResult{}, nil
+	return client.ConfigUpdateResult{}, e.after("ConfigUpdate")
 }
 
 // ConfigRemove removes one.
 func (e *Engine) ConfigRemove(_ context.Context, id string, _ client.ConfigRemoveOptions) (client.ConfigRemoveResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
+	if err := e.before("ConfigRemove"); err != nil {
 		return client.ConfigRemoveResult{}, err
 	}
 	if _, found := e.configs[id]; !found {
 		return client.ConfigRemoveResult{}, fmt.Errorf("config %s: %w", id, errdefs.ErrNotFound)
 	}
 	delete(e.configs, id)
-	return client.ConfigRemoveResult{}, nil
+	return client.ConfigRemoveResult{}, e.after("ConfigRemove")
 }
 
 // ImageInspect knows the images of AddImage.
@@ -163,12 +163,24 @@ func (e *Engine) ImageInspect(_ context.Context, name string, _ ...client.ImageI
 	if !found {
 		return client.ImageInspectResult{}, fmt.Errorf("no such image: %s: %w", name, errdefs.ErrNotFound)
 	}
-	return client.ImageInspectResult{InspectResponse: image.InspectResponse{ID: id}}, nil
+	return client.ImageInspectResult{InspectResponse: image.InspectResponse{ID: id, RepoDigests: e.pulled[name]}}, nil
 }
 
-// DistributionInspect fails: there is no registry.
-func (e *Engine) DistributionInspect(_ context.Context, name string, _ client.DistributionInspectOptions) (client.DistributionInspectResult, error) {
-	return client.DistributionInspectResult{}, fmt.Errorf("pull access denied for %s, repository does not exist or may require authorization: %w", name, errdefs.ErrPermissionDenied)
+// DistributionInspect knows the images of AddRemoteImage, and whether their password was sent.
+func (e *Engine) DistributionInspect(_ context.Context, name string, options client.DistributionInspectOptions) (client.DistributionInspectResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.answers(); err != nil {
+		return client.DistributionInspectResult{}, err
+	}
+	remote, found := e.remote[name]
+	if !found || remote.auth != options.EncodedRegistryAuth {
+		return client.DistributionInspectResult{}, fmt.Errorf("pull access denied for %s, repository does not exist or may require authorization: %w", name, errdefs.ErrPermissionDenied)
+	}
+	var result client.DistributionInspectResult
+	err := json.Unmarshal([]byte(`{"Descriptor":{"digest":"`+remote.digest+`"},"Platforms":[
+		{"os":"linux","architecture":"amd64"},{"os":"linux","architecture":"arm"},{"os":"unknown","architecture":"unknown"}]}`), &result.DistributionInspect)
+	return result, err
 }
 
 // ContainerStats reports a container that uses 100 thousandths of a processor and 5 MiB.

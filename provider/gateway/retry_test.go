@@ -1,0 +1,289 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"waggle/provider/feed"
+)
+
+// awaitReady waits until n replicas of a function have passed their probe.
+func (e *edge) awaitReady(t *testing.T, name string, n int) {
+	t.Helper()
+	for s := e.registry.Lookup([]byte(name)); s.Ready() != n; time.Sleep(time.Millisecond) {
+		if err := t.Context().Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const okAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+// TestRepeats checks what is sent again and what is not. A first replica misbehaves in the way named, after a first
+// exchange if the case says that the connection has been used before; a second one always answers.
+func TestRepeats(t *testing.T) {
+	t.Parallel()
+	die := func(c net.Conn, in *bufio.Reader, _ string) {} // has read the request, closes
+	reset := func(c net.Conn, _ *bufio.Reader, _ string) { _ = c.(*net.TCPConn).SetLinger(0) }
+	say := func(answer string) func(net.Conn, *bufio.Reader, string) {
+		return func(c net.Conn, in *bufio.Reader, _ string) { _, _ = io.WriteString(c, answer) }
+	}
+	const unwell = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno"
+	const turnedAway = "HTTP/1.1 429 Too Many Requests\r\nX-OpenFaaS-Internal: go-http\r\nContent-Length: 2\r\n\r\nno"
+	for name, tc := range map[string]struct {
+		first      func(net.Conn, *bufio.Reader, string)
+		method     string
+		idempotent bool
+		alone      bool // there is no second replica
+		status     int
+	}{
+		"GET, replica dies":                         {die, "GET", false, false, 200},
+		"HEAD, replica resets":                      {reset, "HEAD", false, false, 200},
+		"POST, replica dies":                        {die, "POST", false, false, 502},
+		"POST, replica resets":                      {reset, "POST", false, false, 502},
+		"DELETE, replica dies":                      {die, "DELETE", false, false, 502},
+		"POST, idempotent function, replica dies":   {die, "POST", true, false, 200},
+		"POST, idempotent function, replica unwell": {say(unwell), "POST", true, false, 200},
+		"POST, replica unwell":                      {say(unwell), "POST", false, false, 503},
+		"POST, idempotent, the only replica unwell": {say(unwell), "POST", true, true, 503},
+		"POST, turned away by infrastructure":       {say(turnedAway), "POST", false, false, 200},
+		"POST, turned away by the only replica":     {say(turnedAway), "POST", false, true, 429},
+		"POST, 429 of the function's own":           {say("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"), "POST", true, false, 429},
+		"POST, half a response":                     {say("HTTP/1.1 200 OK\r\nCont"), "POST", true, false, 502},
+		"POST, nonsense for a response":             {say("nonsense\r\n\r\n"), "POST", true, false, 502},
+		"POST, 500 is the function's answer":        {say("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"), "POST", true, false, 500},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var firsts, seconds atomic.Int32
+			f := function("f", rawReplica(t, func(c net.Conn, in *bufio.Reader, head string) {
+				body := make([]byte, 4)
+				if strings.Contains(head, "Content-Length") {
+					_, _ = io.ReadFull(in, body)
+				}
+				firsts.Add(1)
+				tc.first(c, in, head)
+			}))
+			f.Replicas[0].Node = "here" // so that it is the one asked first
+			if !tc.alone {
+				f.Replicas = append(f.Replicas, rawReplica(t, func(c net.Conn, in *bufio.Reader, head string) {
+					seconds.Add(1)
+					answers(okAnswer)(c, in, head)
+				}))
+			}
+			f.Idempotent = tc.idempotent
+			e := start(t, func(c *Config) { c.NodeID = "here" }, f)
+			e.awaitReady(t, "f", len(f.Replicas))
+			raw := tc.method + " /function/f HTTP/1.1\r\nHost: h\r\n\r\n"
+			if tc.method == "POST" {
+				raw = "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
+			}
+			resp, body := e.exchange(t, raw)
+			if resp.StatusCode != tc.status {
+				t.Errorf("got %s %q, want %d", resp.Status, body, tc.status)
+			}
+			if firsts.Load() != 1 || tc.status == 200 != (seconds.Load() == 1) {
+				t.Errorf("the first replica was asked %d times, the second %d", firsts.Load(), seconds.Load())
+			}
+		})
+	}
+}
+
+// TestConnectionThatClosedBeforeItIsReused is the race of every keep-alive connection: the replica closes it, rightly,
+// before the next request arrives. No request may fail for that, not even one that must not be repeated, and none may be
+// processed twice.
+func TestConnectionThatClosedBeforeItIsReused(t *testing.T) {
+	t.Parallel()
+	var processed atomic.Int32
+	closed := make(chan struct{})
+	f := function("f", rawReplica(t, func(c net.Conn, in *bufio.Reader, head string) {
+		_, _ = io.ReadFull(in, make([]byte, 4))
+		processed.Add(1)
+		_, _ = io.WriteString(c, okAnswer) // keep-alive, and yet it closes
+		_ = c.Close()
+		closed <- struct{}{}
+	}))
+	e := start(t, nil, f)
+	c, in := e.dial(t)
+	const requests = 500
+	for i := range requests {
+		_, _ = io.WriteString(c, "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")
+		if resp, body := readResponse(t, in, "POST"); resp.StatusCode != 200 {
+			t.Fatalf("request %d: %s %q", i, resp.Status, body)
+		}
+		<-closed
+	}
+	if n := processed.Load(); n != requests {
+		t.Errorf("%d requests were processed %d times", requests, n)
+	}
+}
+
+// load sends requests over several connections until stop is called, which returns how many succeeded and what failed.
+func (e *edge) load(t *testing.T, raw string) (stop func() (int64, []string)) {
+	t.Helper()
+	var over atomic.Bool
+	var good atomic.Int64
+	var mu sync.Mutex
+	var bad []string
+	var workers sync.WaitGroup
+	for range 4 {
+		c, in := e.dial(t)
+		workers.Go(func() {
+			for !over.Load() {
+				_, err := io.WriteString(c, raw)
+				var resp *http.Response
+				if err == nil {
+					resp, err = http.ReadResponse(in, nil)
+				}
+				var body []byte
+				if err == nil {
+					body, err = io.ReadAll(resp.Body)
+				}
+				if err == nil && resp.StatusCode == 200 {
+					good.Add(1)
+					continue
+				}
+				mu.Lock()
+				bad = append(bad, fmt.Sprintf("%v %s", err, body))
+				mu.Unlock()
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	return func() (int64, []string) { over.Store(true); workers.Wait(); return good.Load(), bad }
+}
+
+// live is a replica that can be shut down as a function is.
+type live struct {
+	*httptest.Server
+	replica feed.Replica
+	open    atomic.Int32 // connections
+}
+
+func newLive(t *testing.T) *live {
+	t.Helper()
+	l := &live{}
+	l.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, "ok")
+	}))
+	l.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			l.open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			l.open.Add(-1)
+		}
+	}
+	l.Start()
+	l.replica = replicaAt(l.Listener.Addr().String())
+	t.Cleanup(l.Close)
+	return l
+}
+
+// TestRollingUpdatesLoseNothing replaces replicas under load: with a table that says draining before the replica stops,
+// for requests that must not be repeated; and without any warning, for those that may be.
+func TestRollingUpdatesLoseNothing(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		warned bool
+		raw    string
+	}{
+		"warned":   {true, "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"},
+		"unwarned": {false, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			replicas := []*live{newLive(t), newLive(t)}
+			revision := uint64(1)
+			e := start(t, nil, function("f", replicas[0].replica, replicas[1].replica))
+			publish := func(list ...feed.Replica) {
+				revision++
+				e.registry.Apply(feed.Table{Epoch: "test", Revision: revision, Functions: []feed.Function{function("f", list...)}})
+			}
+			e.awaitReady(t, "f", 2)
+			stop := e.load(t, tc.raw)
+			for range 6 {
+				old, fresh := replicas[0], newLive(t)
+				publish(old.replica, replicas[1].replica, fresh.replica)
+				e.awaitReady(t, "f", 3)
+				if tc.warned {
+					draining := old.replica
+					draining.State = feed.Draining
+					publish(draining, replicas[1].replica, fresh.replica)
+					old.awaitQuiet(t) // a function drains before it stops
+				}
+				if err := old.Config.Shutdown(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				publish(replicas[1].replica, fresh.replica)
+				replicas = []*live{replicas[1], fresh}
+			}
+			good, bad := stop()
+			if len(bad) > 0 || good == 0 {
+				t.Errorf("%d requests succeeded, %d failed: %.300v", good, len(bad), bad)
+			}
+		})
+	}
+}
+
+// awaitQuiet waits until every connection to the replica has closed: the gateway retires them once the table says so.
+func (l *live) awaitQuiet(t *testing.T) {
+	t.Helper()
+	for l.open.Load() > 0 {
+		time.Sleep(time.Millisecond)
+		if err := t.Context().Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestKilledReplicasCostIdempotentFunctionsNothing kills replicas in the middle of their work.
+func TestKilledReplicasCostIdempotentFunctionsNothing(t *testing.T) {
+	t.Parallel()
+	replicas := []*live{newLive(t), newLive(t)}
+	f := function("f", replicas[0].replica, replicas[1].replica)
+	f.Idempotent = true
+	e := start(t, nil, f)
+	e.awaitReady(t, "f", 2)
+	stop := e.load(t, "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")
+	for i := range 6 {
+		fresh := newLive(t)
+		f.Replicas = []feed.Replica{replicas[0].replica, replicas[1].replica, fresh.replica}
+		e.registry.Apply(feed.Table{Epoch: "test", Revision: uint64(2 + i), Functions: []feed.Function{f}})
+		e.awaitReady(t, "f", 3)
+		replicas[0].Listener.Close()
+		replicas[0].CloseClientConnections()
+		replicas = []*live{replicas[1], fresh}
+		f.Replicas = []feed.Replica{replicas[0].replica, replicas[1].replica}
+		e.registry.Apply(feed.Table{Epoch: "test", Revision: uint64(2 + i), Functions: []feed.Function{f}})
+	}
+	if good, bad := stop(); len(bad) > 0 || good == 0 {
+		t.Errorf("%d requests succeeded, %d failed: %.300v", good, len(bad), bad)
+	}
+}
+
+func TestRefusedConnectionGoesToAnotherReplica(t *testing.T) {
+	t.Parallel()
+	gone, there := newLive(t), newLive(t)
+	e := start(t, nil, function("f", gone.replica, there.replica))
+	e.awaitReady(t, "f", 2)
+	gone.Close()
+	for range 10 {
+		if resp, body := e.exchange(t, "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"); resp.StatusCode != 200 {
+			t.Fatalf("got %s %q", resp.Status, body)
+		}
+	}
+}

@@ -1,0 +1,130 @@
+package swarm_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/openfaas/faas-provider/logs"
+
+	"waggle/provider/swarm"
+	"waggle/provider/swarm/swarmtest"
+)
+
+// tasksOf gives the ids of a function's replicas, sorted.
+func tasksOf(t *testing.T, engine *swarmtest.Engine) []string {
+	t.Helper()
+	ids := engine.TaskIDs()
+	slices.Sort(ids)
+	return ids
+}
+
+func readLogs(t *testing.T, cluster *swarm.Cluster, r logs.Request) []string {
+	t.Helper()
+	var texts []string
+	if err := cluster.Logs(t.Context(), r, func(m logs.Message) error {
+		if m.Name != "fn" || m.Namespace != "openfaas-fn" || m.Instance == "" || m.Timestamp.IsZero() {
+			t.Errorf("incomplete message %+v", m)
+		}
+		texts = append(texts, m.Text)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return texts
+}
+
+func TestLogsAreMergedByTime(t *testing.T) {
+	t.Parallel()
+	engine, cluster := newCluster(t)
+	deploy(t, cluster, "fn", 2)
+	tasks, start := tasksOf(t, engine), time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	long := strings.Repeat("y", 70_000)
+	for i, line := range []struct {
+		task, text string
+		stream     byte
+	}{{tasks[0], "a", 1}, {tasks[1], "b", 2}, {tasks[0], long, 1}, {tasks[1], "d", 1}, {tasks[0], "e", 2}} {
+		engine.WriteLog(line.task, start.Add(time.Duration(i)*time.Second), line.stream, line.text)
+	}
+	since := start.Add(2 * time.Second)
+	for name, test := range map[string]struct {
+		request logs.Request
+		want    []string
+	}{
+		"all":            {logs.Request{Name: "fn", Tail: -1}, []string{"a", "b", long, "d", "e"}},
+		"tail":           {logs.Request{Name: "fn", Tail: 2}, []string{"d", "e"}},
+		"tail beyond":    {logs.Request{Name: "fn", Tail: 100}, []string{"a", "b", long, "d", "e"}},
+		"since":          {logs.Request{Name: "fn", Since: &since}, []string{long, "d", "e"}},
+		"one instance":   {logs.Request{Name: "fn", Instance: tasks[1]}, []string{"b", "d"}},
+		"no instance":    {logs.Request{Name: "fn", Instance: "nobody"}, nil},
+		"with namespace": {logs.Request{Name: "fn", Namespace: "openfaas-fn", Tail: 1}, []string{"e"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := readLogs(t, cluster, test.request); !slices.Equal(got, test.want) {
+				t.Errorf("got %d lines %.60q", len(got), got)
+			}
+		})
+	}
+}
+
+func TestFollowingIncludesReplicasThatStartLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		engine, cluster := newCluster(t)
+		deploy(t, cluster, "fn", 1)
+		first := tasksOf(t, engine)[0]
+		engine.WriteLog(first, time.Now(), 1, "before")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var got []string
+		done := make(chan error)
+		go func() {
+			done <- cluster.Logs(ctx, logs.Request{Name: "fn", Follow: true}, func(m logs.Message) error {
+				got = append(got, m.Text)
+				return nil
+			})
+		}()
+		within(t, time.Second)
+		if err := cluster.Scale(t.Context(), "", "fn", 3); err != nil {
+			t.Fatal(err)
+		}
+		for i, task := range tasksOf(t, engine)[1:] {
+			engine.WriteLog(task, time.Now(), 1, "new "+string(rune('a'+i)))
+			within(t, time.Second)
+		}
+		engine.WriteLog(first, time.Now(), 1, "after")
+		within(t, time.Second)
+		if want := []string{"before", "new a", "new b", "after"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if err := cluster.Delete(t.Context(), "", "fn"); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("after the function's removal: %v", err)
+		}
+	})
+}
+
+func TestFollowingEndsWithItsReader(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		engine, cluster := newCluster(t)
+		deploy(t, cluster, "fn", 1)
+		engine.WriteLog(tasksOf(t, engine)[0], time.Now(), 1, "x")
+		left := errors.New("the client left")
+		if err := cluster.Logs(t.Context(), logs.Request{Name: "fn", Follow: true}, func(logs.Message) error { return left }); !errors.Is(err, left) {
+			t.Errorf("got %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := cluster.Logs(ctx, logs.Request{Name: "fn", Follow: true}, func(logs.Message) error { return nil }); err != nil {
+			t.Errorf("at the end of its context: %v", err)
+		}
+	})
+}

@@ -1,0 +1,98 @@
+package swarm
+
+import (
+	"errors"
+	"path"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/mount"
+	"github.com/openfaas/faas-provider/types"
+)
+
+func TestParseWishes(t *testing.T) {
+	t.Parallel()
+	base := wishes{min: 1, max: 20, healthPath: "/_/health", stopGrace: 62 * time.Second}
+	with := func(change func(*wishes)) wishes {
+		w := base
+		change(&w)
+		return w
+	}
+	for name, test := range map[string]struct {
+		labels, annotations, env map[string]string
+		want                     wishes
+		wrong                    string
+	}{
+		"nothing asked for":      {want: base},
+		"bounds":                 {labels: map[string]string{labelScaleMin: "2", labelScaleMax: "5"}, want: with(func(w *wishes) { w.min, w.max = 2, 5 })},
+		"lower bound above 20":   {labels: map[string]string{labelScaleMin: "30"}, want: with(func(w *wishes) { w.min, w.max = 30, 30 })},
+		"lower bound of zero":    {labels: map[string]string{labelScaleMin: "0"}, want: with(func(w *wishes) { w.min = 0 })},
+		"scale to zero":          {labels: map[string]string{labelScaleZero: "true"}, want: with(func(w *wishes) { w.zero = true })},
+		"bounds crossed":         {labels: map[string]string{labelScaleMin: "6", labelScaleMax: "5"}, wrong: labelScaleMin},
+		"bound not a number":     {labels: map[string]string{labelScaleMax: "many"}, wrong: labelScaleMax},
+		"bound negative":         {labels: map[string]string{labelScaleMin: "-1"}, wrong: labelScaleMin},
+		"upper bound of zero":    {labels: map[string]string{labelScaleMax: "0"}, wrong: labelScaleMax},
+		"bound beyond reason":    {labels: map[string]string{labelScaleMax: "99999999999999999999"}, wrong: labelScaleMax},
+		"grace from timeouts":    {env: map[string]string{"write_timeout": "5s", "healthcheck_interval": "3"}, want: with(func(w *wishes) { w.stopGrace = 10 * time.Second })},
+		"grace from one timeout": {env: map[string]string{"write_timeout": "4"}, want: with(func(w *wishes) { w.stopGrace = 10 * time.Second })},
+		"timeouts of nonsense":   {env: map[string]string{"write_timeout": "x", "healthcheck_interval": "-1s"}, want: base},
+		"grace asked for":        {annotations: map[string]string{annotationStopGrace: "1m30s"}, want: with(func(w *wishes) { w.stopGrace = 90 * time.Second })},
+		"grace of nonsense":      {annotations: map[string]string{annotationStopGrace: "soon"}, wrong: annotationStopGrace},
+		"grace negative":         {annotations: map[string]string{annotationStopGrace: "-1s"}, wrong: annotationStopGrace},
+		"grace beyond reason":    {annotations: map[string]string{annotationStopGrace: "100h"}, wrong: annotationStopGrace},
+		"per node":               {annotations: map[string]string{annotationPerNode: "2"}, want: with(func(w *wishes) { w.perNode = 2 })},
+		"per node of nonsense":   {annotations: map[string]string{annotationPerNode: "x"}, wrong: annotationPerNode},
+		"idempotent":             {annotations: map[string]string{annotationIdempotent: "true"}, want: with(func(w *wishes) { w.idempotent = true })},
+		"idempotent of nonsense": {annotations: map[string]string{annotationIdempotent: "yes"}, wrong: annotationIdempotent},
+		"health path":            {annotations: map[string]string{annotationHealthPath: "/up?x=1"}, want: with(func(w *wishes) { w.healthPath = "/up?x=1" })},
+		"health path relative":   {annotations: map[string]string{annotationHealthPath: "up"}, wrong: annotationHealthPath},
+		"health path of lines":   {annotations: map[string]string{annotationHealthPath: "/a\r\nX: y"}, wrong: annotationHealthPath},
+		"in-flight":              {env: map[string]string{"max_inflight": "100"}, want: with(func(w *wishes) { w.maxInflight = 100 })},
+		"in-flight of nonsense":  {env: map[string]string{"max_inflight": "x"}, want: base},
+		"networks":               {annotations: map[string]string{annotationNetworks: "a, b,a,"}, want: with(func(w *wishes) { w.networks = []string{"a", "b"} })},
+		"network of nonsense":    {annotations: map[string]string{annotationNetworks: "a b"}, wrong: annotationNetworks},
+		"volumes": {annotations: map[string]string{annotationVolumes: "v:/run/v, w:/w:ro"}, want: with(func(w *wishes) {
+			w.mounts = []mount.Mount{{Type: mount.TypeVolume, Source: "v", Target: "/run/v"}, {Type: mount.TypeVolume, Source: "w", Target: "/w", ReadOnly: true}}
+		})},
+		"volume without path":    {annotations: map[string]string{annotationVolumes: "v"}, wrong: annotationVolumes},
+		"volume of a host path":  {annotations: map[string]string{annotationVolumes: "/etc:/etc"}, wrong: annotationVolumes},
+		"volume of dots":         {annotations: map[string]string{annotationVolumes: "..:/x"}, wrong: annotationVolumes},
+		"volume at root":         {annotations: map[string]string{annotationVolumes: "v:/"}, wrong: annotationVolumes},
+		"volume at dots":         {annotations: map[string]string{annotationVolumes: "v:/a/../b"}, wrong: annotationVolumes},
+		"volume of a mode":       {annotations: map[string]string{annotationVolumes: "v:/a:exec"}, wrong: annotationVolumes},
+		"two volumes at a place": {annotations: map[string]string{annotationVolumes: "v:/a,w:/a"}, wrong: annotationVolumes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := parseWishes(&types.FunctionDeployment{Labels: &test.labels, Annotations: &test.annotations, EnvVars: test.env})
+			if test.wrong != "" {
+				if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), test.wrong) {
+					t.Errorf("got %+v, %v; want an error about %s", got, err, test.wrong)
+				}
+				return
+			}
+			if err != nil || !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got %+v, %v\nwant %+v", got, err, test.want)
+			}
+		})
+	}
+}
+
+func FuzzVolumes(f *testing.F) {
+	for _, text := range []string{"a:/b", "a:/b:ro,c:/d", "/a:/b", "../a:/b", "a:b", ":", ",,", "a:/b/../c", "a:/\x00"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		mounts, err := parseVolumes(text)
+		if err != nil {
+			return
+		}
+		for _, m := range mounts {
+			if m.Type != mount.TypeVolume || strings.ContainsAny(m.Source, "/\\:") || strings.HasPrefix(m.Source, ".") || !path.IsAbs(m.Target) || m.Target == "/" {
+				t.Errorf("%q: %+v", text, m)
+			}
+		}
+	})
+}
