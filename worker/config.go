@@ -21,34 +21,34 @@ import (
 // for migrate alone, postgres-admin.
 type config struct {
 	// RedisHost is looked up at each scan: every address it has is a capture node's Redis.
-	RedisHost string `envconfig:"redis_host" default:"tasks.waggle_redis"`
-	RedisPort uint16 `envconfig:"redis_port" default:"6379"`
+	RedisHost string `envconfig:"REDIS_HOST" default:"tasks.waggle_redis"`
+	RedisPort uint16 `envconfig:"REDIS_PORT" default:"6379"`
 	// RedisAddresses, comma separated host:port, replace the look-up.
-	RedisAddresses []string `envconfig:"redis_addresses"`
-	RedisUser      string   `envconfig:"redis_user" default:"drain"`
+	RedisAddresses []string `envconfig:"REDIS_ADDRESSES"`
+	RedisUser      string   `envconfig:"REDIS_USER" default:"drain"`
 
 	// PostgresHost may be several names, comma separated: the first that takes writes is used.
-	PostgresHost     string `envconfig:"postgres_host" default:"tasks.waggle_postgres"`
-	PostgresPort     uint16 `envconfig:"postgres_port" default:"5432"`
-	PostgresDatabase string `envconfig:"postgres_database" default:"waggle"`
-	PostgresSSLMode  string `envconfig:"postgres_sslmode" default:"prefer"`
+	PostgresHost     string `envconfig:"POSTGRES_HOST" default:"tasks.waggle_postgres"`
+	PostgresPort     uint16 `envconfig:"POSTGRES_PORT" default:"5432"`
+	PostgresDatabase string `envconfig:"POSTGRES_DATABASE" default:"waggle"`
+	PostgresSSLMode  string `envconfig:"POSTGRES_SSLMODE" default:"prefer"`
 	// StartTimeout bounds the wait for Postgres and, when draining, for the migrations.
-	StartTimeout time.Duration `envconfig:"start_timeout" default:"2m"`
+	StartTimeout time.Duration `envconfig:"START_TIMEOUT" default:"2m"`
 
-	PollsFile       string `envconfig:"polls_file" default:"/etc/waggle/polls.json"`
-	SecretMountPath string `envconfig:"secret_mount_path" default:"/run/secrets"`
+	PollsFile       string `envconfig:"POLLS_FILE" default:"/etc/waggle/polls.json"`
+	SecretMountPath string `envconfig:"SECRET_MOUNT_PATH" default:"/run/secrets"`
 	// WorkerName has to be unique among live workers; default: the host name, which in a container is the container's id.
-	WorkerName string `envconfig:"worker_name"`
+	WorkerName string `envconfig:"WORKER_NAME"`
 
-	BatchSize        int           `envconfig:"batch_size" default:"2000"`
-	PollInterval     time.Duration `envconfig:"poll_interval" default:"200ms"`
-	Retention        time.Duration `envconfig:"retention" default:"10m"`
-	RetentionEntries int64         `envconfig:"retention_entries" default:"1000000"`
-	ShutdownTimeout  time.Duration `envconfig:"shutdown_timeout" default:"10s"`
+	BatchSize        int           `envconfig:"BATCH_SIZE" default:"2000"`
+	PollInterval     time.Duration `envconfig:"POLL_INTERVAL" default:"200ms"`
+	Retention        time.Duration `envconfig:"RETENTION" default:"10m"`
+	RetentionEntries int64         `envconfig:"RETENTION_ENTRIES" default:"1000000"`
+	ShutdownTimeout  time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"10s"`
 
 	// Listen serves /healthz and /metrics.
-	Listen   string `envconfig:"listen" default:":8081"`
-	LogLevel string `envconfig:"log_level" default:"info"`
+	Listen   string `envconfig:"LISTEN" default:":8081"`
+	LogLevel string `envconfig:"LOG_LEVEL" default:"info"`
 }
 
 var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
@@ -75,26 +75,26 @@ func (c config) validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	need(c.RedisHost != "" || len(c.RedisAddresses) > 0, "redis_host is empty: it must be a host name, or redis_addresses must name servers")
-	need(c.RedisPort != 0, "redis_port is 0: it must be 1 to 65535")
+	need(c.RedisHost != "" || len(c.RedisAddresses) > 0, "REDIS_HOST is empty: it must be a host name, or REDIS_ADDRESSES must name servers")
+	need(c.RedisPort != 0, "REDIS_PORT is 0: it must be 1 to 65535")
 	for _, addr := range c.RedisAddresses {
 		host, port, err := net.SplitHostPort(addr)
 		n, convErr := strconv.ParseUint(port, 10, 16)
-		need(err == nil && convErr == nil && host != "" && n != 0, "redis_addresses has %q: each must be host:port", addr)
+		need(err == nil && convErr == nil && host != "" && n != 0, "REDIS_ADDRESSES has %q: each must be host:port", addr)
 	}
-	need(c.PostgresHost != "", "postgres_host is empty: it must be a host name")
-	need(c.PostgresPort != 0, "postgres_port is 0: it must be 1 to 65535")
-	need(slices.Contains(sslModes, c.PostgresSSLMode), "postgres_sslmode is %q: it must be one of %s", c.PostgresSSLMode, strings.Join(sslModes, ", "))
-	need(c.StartTimeout > 0 && c.StartTimeout <= time.Hour, "start_timeout is %v: it must be above 0 and at most 1h", c.StartTimeout)
-	need(c.BatchSize >= 1 && c.BatchSize <= 100_000, "batch_size is %d: it must be 1 to 100000", c.BatchSize)
-	need(c.PollInterval >= time.Millisecond && c.PollInterval <= time.Minute, "poll_interval is %v: it must be 1ms to 1m", c.PollInterval)
-	need(c.Retention > 0 && c.Retention <= 720*time.Hour, "retention is %v: it must be above 0 and at most 720h", c.Retention)
-	need(c.RetentionEntries >= 1, "retention_entries is %d: it must be at least 1", c.RetentionEntries)
-	need(c.ShutdownTimeout >= time.Millisecond && c.ShutdownTimeout <= time.Hour, "shutdown_timeout is %v: it must be 1ms to 1h", c.ShutdownTimeout)
+	need(c.PostgresHost != "", "POSTGRES_HOST is empty: it must be a host name")
+	need(c.PostgresPort != 0, "POSTGRES_PORT is 0: it must be 1 to 65535")
+	need(slices.Contains(sslModes, c.PostgresSSLMode), "POSTGRES_SSLMODE is %q: it must be one of %s", c.PostgresSSLMode, strings.Join(sslModes, ", "))
+	need(c.StartTimeout > 0 && c.StartTimeout <= time.Hour, "START_TIMEOUT is %v: it must be above 0 and at most 1h", c.StartTimeout)
+	need(c.BatchSize >= 1 && c.BatchSize <= 100_000, "BATCH_SIZE is %d: it must be 1 to 100000", c.BatchSize)
+	need(c.PollInterval >= time.Millisecond && c.PollInterval <= time.Minute, "POLL_INTERVAL is %v: it must be 1ms to 1m", c.PollInterval)
+	need(c.Retention > 0 && c.Retention <= 720*time.Hour, "RETENTION is %v: it must be above 0 and at most 720h", c.Retention)
+	need(c.RetentionEntries >= 1, "RETENTION_ENTRIES is %d: it must be at least 1", c.RetentionEntries)
+	need(c.ShutdownTimeout >= time.Millisecond && c.ShutdownTimeout <= time.Hour, "SHUTDOWN_TIMEOUT is %v: it must be 1ms to 1h", c.ShutdownTimeout)
 	_, _, err := net.SplitHostPort(c.Listen)
-	need(err == nil, "listen is %q: it must be host:port or :port", c.Listen)
+	need(err == nil, "LISTEN is %q: it must be host:port or :port", c.Listen)
 	var level slog.Level
-	need(level.UnmarshalText([]byte(c.LogLevel)) == nil, "log_level is %q: it must be debug, info, warn or error", c.LogLevel)
+	need(level.UnmarshalText([]byte(c.LogLevel)) == nil, "LOG_LEVEL is %q: it must be debug, info, warn or error", c.LogLevel)
 	return errors.Join(errs...)
 }
 

@@ -45,8 +45,11 @@ type Server struct {
 	ready    func() error
 	metrics  *metrics
 	draining atomic.Bool
-	public   net.Listener
-	private  net.Listener
+	// drainBegan is closed when draining is set, checked is set by the first health check of the engine.
+	drainBegan chan struct{}
+	checked    atomic.Bool
+	public     net.Listener
+	private    net.Listener
 }
 
 // New opens both ports, so that a port in use is an error here; it starts nothing.
@@ -54,7 +57,7 @@ func New(config Config) (*Server, error) {
 	if config.Handler == nil {
 		return nil, errors.New("the function's New returned neither a handler nor an error")
 	}
-	s := &Server{config: config, handler: config.Handler, metrics: newMetrics(), ready: func() error { return nil }}
+	s := &Server{config: config, handler: config.Handler, metrics: newMetrics(), drainBegan: make(chan struct{}), ready: func() error { return nil }}
 	if r, ok := config.Handler.(readier); ok {
 		s.ready = r.Ready
 	}
@@ -97,6 +100,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.draining.Store(true)
+	close(s.drainBegan)
 	if err == nil {
 		s.config.Logger.Info("function draining", "inflight", s.metrics.inflight.Load())
 		time.Sleep(s.config.DrainWait)
@@ -139,6 +143,9 @@ func (s *Server) probe(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
+	if r.Header.Get(holdHeader) != "" {
+		s.hold(w, r)
+	}
 	if s.draining.Load() {
 		http.Error(w, "draining", http.StatusServiceUnavailable)
 		return
