@@ -121,8 +121,14 @@ func (ex *exchange) discard() {
 	ex.dropUp()
 }
 
+// smallBody fits into the receive buffer of any peer.
+const smallBody = 16 << 10
+
 // send writes the head and what there is of the body, and leaves the rest to an upload.
 func (ex *exchange) send() error {
+	if !ex.complete || ex.body-ex.head > smallBody {
+		ex.conn.Patient()
+	}
 	head := ex.requestHead(ex.replica.Address)
 	err := ex.conn.Write(head, ex.in.B[ex.head:ex.body])
 	ex.dropOut()

@@ -41,7 +41,17 @@ type Conn struct {
 	replica   *Replica
 	idleSince time.Time
 	// Reused is set once the connection has carried an exchange before.
-	Reused bool
+	Reused  bool
+	patient bool
+}
+
+// Patient lifts the limit on silence, for a body that may not fit into the peer's buffers: a function that takes its
+// time to read it looks to the kernel like a host that died.
+func (c *Conn) Patient() {
+	if !c.patient {
+		c.patient = true
+		c.LimitSilence(0)
+	}
 }
 
 // Release ends one reservation made by a pick and lets a waiting request have the place.
