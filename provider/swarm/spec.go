@@ -241,7 +241,7 @@ func (c Config) resources(d *types.FunctionDeployment) (*swarm.ResourceRequireme
 }
 
 // constraintPattern is Swarm's grammar for placement; the engine itself answers what does not fit as if it had failed.
-var constraintPattern = regexp.MustCompile(`^\s*[a-zA-Z_][a-zA-Z0-9_.-]*\s*(==|!=)\s*[a-zA-Z0-9:_./*()?+\[\]\\^$|\s-]+$`)
+var constraintPattern = regexp.MustCompile(`^\s*[a-zA-Z_][a-zA-Z0-9_.-]*\s*(==|!=)\s*[a-zA-Z0-9:_./*()?+\[\]\\^$|-][a-zA-Z0-9:_./*()?+\[\]\\^$|\s-]*$`)
 
 func checkConstraints(constraints []string) error {
 	for _, constraint := range constraints {
