@@ -40,7 +40,7 @@ var refusal = []byte("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nC
 func (g *Gateway) admit(nc net.Conn) {
 	c := g.newConn(nc)
 	g.mu.Lock()
-	ok := len(g.conns) < g.cfg.MaxConns && (g.cfg.MaxConnsPerIP == 0 || g.perIP[c.ip] < g.cfg.MaxConnsPerIP)
+	ok := !g.draining.Load() && len(g.conns) < g.cfg.MaxConns && (g.cfg.MaxConnsPerIP == 0 || g.perIP[c.ip] < g.cfg.MaxConnsPerIP)
 	if ok {
 		g.conns[c] = struct{}{}
 		g.perIP[c.ip]++

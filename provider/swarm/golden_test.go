@@ -188,12 +188,14 @@ func TestRefusedDeployments(t *testing.T) {
 		kind   error
 		names  string
 	}{
-		"name":     {func(d *types.FunctionDeployment) { d.Service = "A" }, ErrInvalid, "service"},
-		"limit":    {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{CPU: "x"} }, ErrInvalid, "limits.cpu"},
-		"request":  {func(d *types.FunctionDeployment) { d.Requests = &types.FunctionResources{Memory: "1"} }, ErrInvalid, "requests.memory"},
-		"GPU":      {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{NvidiaGPU: "1"} }, ErrInvalid, "limits.nvidia.com/gpu"},
-		"secret":   {func(d *types.FunctionDeployment) { d.Secrets = []string{"none"} }, ErrInvalid, "secrets"},
-		"env name": {func(d *types.FunctionDeployment) { d.EnvVars = map[string]string{"a=b": "c"} }, ErrInvalid, "envVars"},
+		"name":                     {func(d *types.FunctionDeployment) { d.Service = "A" }, ErrInvalid, "service"},
+		"limit":                    {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{CPU: "x"} }, ErrInvalid, "limits.cpu"},
+		"request":                  {func(d *types.FunctionDeployment) { d.Requests = &types.FunctionResources{Memory: "1"} }, ErrInvalid, "requests.memory"},
+		"GPU":                      {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{NvidiaGPU: "1"} }, ErrInvalid, "limits.nvidia.com/gpu"},
+		"secret":                   {func(d *types.FunctionDeployment) { d.Secrets = []string{"none"} }, ErrInvalid, "secrets"},
+		"env name":                 {func(d *types.FunctionDeployment) { d.EnvVars = map[string]string{"a=b": "c"} }, ErrInvalid, "envVars"},
+		"constraint of Kubernetes": {func(d *types.FunctionDeployment) { d.Constraints = []string{"zone=a"} }, ErrInvalid, "constraints"},
+		"constraint without value": {func(d *types.FunctionDeployment) { d.Constraints = []string{"node.role == "} }, ErrInvalid, "constraints"},
 		"too large": {func(d *types.FunctionDeployment) {
 			d.EnvVars = map[string]string{"a": strings.Repeat("x", maxDeployment)}
 		}, ErrInvalid, "deployment"},
@@ -211,4 +213,15 @@ func TestRefusedDeployments(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzConstraints(f *testing.F) {
+	for _, text := range []string{"node.role == worker", "node.labels.a!=b c", "a=b", "==", "node.hostname == a == b"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if checkConstraints([]string{text}) == nil && strings.Count(text, "==")+strings.Count(text, "!=") != 1 {
+			t.Errorf("%q is let through", text)
+		}
+	})
 }

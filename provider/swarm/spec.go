@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -66,6 +67,9 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 		return swarm.ServiceSpec{}, err
 	}
 	if err := c.permit(w); err != nil {
+		return swarm.ServiceSpec{}, err
+	}
+	if err := checkConstraints(d.Constraints); err != nil {
 		return swarm.ServiceSpec{}, err
 	}
 	labels, err := c.serviceLabels(d)
@@ -234,6 +238,18 @@ func (c Config) resources(d *types.FunctionDeployment) (*swarm.ResourceRequireme
 		r.Reservations = &swarm.Resources{NanoCPUs: cpu, MemoryBytes: memory}
 	}
 	return &r, nil
+}
+
+// constraintPattern is Swarm's grammar for placement; the engine itself answers what does not fit as if it had failed.
+var constraintPattern = regexp.MustCompile(`^\s*[a-zA-Z_][a-zA-Z0-9_.-]*\s*(==|!=)\s*[a-zA-Z0-9:_./*()?+\[\]\\^$|-][a-zA-Z0-9:_./*()?+\[\]\\^$|\s-]*$`)
+
+func checkConstraints(constraints []string) error {
+	for _, constraint := range constraints {
+		if !constraintPattern.MatchString(constraint) {
+			return failf(ErrInvalid, "constraints: %q; want Swarm's form, such as node.role == worker or node.labels.zone != a", shorten(constraint))
+		}
+	}
+	return nil
 }
 
 // permit holds the wishes against the operator's allow-lists.
