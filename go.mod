@@ -55,3 +55,6 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
+
+// Build contexts of functions: copies of what is here already.
+ignore ./build
