@@ -40,7 +40,7 @@ lint: ## static checks (golangci-lint v2)
 	golangci-lint run ./...
 
 voters: ## load the running system and judge it: make voters ARGS="-voters 20000"
-	go run ./deploy/voters $(ARGS)
+	@$(DEPLOY) voters $(ARGS)
 
 bench: ## compare the gateway with HAProxy, nginx and ReverseProxy in one run
 	go run ./deploy/bench $(ARGS)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -19,8 +20,9 @@ import (
 	"waggle/deploy/up"
 )
 
-// commands maps each argument to what it does.
+// commands maps the first argument to what it does.
 var commands = map[string]func(context.Context, settings) error{
+	"voters":       voters,
 	"up":           onSystem((*up.System).Up),
 	"down":         onSystem((*up.System).Down),
 	"purge":        purge,
@@ -99,6 +101,19 @@ func newSystem(ctx context.Context, s settings) (*up.System, error) {
 		RedisMaxMemory: s.RedisMaxMemory,
 		Out:            os.Stdout,
 	})
+}
+
+// voters runs the load program against the running system, with what it needs to judge it; further arguments are its own.
+func voters(ctx context.Context, s settings) error {
+	system, err := newSystem(ctx, s)
+	if err != nil {
+		return err
+	}
+	command := exec.CommandContext(ctx, "go", slices.Concat([]string{"run", "./deploy/voters"}, system.VotersArgs(), os.Args[2:])...)
+	command.Stdout, command.Stderr = os.Stdout, os.Stderr
+	// It ends with its verdict at the first interrupt; until then it may not be killed.
+	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
+	return command.Run()
 }
 
 // purge asks before it deletes.

@@ -266,16 +266,9 @@ func (s *system) judge(t *testing.T, args ...string) {
 	if out, err := exec.Command("go", "build", "-o", binary, "../voters").CombinedOutput(); err != nil {
 		t.Fatalf("building voters: %v\n%s", err, out)
 	}
-	all := []string{"-results", s.gateway + "/function/results", "-voter-keys", filepath.Join(s.config.StateDir, "voter-keys")}
-	for _, gateway := range s.target.Gateways {
-		all = append(all, "-url", gateway+"/function/vote")
-	}
-	for _, node := range s.target.Nodes {
-		all = append(all, "-docker-host", node.Host)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	command := exec.CommandContext(ctx, binary, append(all, args...)...)
+	command := exec.CommandContext(ctx, binary, append(s.VotersArgs(), args...)...)
 	command.Dir = s.config.Root
 	out, err := command.CombinedOutput()
 	t.Logf("%s", out)

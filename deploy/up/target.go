@@ -8,6 +8,18 @@ import (
 	"waggle/deploy/docker"
 )
 
+// VotersArgs are the arguments with which the load program deploy/voters finds this system and its database.
+func (s *System) VotersArgs() []string {
+	args := []string{"-results", s.Target.Gateways[0] + "/function/results", "-voter-keys", s.state.path("voter-keys")}
+	for _, gateway := range s.Target.Gateways {
+		args = append(args, "-url", gateway+"/function/vote")
+	}
+	for _, node := range s.Target.Nodes {
+		args = append(args, "-docker-host", node.Host)
+	}
+	return args
+}
+
 // OnCluster targets a Swarm of node containers: images are built on this machine's engine and copied into the nodes.
 func OnCluster(c *cluster.Cluster) Target {
 	target := Target{
