@@ -17,6 +17,8 @@ type proxy struct {
 	name   string
 	prefix string // of the path it is asked for
 	start  func(ctx context.Context, b *bench, function string) (*process, error)
+	// shortOnly proxies take requests and responses for single reads, which long ones are not.
+	shortOnly bool
 }
 
 // The order matters: ratios are to haproxy, so it comes before those that are compared with it.
@@ -27,7 +29,7 @@ var proxies = []proxy{
 		return startRole(ctx, "gateway", []string{function, b.profile})
 	}},
 	{name: "nginx", start: startNginx},
-	{name: "blind-relay", start: role("blind-relay")},
+	{name: "blind-relay", start: role("blind-relay"), shortOnly: true},
 	{name: "reverseproxy-pooled", start: role("reverseproxy-pooled")},
 	{name: "reverseproxy", start: role("reverseproxy")},
 }

@@ -156,7 +156,7 @@ func (c Config) validate() error {
 	number("max_held_per_function", c.MaxHeld, 1, 1<<20)
 	number("max_connections", c.MaxConns, 1, 1<<24)
 	number("max_connections_per_ip", c.MaxConnsPerIP, 0, 1<<24)
-	number("max_header_bytes", c.MaxHeader, 1<<10, largeBuffer/2)
+	number("max_header_bytes", c.MaxHeader, 1<<10, maxMaxHeader)
 	number("max_uri_bytes", c.MaxURI, 256, c.MaxHeader)
 	if c.MaxBody < 0 {
 		errs = append(errs, fmt.Errorf("max_body_bytes is %d: legal is 0 (no bound) and more", c.MaxBody))

@@ -15,7 +15,8 @@ import (
 const (
 	smallBuffer  = 4 << 10
 	mediumBuffer = 32 << 10
-	largeBuffer  = replayLimit + 32<<10
+	largeBuffer  = replayLimit + maxMaxHeader
+	maxMaxHeader = 64 << 10
 	// replayLimit is the longest body that is read whole before a replica is picked: it can be sent again, and a slow
 	// client does not keep a replica waiting.
 	replayLimit = 64 << 10
@@ -83,6 +84,7 @@ type exchange struct {
 	replica  *upstream.Replica
 	tried    [maxTries]*upstream.Replica
 	tries    int
+	repeats  int
 	before   uint64 // conn.Written before this request
 	upload   *upload
 	headSent bool   // a final response head has gone to the client, or part of one
@@ -117,7 +119,8 @@ func (ex *exchange) clear() {
 	ex.dropOut()
 	ex.set, ex.stats, ex.conn, ex.replica, ex.upload = nil, nil, nil, nil, nil
 	clear(ex.tried[:])
-	ex.tries, ex.control, ex.complete, ex.headSent, ex.slash, ex.eof = 0, false, false, false, false, false
+	ex.tries, ex.repeats = 0, 0
+	ex.control, ex.complete, ex.headSent, ex.slash, ex.eof = false, false, false, false, false
 	ex.head, ex.body = ex.r, ex.r
 	ex.rest = http1.Body{}
 }

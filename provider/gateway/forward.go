@@ -10,8 +10,13 @@ import (
 	"waggle/provider/gateway/upstream"
 )
 
-// maxTries bounds how many replicas one request is offered to.
-const maxTries = 4
+const (
+	// maxTries bounds how many replicas one request is offered to, counting those that refuse the connection.
+	maxTries = 8
+	// maxRepeats bounds how often one request is sent again after a replica may have seen it. It is small because a
+	// request that kills its replica should not go on to kill them all.
+	maxRepeats = 2
+)
 
 // errTruncated is a message that is not whole.
 var errTruncated = errors.New("connection ended within a response")
@@ -30,9 +35,9 @@ func (ex *exchange) forward() (status int, keep bool) {
 		ex.before = 0
 		conn, err := ex.replica.Connect(ex.started, fresh)
 		if err != nil {
-			ex.replica.Refused()
+			ex.replica.Refused(err)
 			if ex.giveUp() {
-				return 503, ex.refuse(503, err.Error())
+				return 503, ex.refuse(503, "no connection could be made")
 			}
 			ex.retried("refused")
 			continue
@@ -77,6 +82,12 @@ func (ex *exchange) acquire() error {
 	if ex.control {
 		return upstream.ErrNotReady
 	}
+	// A replica that failed this request is still better than none, as long as it is in rotation.
+	if ex.tries > 0 {
+		if ex.replica = ex.set.Pick(nil); ex.replica != nil {
+			return nil
+		}
+	}
 	ex.g.metrics.held.WithLabelValues(ex.set.Label).Inc()
 	ex.c.limit(0) // Wait has its own deadline
 	var err error
@@ -110,8 +121,14 @@ func (ex *exchange) discard() {
 	ex.dropUp()
 }
 
+// smallBody fits into the receive buffer of any peer.
+const smallBody = 16 << 10
+
 // send writes the head and what there is of the body, and leaves the rest to an upload.
 func (ex *exchange) send() error {
+	if !ex.complete || ex.body-ex.head > smallBody {
+		ex.conn.Patient()
+	}
 	head := ex.requestHead(ex.replica.Address)
 	err := ex.conn.Write(head, ex.in.B[ex.head:ex.body])
 	ex.dropOut()
@@ -210,13 +227,15 @@ func (ex *exchange) judge(err error) verdict {
 		defer ex.replica.Failed()
 	}
 	switch {
-	case timedOut, errors.As(err, &malformed), !ex.complete, ex.uw > ex.ur, ex.tries >= maxTries-1:
+	case timedOut, errors.As(err, &malformed), !ex.complete, ex.uw > ex.ur, ex.repeats == maxRepeats, ex.tries == maxTries-1:
 		return hopeless
 	case ex.conn.Reused && ex.neverArrived(err):
 		return sameReplica
-	case ex.conn.Reused && ex.harmless():
-		return sameReplica
 	case ex.harmless():
+		ex.repeats++
+		if ex.conn.Reused {
+			return sameReplica
+		}
 		return otherReplica
 	}
 	return hopeless
@@ -256,7 +275,7 @@ func (ex *exchange) askAnother() bool {
 	if unwell {
 		ex.replica.Unwell()
 	}
-	if !ex.complete || ex.tries >= maxTries-1 || !turnedAway && !(unwell && ex.harmless()) {
+	if !ex.complete || ex.repeats == maxRepeats || ex.tries >= maxTries-1 || !turnedAway && !(unwell && ex.harmless()) {
 		return false
 	}
 	ex.tried[ex.tries] = ex.replica
@@ -266,12 +285,19 @@ func (ex *exchange) askAnother() bool {
 		return false
 	}
 	other.Release()
+	ex.repeats++
 	ex.discard()
-	return !ex.giveUp()
+	ex.giveUp() // never the last try: see above
+	return true
 }
 
 // fail ends an exchange that broke before a response and answers the client.
 func (ex *exchange) fail(err error) (status int, keep bool) {
+	// When time is up both sides are unblocked; whoever was waited for is late. If that was the client, the upload may
+	// not have noticed yet.
+	if up := ex.upload; up != nil && errors.Is(err, os.ErrDeadlineExceeded) && up.reading.Load() {
+		<-up.finished
+	}
 	ex.discard()
 	up := ex.stopUpload()
 	if ex.replica != nil {

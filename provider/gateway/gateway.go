@@ -112,6 +112,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return fmt.Errorf("listening for metrics: %w", err)
 	}
 	defer metricsListener.Close()
+	g.boundConns()
 	g.cfg.Logger.Info("gateway started", "address", listener.Addr().String(), "metrics", metricsListener.Addr().String())
 
 	// What requests need lives in a second lifetime that ends after the last of them.
@@ -156,7 +157,9 @@ func (g *Gateway) shutdown(listener net.Listener) {
 	g.unready.Store(true)
 	g.cfg.Logger.Info("gateway unready", "delay", g.cfg.ShutdownDelay.String())
 	time.Sleep(time.Duration(g.cfg.ShutdownDelay))
-	g.draining.Store(true)
+	g.mu.Lock()
+	g.draining.Store(true) // under mu, so that no connection is admitted once open is waited for
+	g.mu.Unlock()
 	_ = listener.Close()
 	g.eachConn(func(c *conn) { c.unblockIfIdle() })
 	finished := make(chan struct{})

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -50,7 +51,7 @@ type edge struct {
 }
 
 // start runs a gateway that serves fns, changed by adjust, until the test ends.
-func start(t *testing.T, adjust func(*Config), fns ...feed.Function) *edge {
+func start(t testing.TB, adjust func(*Config), fns ...feed.Function) *edge {
 	t.Helper()
 	cfg := Config{Table: &feed.Table{Epoch: "test", Revision: 1, Functions: fns}}
 	var err error
@@ -122,6 +123,55 @@ func readResponse(t *testing.T, in *bufio.Reader, method string) (*http.Response
 	return resp, string(body)
 }
 
+// BenchmarkRoundTrip is a request through the gateway to a replica and back, with a client and a replica that cost as
+// little as can be. What it allocates, the gateway does.
+func BenchmarkRoundTrip(b *testing.B) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				in := make([]byte, 4096)
+				answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nHello World\n")
+				for {
+					if _, err := c.Read(in); err != nil {
+						return
+					}
+					if _, err := c.Write(answer); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	e := start(b, nil, function("f", replicaAt(l.Addr().String())))
+	c, err := net.Dial("tcp", e.addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	request := []byte("POST /function/f/x?y HTTP/1.1\r\nHost: votes.example.org\r\nUser-Agent: bench\r\nAccept: */*\r\nContent-Length: 4\r\n\r\nbody")
+	response := make([]byte, 4096)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Write(request); err != nil {
+			b.Fatal(err)
+		}
+		n, err := c.Read(response)
+		if err != nil || !bytes.HasPrefix(response[:n], []byte("HTTP/1.1 200 ")) {
+			b.Fatalf("%s %v", response[:n], err)
+		}
+	}
+}
+
 func TestForwarding(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t, func(w http.ResponseWriter, r *http.Request) {
@@ -143,5 +193,33 @@ func TestForwarding(t *testing.T) {
 	}
 	if resp, body := e.exchange(t, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != 200 {
 		t.Errorf("healthz: %d %q", resp.StatusCode, body)
+	}
+}
+
+func TestCrashEndsOneConnectionOnly(t *testing.T) {
+	t.Parallel()
+	g, err := New(Config{Table: &feed.Table{Epoch: "test", Revision: 1, Functions: []feed.Function{function("bad")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.registry.Lookup([]byte("bad")).Stats = nil // stands for any mistake of ours
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "GET /function/bad HTTP/1.1\r\nHost: h\r\n\r\n")
+	nc, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.newConn(nc).serve() // does not take the process with it
+	if n, err := c.Read(make([]byte, 1)); err == nil {
+		t.Errorf("a crashed request was answered with %d bytes", n)
 	}
 }

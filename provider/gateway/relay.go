@@ -16,7 +16,8 @@ func (ex *exchange) relay() (status int, keep bool) {
 		return ex.tunnel()
 	}
 	old := ex.req.Minor == 0
-	chunked := !old && (resp.Chunked || resp.Body.UntilClose())
+	// RFC 9112 §6.1: where there cannot be a body, there is no Transfer-Encoding either.
+	chunked := !old && (resp.Chunked || resp.Body.UntilClose()) && resp.Status != 204 && resp.Status != 304
 	keep = ex.req.KeepAlive && !ex.g.draining.Load() && !(old && (resp.Chunked || resp.Body.UntilClose()))
 	head := ex.responseHead(keep, chunked)
 	mode := raw

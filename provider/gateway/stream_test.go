@@ -429,6 +429,24 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 	}
 }
 
+func TestReplicaThatDiesWithinAnUpload(t *testing.T) {
+	t.Parallel()
+	// The client is in the middle of its body and silent; the failure is the function's, and is told at once.
+	e := start(t, nil, function("f", rawReplica(t, func(c net.Conn, in *bufio.Reader, _ string) { _, _ = in.ReadByte() })))
+	resp, body := e.exchange(t, "POST /function/f HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n123")
+	if resp.StatusCode != 502 || !resp.Close {
+		t.Errorf("got %s %q, close %t", resp.Status, body, resp.Close)
+	}
+}
+
+func TestNoContentHasNoCoding(t *testing.T) {
+	t.Parallel()
+	e := start(t, nil, function("f", rawReplica(t, answers("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"))))
+	if resp, _ := e.exchange(t, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != 204 || len(resp.TransferEncoding) > 0 {
+		t.Errorf("got %s with %v", resp.Status, resp.TransferEncoding)
+	}
+}
+
 func TestSlowClientsAreTold(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })

@@ -31,6 +31,9 @@ func (ex *exchange) tunnel() (status int, keep bool) {
 	if client.Write(head, unread) == nil {
 		ex.ur = ex.uw
 		ex.pipe(client, replica)
+	} else {
+		client.Unblock()
+		replica.Unblock()
 	}
 	<-up
 	ex.c.detach(ex.conn, ex.g.cfg.WriteTimeout)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"waggle/provider/gateway/sock"
@@ -12,6 +13,8 @@ import (
 // goroutine.
 type upload struct {
 	finished chan struct{}
+	reading  atomic.Bool // waiting for the client
+	stopped  atomic.Bool // the other side wants it to end: not being able to read is nobody's fault then
 	// The rest is written before finished is closed.
 	done   bool   // the whole body went out
 	status int    // not 0: the client's fault, and what to tell it
@@ -39,14 +42,19 @@ func (ex *exchange) startUpload() {
 func (ex *exchange) carry(u *upload, b *sock.Buffer, to *sock.Conn, sent int64) {
 	for {
 		ex.c.limit(ex.g.cfg.ReadTimeout)
+		u.reading.Store(true)
 		n, err := ex.c.sock.Read(b.B)
 		if err != nil {
+			if u.stopped.Load() {
+				return
+			}
 			u.status, u.reason = 499, "client left within its request"
 			if errors.Is(err, os.ErrDeadlineExceeded) && !ex.c.left.Load() {
 				u.status, u.reason = 408, "request body did not arrive in time"
 			}
 			return
 		}
+		u.reading.Store(false)
 		got := b.B[:n]
 		n, done, err := ex.rest.Advance(got)
 		if err != nil {
@@ -96,6 +104,7 @@ func (ex *exchange) stopUpload() *upload {
 		return u
 	default:
 	}
+	u.stopped.Store(true)
 	ex.c.sock.Unblock()
 	<-u.finished
 	ex.c.sock.Rearm()

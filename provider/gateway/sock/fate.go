@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -75,4 +76,17 @@ func (c *Conn) NeverArrived(sent uint64, ended error) (certain, pending bool) {
 		pending = missing && !certain && unacked > 0
 	})
 	return certain, pending
+}
+
+// tcpUserTimeout is TCP_USER_TIMEOUT of <linux/tcp.h>, which package syscall lacks.
+const tcpUserTimeout = 0x12
+
+// LimitSilence breaks the connection once bytes that were sent have gone unacknowledged for d (RFC 5482).
+func (c *Conn) LimitSilence(d time.Duration) {
+	if c.raw == nil {
+		return
+	}
+	_ = c.raw.Control(func(fd uintptr) {
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(d.Milliseconds()))
+	})
 }

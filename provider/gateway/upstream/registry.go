@@ -121,6 +121,7 @@ type Registry struct {
 
 	mu    sync.Mutex
 	sets  map[string]*Set // by Label; guarded by mu
+	fixed []*Set          // guarded by mu; what no table names
 	guess guesses
 
 	// tasks are the goroutines that probes, wakes and look-ups run in; they end with ctx.
@@ -157,10 +158,8 @@ func (g *Registry) Run(ctx context.Context) error {
 	for {
 		select {
 		case now := <-tick.C:
-			for _, s := range g.Sets() {
-				for _, r := range s.replicas() {
-					r.sweep(now, g.cfg.IdleTimeout)
-				}
+			for _, r := range g.replicas() {
+				r.sweep(now, g.cfg.IdleTimeout)
 			}
 			g.guess.sweep(now)
 		case <-ctx.Done():
@@ -169,10 +168,8 @@ func (g *Registry) Run(ctx context.Context) error {
 			g.tasksMu.Unlock()
 			g.cancel()
 			g.tasks.Wait()
-			for _, s := range g.Sets() {
-				for _, r := range s.replicas() {
-					r.retire()
-				}
+			for _, r := range g.replicas() {
+				r.retire()
 			}
 			g.guess.close()
 			return nil
@@ -244,6 +241,19 @@ func (g *Registry) Sets() []*Set {
 	return out
 }
 
+// replicas is every replica there is, in no order.
+func (g *Registry) replicas() []*Replica {
+	sets := g.Sets()
+	g.mu.Lock()
+	sets = append(sets, g.fixed...)
+	g.mu.Unlock()
+	var out []*Replica
+	for _, s := range sets {
+		out = append(out, s.replicas()...)
+	}
+	return out
+}
+
 // replicas is every replica of the last table, in no order.
 func (s *Set) replicas() []*Replica {
 	s.mu.Lock()
@@ -273,6 +283,9 @@ func (s *Set) removed() bool { return s.gone.Load() }
 func (g *Registry) Fixed(name, address string) *Set {
 	s := g.newSet(feed.Function{Name: name, Desired: 1, Min: 1, Max: 1})
 	s.fixed = true
+	g.mu.Lock()
+	g.fixed = append(g.fixed, s)
+	g.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pin([]string{address})

@@ -2,10 +2,12 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"waggle/provider/feed"
@@ -41,7 +43,17 @@ type Conn struct {
 	replica   *Replica
 	idleSince time.Time
 	// Reused is set once the connection has carried an exchange before.
-	Reused bool
+	Reused  bool
+	patient bool
+}
+
+// Patient lifts the limit on silence, for a body that may not fit into the peer's buffers: a function that takes its
+// time to read it looks to the kernel like a host that died.
+func (c *Conn) Patient() {
+	if !c.patient {
+		c.patient = true
+		c.LimitSilence(0)
+	}
 }
 
 // Release ends one reservation made by a pick and lets a waiting request have the place.
@@ -58,6 +70,10 @@ func (r *Replica) Inflight() int64 { return r.inflight.Load() }
 
 // ID names the replica in logs and metrics.
 func (r *Replica) ID() string { return r.id }
+
+// silence is how long a peer's kernel may leave bytes unacknowledged. It says nothing about how long a function may
+// think: a kernel acknowledges at once.
+const silence = 5 * time.Second
 
 // suspectAfter is how long a connection may have been idle before it is looked at again. A replica that drains closes
 // its idle connections; the look costs one system call, which a busy connection is spared.
@@ -83,10 +99,13 @@ func (r *Replica) Connect(now time.Time, fresh bool) (*Conn, error) {
 		return nil, fmt.Errorf("connecting to replica %s: %w", r.id, err)
 	}
 	if tcp, ok := nc.(*net.TCPConn); ok {
-		// A peer that vanished without a word is noticed by its silence, not by our waiting.
+		// A peer that vanished without a word is noticed by its silence, not by our waiting: an idle one by the probes of
+		// TCP, one that a request was sent to by the bytes it does not acknowledge.
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3})
 	}
-	return &Conn{Conn: sock.New(nc), replica: r}, nil
+	c := &Conn{Conn: sock.New(nc), replica: r}
+	c.LimitSilence(silence)
+	return c, nil
 }
 
 func (r *Replica) takeIdle() *Conn {
@@ -171,8 +190,14 @@ func (r *Replica) Answered() {
 	}
 }
 
-// Refused notes that no connection could be made: the replica leaves the rotation at once.
-func (r *Replica) Refused() {
+// Refused notes that no connection could be made, and why: the replica leaves the rotation at once, unless the fault
+// is on this side.
+func (r *Replica) Refused(err error) {
+	for _, ours := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, ours) {
+			return
+		}
+	}
 	r.set.mu.Lock()
 	r.set.suspect(r, refused)
 	r.set.mu.Unlock()
