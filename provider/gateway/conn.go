@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,6 +52,11 @@ func remoteIP(nc net.Conn) string {
 // serve answers requests until the connection ends. Requests that were pipelined are taken one after the other.
 func (c *conn) serve() {
 	var ex *exchange
+	defer func() {
+		if p := recover(); p != nil {
+			c.crashed(ex, p)
+		}
+	}()
 	for {
 		var ok bool
 		if ex, ok = c.next(ex); !ok {
@@ -69,6 +75,20 @@ func (c *conn) serve() {
 		ex.free()
 	}
 	_ = c.sock.Close()
+}
+
+// crashed ends a connection whose request ran into a mistake of ours: the others must not pay for it. The exchange is
+// not used again, for who knows what state it is in.
+func (c *conn) crashed(ex *exchange, p any) {
+	c.g.cfg.Logger.Error("request crashed", "panic", p, "stack", string(debug.Stack()))
+	if ex != nil && ex.conn != nil {
+		c.upstream.Store(nil)
+		_ = ex.conn.Close()
+	}
+	if ex != nil && ex.replica != nil {
+		ex.replica.Release()
+	}
+	c.sock.Abort()
 }
 
 // next waits for a request and reads its head. ex is the exchange before if bytes are left over from it, else nil.

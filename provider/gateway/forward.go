@@ -35,7 +35,7 @@ func (ex *exchange) forward() (status int, keep bool) {
 		ex.before = 0
 		conn, err := ex.replica.Connect(ex.started, fresh)
 		if err != nil {
-			ex.replica.Refused()
+			ex.replica.Refused(err)
 			if ex.giveUp() {
 				return 503, ex.refuse(503, "no connection could be made")
 			}
@@ -293,6 +293,11 @@ func (ex *exchange) askAnother() bool {
 
 // fail ends an exchange that broke before a response and answers the client.
 func (ex *exchange) fail(err error) (status int, keep bool) {
+	// When time is up both sides are unblocked; whoever was waited for is late. If that was the client, the upload may
+	// not have noticed yet.
+	if up := ex.upload; up != nil && errors.Is(err, os.ErrDeadlineExceeded) && up.reading.Load() {
+		<-up.finished
+	}
 	ex.discard()
 	up := ex.stopUpload()
 	if ex.replica != nil {

@@ -112,6 +112,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return fmt.Errorf("listening for metrics: %w", err)
 	}
 	defer metricsListener.Close()
+	g.boundConns()
 	g.cfg.Logger.Info("gateway started", "address", listener.Addr().String(), "metrics", metricsListener.Addr().String())
 
 	// What requests need lives in a second lifetime that ends after the last of them.

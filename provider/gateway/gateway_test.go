@@ -195,3 +195,31 @@ func TestForwarding(t *testing.T) {
 		t.Errorf("healthz: %d %q", resp.StatusCode, body)
 	}
 }
+
+func TestCrashEndsOneConnectionOnly(t *testing.T) {
+	t.Parallel()
+	g, err := New(Config{Table: &feed.Table{Epoch: "test", Revision: 1, Functions: []feed.Function{function("bad")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.registry.Lookup([]byte("bad")).Stats = nil // stands for any mistake of ours
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "GET /function/bad HTTP/1.1\r\nHost: h\r\n\r\n")
+	nc, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.newConn(nc).serve() // does not take the process with it
+	if n, err := c.Read(make([]byte, 1)); err == nil {
+		t.Errorf("a crashed request was answered with %d bytes", n)
+	}
+}

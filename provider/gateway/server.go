@@ -5,11 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 )
 
 // sweepEvery is how exact deadlines are. Four looks a second at each connection cost nothing that can be measured.
 const sweepEvery = 250 * time.Millisecond
+
+// boundConns lowers the bound on connections to what the limit on open files leaves room for: three quarters of it, the
+// rest being for connections to replicas. Without files for those, every client would be let in and none served.
+func (g *Gateway) boundConns() {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return
+	}
+	if room := files.Cur / 4 * 3; uint64(g.cfg.MaxConns) > room {
+		g.cfg.Logger.Warn("max_connections lowered to fit the limit on open files",
+			"max_connections", g.cfg.MaxConns, "lowered_to", room, "open_files", files.Cur)
+		g.cfg.MaxConns = int(room)
+	}
+}
 
 // accept takes connections until the listener closes; that, in turn, is an error only if nobody asked for it.
 func (g *Gateway) accept(l net.Listener) error {

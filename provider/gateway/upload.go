@@ -13,6 +13,7 @@ import (
 // goroutine.
 type upload struct {
 	finished chan struct{}
+	reading  atomic.Bool // waiting for the client
 	stopped  atomic.Bool // the other side wants it to end: not being able to read is nobody's fault then
 	// The rest is written before finished is closed.
 	done   bool   // the whole body went out
@@ -41,6 +42,7 @@ func (ex *exchange) startUpload() {
 func (ex *exchange) carry(u *upload, b *sock.Buffer, to *sock.Conn, sent int64) {
 	for {
 		ex.c.limit(ex.g.cfg.ReadTimeout)
+		u.reading.Store(true)
 		n, err := ex.c.sock.Read(b.B)
 		if err != nil {
 			if u.stopped.Load() {
@@ -52,6 +54,7 @@ func (ex *exchange) carry(u *upload, b *sock.Buffer, to *sock.Conn, sent int64) 
 			}
 			return
 		}
+		u.reading.Store(false)
 		got := b.B[:n]
 		n, done, err := ex.rest.Advance(got)
 		if err != nil {

@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"regexp"
 	"slices"
@@ -98,9 +97,9 @@ type Cluster struct {
 	cfg    Config
 	docker Docker
 
-	// writers serialises changes of one function (by hash), so that of two accepted requests the later one wins; changes
+	// writers serialises the changes of each function, so that of two accepted requests the later one wins; changes
 	// made past this process are met by retrying.
-	writers [64]sync.Mutex
+	writers keyedLocks
 	// secretsMu is held for writing while a secret changes and for reading while a function that may use it does:
 	// no function is created with a version that is just being replaced.
 	secretsMu sync.RWMutex
@@ -147,12 +146,8 @@ func (c *Cluster) namespace(name string) string {
 }
 
 // lock takes the writer's lock of a function and returns its release.
-func (c *Cluster) lock(namespace, name string) func() {
-	h := fnv.New32a()
-	h.Write([]byte(namespace + "/" + name))
-	mu := &c.writers[h.Sum32()%uint32(len(c.writers))]
-	mu.Lock()
-	return mu.Unlock
+func (c *Cluster) lock(namespace, name string) (unlock func()) {
+	return c.writers.lock(namespace + "/" + name)
 }
 
 // nudge makes the watcher look now.

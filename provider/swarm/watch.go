@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
@@ -86,6 +87,11 @@ func NewWatcher(config WatcherConfig) (*Watcher, error) {
 
 // Run watches until ctx ends. It survives every failure of Docker and then returns nil.
 func (w *Watcher) Run(ctx context.Context) error {
+	// Completing changes waits for those under way, which must not hold up the table.
+	var group sync.WaitGroup
+	group.Go(func() { w.reconcile(ctx) })
+	defer group.Wait()
+
 	wait := lookBusy
 	for ctx.Err() == nil {
 		started := time.Now()
@@ -104,6 +110,24 @@ func (w *Watcher) Run(ctx context.Context) error {
 		wait = min(2*wait, maxRetryWait)
 	}
 	return nil
+}
+
+// reconcile completes, now and again, what an interrupted change of a secret left.
+func (w *Watcher) reconcile(ctx context.Context) {
+	ticker := time.NewTicker(relistEvery)
+	defer ticker.Stop()
+	for {
+		bounded, cancel := context.WithTimeout(ctx, relistEvery)
+		if err := w.cluster.Reconcile(bounded); err != nil && ctx.Err() == nil {
+			w.logger.Warn("completing changes of secrets will be tried again", "error", err)
+		}
+		cancel()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // session lists everything, then follows events and looks at tasks until something fails.
@@ -166,7 +190,7 @@ func (w *Watcher) interval() time.Duration {
 	return lookBusy
 }
 
-// relist reads services, nodes and tasks, and completes what an interrupted change of a secret left.
+// relist reads services, nodes and tasks.
 func (w *Watcher) relist(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
@@ -178,14 +202,8 @@ func (w *Watcher) relist(ctx context.Context) error {
 	if err != nil {
 		return dockerError("listing nodes", err)
 	}
-	due := time.Since(w.listed) >= relistEvery
 	w.view.services, w.view.down = services, downNodes(nodes.Items)
 	w.listed, w.suspicious, w.calm = time.Now(), false, false
-	if due {
-		if err := w.cluster.Reconcile(ctx); err != nil {
-			w.logger.Warn("completing changes of secrets will be tried again", "error", err)
-		}
-	}
 	return w.look(ctx)
 }
 

@@ -2,10 +2,12 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"waggle/provider/feed"
@@ -188,8 +190,14 @@ func (r *Replica) Answered() {
 	}
 }
 
-// Refused notes that no connection could be made: the replica leaves the rotation at once.
-func (r *Replica) Refused() {
+// Refused notes that no connection could be made, and why: the replica leaves the rotation at once, unless the fault
+// is on this side.
+func (r *Replica) Refused(err error) {
+	for _, ours := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, ours) {
+			return
+		}
+	}
 	r.set.mu.Lock()
 	r.set.suspect(r, refused)
 	r.set.mu.Unlock()

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -338,7 +340,7 @@ func TestLoadIsSpread(t *testing.T) {
 					s.Pick(nil)
 				}
 				for _, r := range s.replicas() {
-					if got := r.Inflight(); got < 7 || got > 13 {
+					if got := r.Inflight(); got < 4 || got > 16 {
 						t.Errorf("%s has %d of 10 on average", r.ID(), got)
 					}
 				}
@@ -360,7 +362,11 @@ func TestRefusingReplicaLeavesAndReturns(t *testing.T) {
 			}
 		}
 		w.set("a:8080", 0)
-		a.Refused()
+		a.Refused(&net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)})
+		if s.Ready() != 2 {
+			t.Fatal("a replica left because this side had no file descriptors")
+		}
+		a.Refused(syscall.ECONNREFUSED)
 		for range 20 {
 			if s.Pick(nil) == a {
 				t.Fatal("a refusing replica was picked")
@@ -508,7 +514,7 @@ func TestPicksFollowTheTable(t *testing.T) {
 			case "refuse":
 				if s != nil {
 					if r := s.Pick(nil); r != nil {
-						r.Refused()
+						r.Refused(syscall.ECONNREFUSED)
 						r.Release()
 						if again := s.Pick([]*Replica{r}); again == r {
 							rt.Fatalf("picked %s, which was tried", r.ID())

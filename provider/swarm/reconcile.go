@@ -1,0 +1,122 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// Reconcile finishes what an update of a secret began: functions that refer to an old version are moved to the newest,
+// and old versions that nothing refers to are removed. It is safe at any time and does nothing when all is well.
+func (c *Cluster) Reconcile(ctx context.Context) error {
+	stored, err := c.ownedSecrets(ctx)
+	if err != nil {
+		return err
+	}
+	old := outdated(stored)
+	if len(old) == 0 {
+		return nil
+	}
+	services, err := c.services(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, service := range services {
+		if refersTo(&service.Spec, old) && !rolledBack(service) {
+			problems = append(problems, c.rebuild(ctx, service.Spec.Labels[labelNamespace], service.Spec.Labels[labelFunction]))
+		}
+	}
+	return errors.Join(append(problems, c.collect(ctx))...)
+}
+
+// rebuild makes a function's spec anew of what its user sent, with the image it has and the secrets of now.
+func (c *Cluster) rebuild(ctx context.Context, namespace, name string) error {
+	defer c.lock(namespace, name)()
+	c.secretsMu.RLock()
+	defer c.secretsMu.RUnlock()
+	err := c.modify(ctx, namespace, name, "moved to new secrets", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
+		d, err := deploymentOf(service)
+		if err != nil {
+			return swarm.ServiceSpec{}, false, err
+		}
+		spec, _, err := c.build(ctx, &d, resolvedImage(service))
+		if err != nil {
+			return spec, false, err
+		}
+		spec.Mode = service.Spec.Mode
+		return spec, spec.Labels[labelSpec] != service.Spec.Labels[labelSpec], nil
+	})
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// collect removes the old versions that no service refers to, nor could roll back to.
+func (c *Cluster) collect(ctx context.Context) error {
+	c.secretsMu.Lock()
+	defer c.secretsMu.Unlock()
+	stored, err := c.ownedSecrets(ctx)
+	if err != nil {
+		return err
+	}
+	old := outdated(stored)
+	services, err := c.services(ctx)
+	if err != nil {
+		return err
+	}
+	for _, service := range services {
+		for id := range old {
+			one := map[string]bool{id: true}
+			if refersTo(&service.Spec, one) || (updating(service) && refersTo(service.PreviousSpec, one)) {
+				delete(old, id)
+			}
+		}
+	}
+	for _, secret := range stored {
+		if !old[secret.ID] {
+			continue
+		}
+		if err := c.removeSecret(ctx, secret); err != nil && !errors.Is(err, ErrInUse) {
+			return err
+		}
+	}
+	return nil
+}
+
+// outdated gives the ids of all versions that have a newer one. Stored is sorted, oldest first.
+func outdated(stored []swarm.Secret) map[string]bool {
+	type key struct{ namespace, name string }
+	newest := make(map[key]string)
+	old := make(map[string]bool)
+	for _, s := range stored {
+		k := key{s.Spec.Labels[labelNamespace], s.Spec.Labels[labelSecret]}
+		if id, found := newest[k]; found {
+			old[id] = true
+		}
+		newest[k] = s.ID
+	}
+	return old
+}
+
+func refersTo(spec *swarm.ServiceSpec, ids map[string]bool) bool {
+	if spec == nil || spec.TaskTemplate.ContainerSpec == nil {
+		return false
+	}
+	return slices.ContainsFunc(spec.TaskTemplate.ContainerSpec.Secrets, func(r *swarm.SecretReference) bool { return ids[r.SecretID] })
+}
+
+func updating(service swarm.Service) bool {
+	return service.UpdateStatus != nil && service.UpdateStatus.State != swarm.UpdateStateCompleted
+}
+
+// rolledBack is true for a function that did not come up with its newest spec. It stays as it is until its user acts:
+// moving it again would only roll it back again, for ever.
+func rolledBack(service swarm.Service) bool {
+	return service.UpdateStatus != nil && slices.Contains([]swarm.UpdateState{
+		swarm.UpdateStateRollbackStarted, swarm.UpdateStateRollbackPaused, swarm.UpdateStateRollbackCompleted,
+	}, service.UpdateStatus.State)
+}
