@@ -14,17 +14,22 @@ import (
 
 // Down stops everything and keeps the data: volumes, secrets and the credentials in the state directory stay.
 func (s *System) Down(ctx context.Context) error {
+	if err := s.stop(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.Out, "\nDown. The votes are kept; `make up` goes on with them.\n")
+	return nil
+}
+
+// stop removes the functions and the stack.
+func (s *System) stop(ctx context.Context) error {
 	if _, err := s.Target.Manager.Ping(ctx); err != nil {
 		return err
 	}
 	if err := s.progress.Step("functions", func() (string, error) { return s.removeFunctions(ctx) }); err != nil {
 		return err
 	}
-	if err := s.progress.Step("stack", func() (string, error) { return s.removeStack(ctx) }); err != nil {
-		return err
-	}
-	fmt.Fprintf(s.Out, "\nDown. The votes are kept; `make up` goes on with them.\n")
-	return nil
+	return s.progress.Step("stack", func() (string, error) { return s.removeStack(ctx) })
 }
 
 // removeFunctions removes the functions first: their services hold the stack's networks.
@@ -80,7 +85,7 @@ func (s *System) engines() []docker.Engine {
 
 // Purge takes the system down and deletes everything it ever stored, the votes included. It does not ask.
 func (s *System) Purge(ctx context.Context) error {
-	if err := s.Down(ctx); err != nil {
+	if err := s.stop(ctx); err != nil {
 		return err
 	}
 	if err := s.progress.Step("secrets", func() (string, error) { return s.removeSecrets(ctx) }); err != nil {
@@ -89,7 +94,7 @@ func (s *System) Purge(ctx context.Context) error {
 	if err := s.progress.Step("volumes", func() (string, error) { return s.removeVolumes(ctx) }); err != nil {
 		return err
 	}
-	return s.progress.Step("state", func() (string, error) { return s.StateDir, os.RemoveAll(s.StateDir) })
+	return s.progress.Step("passwords", func() (string, error) { return "removed", os.RemoveAll(s.StateDir) })
 }
 
 // removeSecrets removes the stack's secrets and configs and those that the provider made for functions.
