@@ -34,7 +34,7 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 	go test -race -timeout 10m ./...
 
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
-	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/docker ./deploy/images ./deploy/cluster ./deploy/e2e
+	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/cluster ./deploy/e2e
 
 lint: ## static checks (golangci-lint v2)
 	golangci-lint run ./...
