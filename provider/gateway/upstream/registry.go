@@ -101,7 +101,7 @@ func (c Config) validate() error {
 		errs = append(errs, errors.New("DefaultNamespace is empty: it is required"))
 	}
 	if c.Wake == nil || c.ProviderGone == nil {
-		errs = append(errs, errors.New("Wake or ProviderGone is nil: both are required"))
+		errs = append(errs, errors.New("one of Wake and ProviderGone is nil: both are required"))
 	}
 	if c.MaxWaiting < 0 || c.MaxIdlePerReplica < 0 {
 		errs = append(errs, fmt.Errorf("MaxWaiting is %d and MaxIdlePerReplica %d: legal is 0 and more", c.MaxWaiting, c.MaxIdlePerReplica))
