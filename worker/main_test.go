@@ -39,15 +39,15 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		want   string
 	}{
 		"no Redis":              {func(c *config) { c.RedisHost = "" }, "REDIS_HOST is empty"},
-		"address without port":  {func(c *config) { c.RedisAddresses = []string{"a"} }, `redis_addresses has "a": each must be host:port`},
+		"address without port":  {func(c *config) { c.RedisAddresses = []string{"a"} }, `REDIS_ADDRESSES has "a": each must be host:port`},
 		"no Postgres":           {func(c *config) { c.PostgresHost = "" }, "POSTGRES_HOST is empty"},
-		"unknown TLS mode":      {func(c *config) { c.PostgresSSLMode = "yes" }, `postgres_sslmode is "yes": it must be one of disable`},
+		"unknown TLS mode":      {func(c *config) { c.PostgresSSLMode = "yes" }, `POSTGRES_SSLMODE is "yes": it must be one of disable`},
 		"batch too big":         {func(c *config) { c.BatchSize = 100_001 }, "BATCH_SIZE is 100001: it must be 1 to 100000"},
 		"no pause":              {func(c *config) { c.PollInterval = 0 }, "POLL_INTERVAL is 0s: it must be 1ms to 1m"},
 		"no retention":          {func(c *config) { c.Retention = 0 }, "RETENTION is 0s"},
 		"retention without end": {func(c *config) { c.RetentionEntries = 0 }, "RETENTION_ENTRIES is 0"},
 		"no time to stop":       {func(c *config) { c.ShutdownTimeout = 0 }, "SHUTDOWN_TIMEOUT is 0s"},
-		"no port":               {func(c *config) { c.Listen = "8081" }, `listen is "8081"`},
+		"no port":               {func(c *config) { c.Listen = "8081" }, `LISTEN is "8081"`},
 		"unknown log level":     {func(c *config) { c.LogLevel = "loud" }, `LOG_LEVEL is "loud"`},
 	} {
 		t.Run(name, func(t *testing.T) {

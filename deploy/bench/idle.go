@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -47,5 +48,5 @@ func once(c net.Conn, path string) error {
 		return err
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
-	return err
+	return errors.Join(err, resp.Body.Close())
 }

@@ -101,11 +101,11 @@ func (b *bench) run(ctx context.Context) error {
 }
 
 // runCase prints one table.
-func (b *bench) runCase(ctx context.Context, c testCase, function *process) error {
+func (b *bench) runCase(ctx context.Context, c testCase, function *process) (err error) {
 	fmt.Printf("\n%s, %d connections, %s per run\n", c.title, b.connections, b.time)
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(out, "proxy\treq/s\tp50 ms\tp99 ms\tCPU µs/req\t× haproxy\tfunction µs/req\terrors\t")
-	defer out.Flush()
+	defer func() { err = errors.Join(err, out.Flush()) }()
 	var reference float64
 	for _, p := range proxies {
 		if b.only != nil && !b.only[p.name] || p.shortOnly && c.name != "reply12" {

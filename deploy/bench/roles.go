@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -65,7 +66,7 @@ func hello(w http.ResponseWriter, r *http.Request) {
 }
 
 func serve(ctx context.Context, address string, h http.Handler) error {
-	s := &http.Server{Addr: address, Handler: h}
+	s := &http.Server{Addr: address, Handler: h} //nolint:gosec // no time limits: setting deadlines would be measured too
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	if err := s.ListenAndServe(); err != http.ErrServerClosed {
@@ -80,13 +81,13 @@ func (p *bufferPool) Get() []byte  { return p.Pool.Get().(*[32 << 10]byte)[:] }
 func (p *bufferPool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
 
 // runGateway is the gateway with everything on and a table of one function.
-func runGateway(ctx context.Context, address, function, profile string) error {
+func runGateway(ctx context.Context, address, function, profile string) (err error) {
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
 			return fmt.Errorf("creating the profile: %w", err)
 		}
-		defer f.Close()
+		defer func() { err = errors.Join(err, f.Close()) }()
 		if err := pprof.StartCPUProfile(f); err != nil {
 			return fmt.Errorf("starting the profile: %w", err)
 		}

@@ -148,10 +148,7 @@ func removeSocketDir(socket string) error {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing a socket: %w", err)
 	}
-	for range 3 {
-		if os.Remove(dir) != nil {
-			return nil
-		}
+	for level := 0; level < 3 && os.Remove(dir) == nil; level++ {
 		dir = filepath.Dir(dir)
 	}
 	return nil

@@ -111,9 +111,8 @@ func outsideMTU(ctx context.Context, engine docker.Engine) (int, error) {
 	if err := json.Unmarshal([]byte(text), &options); err != nil {
 		return 0, fmt.Errorf("reading the engine's MTU: %w", err)
 	}
-	mtu, err := strconv.Atoi(options["com.docker.network.driver.mtu"])
-	if err != nil || mtu < 576 {
-		return 1500, nil
+	if mtu, err := strconv.Atoi(options["com.docker.network.driver.mtu"]); err == nil && mtu >= 576 {
+		return mtu, nil
 	}
-	return mtu, nil
+	return 1500, nil
 }

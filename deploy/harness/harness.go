@@ -63,7 +63,7 @@ var root = sync.OnceValues(func() (dir string, err error) {
 })
 
 // lifeline stays open, and referenced, until the process ends.
-var lifeline io.WriteCloser
+var lifeline io.WriteCloser //nolint:unused // it is only ever held
 
 // place makes a fresh directory for one server.
 func place(t testing.TB, kind string) string {

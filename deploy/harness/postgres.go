@@ -142,7 +142,7 @@ func (d *Database) DSN(role string) string {
 	return fmt.Sprintf("host=%s port=%d dbname=%s user=%s sslmode=disable", d.dir, d.port, d.name, role)
 }
 
-// Host, Port and Name say where the database is over TCP.
+// Host is the address; Host, Port and Name say where the database is over TCP.
 func (d *Database) Host() string { return "127.0.0.1" }
 
 // Port is the TCP port; it survives Restart.

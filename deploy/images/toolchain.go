@@ -29,7 +29,11 @@ func (b *Builder) importGo(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", Debian, err)
 	}
-	defer b.Engine.Run(context.WithoutCancel(ctx), "rm", container)
+	defer func() {
+		if _, err := b.Engine.Run(context.WithoutCancel(ctx), "rm", container); err != nil {
+			b.progress("removing the container %s failed: %v", container, err)
+		}
+	}()
 	// Tests, documents and the API history of the toolchain are never read by a build.
 	archive := []string{"-C", env["GOROOT"], "--owner=0", "--group=0", "--exclude=./test", "--exclude=./doc", "--exclude=./api",
 		"--transform=flags=r;s,^\\.,go,", "-c", "."}

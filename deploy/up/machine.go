@@ -44,7 +44,7 @@ func (s *System) checkDisk(ctx context.Context) error {
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(root, &fs); err != nil {
-		return nil // A remote engine, or a root that only root can see: the build will say so itself.
+		return nil //nolint:nilerr // a remote engine, or a root that only root can see: the build will say so itself
 	}
 	need := uint64(diskForFirstBuild)
 	if built, err := s.Target.Builder.HasImage(ctx, "golang:1.26-bookworm"); err == nil && built {

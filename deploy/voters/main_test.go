@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// play runs the program to its end.
+// playAll runs the program to its end.
 func playAll(t *testing.T, ctx context.Context, args []string) (status int, r report, output string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "report.json")

@@ -59,15 +59,6 @@ func (p *poll) state(now time.Time) string {
 	return "closed"
 }
 
-func (p *poll) option(slug string) *option {
-	for i := range p.Options {
-		if p.Options[i].Slug == slug {
-			return &p.Options[i]
-		}
-	}
-	return nil
-}
-
 // parsePolls reads a poll file. The error names every mistake in it, each with its place and what is legal.
 func parsePolls(data []byte) ([]poll, error) {
 	if len(data) > maxPollFile {

@@ -111,16 +111,16 @@ func (c Config) withDefaults() Config {
 func (c Config) validate() error {
 	var problems []error
 	if c.Cluster == nil {
-		problems = append(problems, errors.New("Cluster: missing"))
+		problems = append(problems, errors.New("field Cluster: missing"))
 	}
 	if c.Metrics == nil {
-		problems = append(problems, errors.New("Metrics: missing"))
+		problems = append(problems, errors.New("field Metrics: missing"))
 	}
 	if (c.User == "") != (c.Password == "") {
-		problems = append(problems, errors.New("User and Password: one is empty; want both, or neither for no authentication"))
+		problems = append(problems, errors.New("fields User and Password: one is empty; want both, or neither for no authentication"))
 	}
 	if c.Timeout < 0 {
-		problems = append(problems, fmt.Errorf("Timeout: %s; want more than 0", c.Timeout))
+		problems = append(problems, fmt.Errorf("field Timeout: %s; want more than 0", c.Timeout))
 	}
 	return errors.Join(problems...)
 }

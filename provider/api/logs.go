@@ -29,7 +29,7 @@ func (a *API) logs(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	if err := out.Flush(); err != nil {
-		return nil // the client has left
+		return nil //nolint:nilerr // the client has left
 	}
 	encoder := json.NewEncoder(w)
 	err = a.cluster.Logs(r.Context(), request, func(message logs.Message) error {

@@ -261,7 +261,7 @@ func TestWakesOfOneFunctionShareOneCall(t *testing.T) {
 		boom := errors.New("boom")
 		for range 20 {
 			go func() {
-				if err := g.do(t.Context(), key{"vote", "fn"}, func() error { calls.Add(1); <-release; return boom }); err == boom {
+				if err := g.do(t.Context(), key{"vote", "fn"}, func() error { calls.Add(1); <-release; return boom }); errors.Is(err, boom) {
 					answered.Add(1)
 				}
 			}()

@@ -54,16 +54,16 @@ func (c HubConfig) withDefaults() HubConfig {
 func (c HubConfig) validate() error {
 	var errs []error
 	if c.Waker == nil {
-		errs = append(errs, errors.New("Waker is nil: it is required"))
+		errs = append(errs, errors.New("field Waker is nil: it is required"))
 	}
 	if c.Heartbeat < 0 || c.Heartbeat > maxHeartbeat {
-		errs = append(errs, fmt.Errorf("Heartbeat is %s: legal is more than 0 and at most %s", c.Heartbeat, maxHeartbeat))
+		errs = append(errs, fmt.Errorf("field Heartbeat is %s: legal is more than 0 and at most %s", c.Heartbeat, maxHeartbeat))
 	}
 	if c.ReportTTL < 0 {
-		errs = append(errs, fmt.Errorf("ReportTTL is %s: legal is more than 0", c.ReportTTL))
+		errs = append(errs, fmt.Errorf("field ReportTTL is %s: legal is more than 0", c.ReportTTL))
 	}
 	if c.WakeTimeout < 0 {
-		errs = append(errs, fmt.Errorf("WakeTimeout is %s: legal is more than 0", c.WakeTimeout))
+		errs = append(errs, fmt.Errorf("field WakeTimeout is %s: legal is more than 0", c.WakeTimeout))
 	}
 	return errors.Join(errs...)
 }

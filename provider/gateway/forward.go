@@ -249,7 +249,7 @@ func (ex *exchange) neverArrived(ended error) bool {
 		if certain || !pending {
 			return certain
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond) //nolint:forbidigo // the kernel tells nobody when a reset arrives; 20 ms in all
 	}
 	return false
 }

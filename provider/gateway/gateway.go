@@ -139,7 +139,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case <-outer.Done():
 	}
 	g.shutdown(listener)
-	<-accepting
+	acceptErr = errors.Join(acceptErr, <-accepting)
 	stopInner()
 	return errors.Join(acceptErr, group.Wait())
 }
@@ -156,7 +156,7 @@ func listen(given net.Listener, port int) (net.Listener, error) {
 func (g *Gateway) shutdown(listener net.Listener) {
 	g.unready.Store(true)
 	g.cfg.Logger.Info("gateway unready", "delay", g.cfg.ShutdownDelay.String())
-	time.Sleep(time.Duration(g.cfg.ShutdownDelay))
+	time.Sleep(time.Duration(g.cfg.ShutdownDelay)) //nolint:forbidigo // nothing may shorten it: balancers need this long to see the 503
 	g.mu.Lock()
 	g.draining.Store(true) // under mu, so that no connection is admitted once open is waited for
 	g.mu.Unlock()

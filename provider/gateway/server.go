@@ -44,7 +44,7 @@ func (g *Gateway) accept(l net.Listener) error {
 			// Out of file descriptors or memory: others will finish and free some.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			g.cfg.Logger.Warn("accepting a connection failed", "error", err, "pause", pause.String())
-			time.Sleep(pause)
+			time.Sleep(pause) //nolint:forbidigo // cut short at shutdown, the loop would spin until the listener closes
 		}
 	}
 }

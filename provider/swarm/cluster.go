@@ -81,13 +81,13 @@ var userPattern = regexp.MustCompile(`^([0-9]+:[0-9]+)?$`)
 func (c Config) validate() error {
 	var problems []error
 	if c.Docker == nil {
-		problems = append(problems, errors.New("Docker: missing; want the client of a manager's engine"))
+		problems = append(problems, errors.New("field Docker: missing; want the client of a manager's engine"))
 	}
 	if err := checkName("Namespace", c.Namespace); err != nil {
 		problems = append(problems, err)
 	}
 	if !userPattern.MatchString(c.User) {
-		problems = append(problems, fmt.Errorf("User: %q; want uid:gid in numbers, such as 12000:12000, or nothing for the image's own", c.User))
+		problems = append(problems, fmt.Errorf("field User: %q; want uid:gid in numbers, such as 12000:12000, or nothing for the image's own", c.User))
 	}
 	return errors.Join(problems...)
 }

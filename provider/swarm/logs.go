@@ -111,7 +111,7 @@ func (c *Cluster) collectLogs(ctx context.Context, service swarm.Service, r logs
 			return nil
 		})
 	}
-	group.Wait() // no member returns an error
+	_ = group.Wait() // no member returns an error
 	lines := slices.Concat(each...)
 	slices.SortStableFunc(lines, func(a, b logLine) int { return a.at.Compare(b.at) })
 	return lines, ctx.Err()
@@ -152,7 +152,7 @@ func (c *Cluster) followLogs(ctx context.Context, service swarm.Service, r logs.
 	ctx, cancel := context.WithCancel(ctx)
 	lines := make(chan logLine)
 	var readers errgroup.Group
-	defer readers.Wait()
+	defer func() { _ = readers.Wait() }() // no member returns an error
 	defer cancel()
 	started := make(map[string]bool)
 	start := func(r logs.Request) error {

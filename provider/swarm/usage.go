@@ -95,7 +95,7 @@ func (c *Cluster) measure(ctx context.Context, ids []string) []*container.StatsR
 			return nil
 		})
 	}
-	group.Wait() // no member returns an error
+	_ = group.Wait() // no member returns an error
 	return readings
 }
 

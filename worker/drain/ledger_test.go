@@ -16,7 +16,6 @@ type model struct {
 	counter int64 // Redis's entries-added without the genesis
 	there   []int // entries still in Redis
 	account store.Account
-	saved   []store.Account
 	counted int // the last entry counted
 	gone    int64
 }

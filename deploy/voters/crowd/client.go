@@ -149,7 +149,7 @@ func (c *client) exchange(cn *conn, target int, r request) (got answer, keep boo
 		}
 		return answer{}, false, fmt.Errorf("sending: %w", err)
 	}
-	res, err := http.ReadResponse(cn.reader, nil)
+	res, err := http.ReadResponse(cn.reader, nil) //nolint:bodyclose // the connection is ours; Close would only read an overlong body to its end
 	if err != nil {
 		return answer{}, false, fmt.Errorf("reading the answer: %w", err)
 	}

@@ -16,8 +16,7 @@ func (c *Conn) Gone() bool {
 	}
 	gone := false
 	err := c.raw.Control(func(fd uintptr) {
-		var b [1]byte
-		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		n, errno := peek(fd)
 		gone = errno == 0 && n == 0 || errno != 0 && errno != syscall.EAGAIN && errno != syscall.EINTR
 	})
 	return gone || err != nil
@@ -30,11 +29,17 @@ func (c *Conn) Quiet() bool {
 	}
 	quiet := false
 	err := c.raw.Control(func(fd uintptr) {
-		var b [1]byte
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		_, errno := peek(fd)
 		quiet = errno == syscall.EAGAIN
 	})
 	return quiet && err == nil
+}
+
+// peek reads at most one byte, leaves it where it is and does not wait for it.
+func peek(fd uintptr) (n uintptr, errno syscall.Errno) {
+	var b [1]byte
+	n, _, errno = syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+	return n, errno
 }
 
 // Offsets into struct tcp_info of <linux/tcp.h>; bytes_acked exists since Linux 4.1.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -101,7 +102,7 @@ func (c Config) validate() error {
 		errs = append(errs, errors.New("DefaultNamespace is empty: it is required"))
 	}
 	if c.Wake == nil || c.ProviderGone == nil {
-		errs = append(errs, errors.New("Wake or ProviderGone is nil: both are required"))
+		errs = append(errs, errors.New("one of Wake and ProviderGone is nil: both are required"))
 	}
 	if c.MaxWaiting < 0 || c.MaxIdlePerReplica < 0 {
 		errs = append(errs, fmt.Errorf("MaxWaiting is %d and MaxIdlePerReplica %d: legal is 0 and more", c.MaxWaiting, c.MaxIdlePerReplica))
@@ -234,11 +235,7 @@ func (g *Registry) Lookup(name []byte) *Set { return (*g.byName.Load())[string(n
 func (g *Registry) Sets() []*Set {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	out := make([]*Set, 0, len(g.sets))
-	for _, s := range g.sets {
-		out = append(out, s)
-	}
-	return out
+	return slices.AppendSeq(make([]*Set, 0, len(g.sets)), maps.Values(g.sets))
 }
 
 // replicas is every replica there is, in no order.
@@ -258,11 +255,7 @@ func (g *Registry) replicas() []*Replica {
 func (s *Set) replicas() []*Replica {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]*Replica, 0, len(s.byID))
-	for _, r := range s.byID {
-		out = append(out, r)
-	}
-	return out
+	return slices.AppendSeq(make([]*Replica, 0, len(s.byID)), maps.Values(s.byID))
 }
 
 // remove takes the function out of service: requests that wait for it are told, those under way finish.

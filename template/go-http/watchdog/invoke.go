@@ -55,7 +55,7 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, start time.Time)
 // recovered turns a panic into a 500 and a log entry. http.ErrAbortHandler goes on to net/http, as does a panic
 // after the reply has begun: cutting the connection is then the only way to tell the caller.
 func (s *Server) recovered(reply *reply, r *http.Request, p any) {
-	if p == http.ErrAbortHandler {
+	if p == http.ErrAbortHandler { //nolint:errorlint // a panic's value, which net/http compares in the same way
 		panic(p)
 	}
 	s.config.Logger.Error("handler panicked", "panic", p, "method", r.Method, "stack", string(debug.Stack()))

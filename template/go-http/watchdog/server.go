@@ -103,7 +103,7 @@ func (s *Server) Run(ctx context.Context) error {
 	close(s.drainBegan)
 	if err == nil {
 		s.config.Logger.Info("function draining", "inflight", s.metrics.inflight.Load())
-		time.Sleep(s.config.DrainWait)
+		time.Sleep(s.config.DrainWait) //nolint:forbidigo // nothing may shorten it: gateways need this long to see "draining"
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.WriteTimeout)
 	defer cancel()
