@@ -58,3 +58,22 @@ func TestTheBallotAfterAnUnconfirmedVoteIsANewerOne(t *testing.T) {
 		t.Errorf("next sequence %d, want 3", got)
 	}
 }
+
+// TestARotationInTwoStepsKeepsEveryIdentity: while an update is rolled out, replicas of two neighbouring steps answer.
+func TestARotationInTwoStepsKeepsEveryIdentity(t *testing.T) {
+	t.Parallel()
+	poll, k1, k2 := "poll:"+keyP+"\n", "k1:"+keyA+"\n", "k2:"+keyB+"\n"
+	steps := []*keys{testKeys(t, poll+k1), testKeys(t, poll+k1+k2), testKeys(t, poll+k2+k1)}
+	now := time.Now()
+	before := newToken(now)
+	for i := range steps[:len(steps)-1] {
+		for name, pair := range map[string][2]*keys{"forth": {steps[i], steps[i+1]}, "back": {steps[i+1], steps[i]}} {
+			if got, err := pair[1].readToken(pair[0].signToken(before), now); err != nil || got != before {
+				t.Errorf("step %d %s: token %+v, %v; want %+v", i, name, got, err, before)
+			}
+		}
+	}
+	if _, err := steps[0].readToken(steps[2].signToken(before), now); err == nil {
+		t.Error("one step would do, and this test shows nothing")
+	}
+}
