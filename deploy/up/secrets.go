@@ -62,7 +62,7 @@ func (s state) write(name, value string) error {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
 	next := s.path(name) + ".new"
-	if err := os.WriteFile(next, []byte(value+"\n"), 0o600); err != nil {
+	if err := writeSynced(next, value+"\n"); err != nil {
 		return fmt.Errorf("writing a credential: %w", err)
 	}
 	if err := os.Rename(next, s.path(name)); err != nil {
@@ -71,10 +71,21 @@ func (s state) write(name, value string) error {
 	return nil
 }
 
+// writeSynced returns when the text is on disk: a rename may reach it before the text does, and leave an empty file.
+func writeSynced(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
 // ensureCredentials generates what is missing and makes it known to the Swarm. It returns how many were new.
 //
 // Swarm never gives a secret back, so a Swarm that has ours while the state directory does not cannot be served:
-// a new password would not fit the one inside the data volumes.
+// a new password would not fit the one inside the data volumes. A secret that only functions have is known by the hash of
+// what was applied last; other voter keys would give every voter a new identity, and with it another vote.
 func (s *System) ensureCredentials(ctx context.Context) (created int, err error) {
 	listed, err := s.Target.Manager.Run(ctx, "secret", "ls", "--format", "{{.Name}}")
 	if err != nil {
@@ -90,6 +101,14 @@ func (s *System) ensureCredentials(ctx context.Context) (created int, err error)
 		if value == "" && c.swarm && inSwarm {
 			return created, failf("Put the file back, or start afresh with `make purge`, which deletes all votes.",
 				"the Swarm has secret waggle-%s but %s is gone", c.name, s.state.path(c.name))
+		}
+		applied, err := s.state.read("applied-" + c.name)
+		if err != nil {
+			return created, err
+		}
+		if value == "" && applied != "" {
+			return created, failf("Put the file back, or start afresh with `make purge`, which deletes all votes.",
+				"the functions have secret %s but %s is gone", c.name, s.state.path(c.name))
 		}
 		if value == "" {
 			value = c.generate()

@@ -175,6 +175,31 @@ func TestCredentialsAreMadeOnceAndNeverReplaced(t *testing.T) {
 	}
 }
 
+// TestLostVoterKeysAreNotReplaced: other keys give every voter another identity, and all of them could vote again.
+func TestLostVoterKeysAreNotReplaced(t *testing.T) {
+	fakeDocker(t, map[string]string{"secret ls": "", "secret create": "id"})
+	s := newTestSystem(t, nil)
+	if _, err := s.ensureCredentials(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.state.write("applied-voter-keys", "the hash of what the functions have"); err != nil {
+		t.Fatal(err)
+	}
+	for name, lose := range map[string]func(string) error{
+		"deleted": os.Remove, "emptied": func(path string) error { return os.Truncate(path, 0) },
+	} {
+		if err := lose(s.state.path("voter-keys")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.ensureCredentials(t.Context()); err == nil || !strings.Contains(err.Error(), "voter-keys is gone") {
+			t.Errorf("voter keys %s: got %v", name, err)
+		}
+		if err := s.state.write("voter-keys", voterKeys()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestFingerprintShowsWhatChanged(t *testing.T) {
 	t.Parallel()
 	before := fingerprint{"a": "1", "b": "1", "gone": "1"}

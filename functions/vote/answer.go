@@ -73,6 +73,23 @@ func (h *handler) reject(w http.ResponseWriter, r *http.Request, paper *ballotPa
 	h.answerFailed(w, r, paper, t, p)
 }
 
+// answerForeign refuses a ballot that another site sent. Browsers keep our cookie out of such a request and would
+// still store one from its answer, so there is no new token: it would replace the voter's own and with it the identity
+// that keeps a vote from counting twice. The page leads to the ballot instead of holding one.
+func (h *handler) answerForeign(w http.ResponseWriter, r *http.Request) {
+	h.stats.rejected.Add(1)
+	p := &problem{http.StatusForbidden, "cross_origin", "This ballot came from another site. Open the ballot here and press again."}
+	if wantsJSON(r) || !acceptsHTML(r) {
+		answerProblem(w, r, p)
+		return
+	}
+	paper := h.asked(r)
+	if paper == nil {
+		paper = h.current()
+	}
+	h.sendPage(w, p.status, paper, view{problem: p})
+}
+
 // answerFailed shows a browser the ballot again with a note, so that a voter never sees a bare error.
 func (h *handler) answerFailed(w http.ResponseWriter, r *http.Request, paper *ballotPaper, t token, p *problem) {
 	if wantsJSON(r) || !acceptsHTML(r) {
@@ -97,16 +114,20 @@ func (h *handler) answerFailed(w http.ResponseWriter, r *http.Request, paper *ba
 	h.answerPage(w, r, p.status, paper, t, p)
 }
 
-// answerNotRecorded is the 503 of a vote that Redis did not confirm. The token keeps its sequence, so pressing again
-// is the same vote again; a gateway that knows the function to be idempotent does it first, on another replica.
-func (h *handler) answerNotRecorded(w http.ResponseWriter, r *http.Request, paper *ballotPaper, t token, err error) {
+// answerNotRecorded is the 503 of a vote with sequence seq that Redis did not confirm. The token stays as it is, so the
+// same request again is the same vote again; a gateway that knows the function to be idempotent sends it first, to
+// another replica. The form on the page is of the next sequence if the vote may have been stored: what the voter
+// presses there is newer than it, whatever the clocks of the two nodes say.
+func (h *handler) answerNotRecorded(w http.ResponseWriter, r *http.Request, paper *ballotPaper, t token, seq int64, err error) {
 	p := &problem{http.StatusServiceUnavailable, "unconfirmed",
 		"Your vote is not confirmed. Please press again: it counts once, however often you press."}
+	t.seq = seq
 	if errors.Is(err, errNotStored) {
 		h.stats.refused.Add(1)
 		p.code, p.text = "try_again", "Your vote could not be recorded just now. Please press again."
 	} else {
 		h.stats.unconfirmed.Add(1)
+		t.seq = min(seq+1, maxSeq)
 	}
 	w.Header()["Retry-After"] = retryAfter
 	h.answerFailed(w, r, paper, t, p)
@@ -121,6 +142,10 @@ func (h *handler) answerPage(w http.ResponseWriter, r *http.Request, status int,
 			v.receipt = text
 		}
 	}
+	h.sendPage(w, status, paper, v)
+}
+
+func (h *handler) sendPage(w http.ResponseWriter, status int, paper *ballotPaper, v view) {
 	buffer := pages.Get().(*[]byte)
 	page := paper.page((*buffer)[:0], v, h.now())
 	w.Header()["Content-Type"] = htmlType

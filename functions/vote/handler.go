@@ -126,8 +126,7 @@ func (h *handler) show(w http.ResponseWriter, r *http.Request) {
 // vote answers POST. The order of the checks is that of their cost, and nothing is stored before all have passed.
 func (h *handler) vote(w http.ResponseWriter, r *http.Request) {
 	if !h.sameOrigin(r) {
-		h.reject(w, r, nil, token{}, &problem{http.StatusForbidden, "cross_origin",
-			"This ballot came from another site. Open the ballot here and press again."})
+		h.answerForeign(w, r)
 		return
 	}
 	form, ok := contentType(r)
@@ -162,7 +161,7 @@ func (h *handler) vote(w http.ResponseWriter, r *http.Request) {
 	}
 	entry, err := h.capture.add(paper.args, chosen.arg, paper.pseudonym(t.voter), seq, now)
 	if err != nil {
-		h.answerNotRecorded(w, r, paper, t, err)
+		h.answerNotRecorded(w, r, paper, t, seq, err)
 		return
 	}
 	h.stats.recorded.Add(1)

@@ -109,7 +109,7 @@ func (b *ballotPaper) pseudonym(voter string) string {
 
 // view is what a page shows of one voter.
 type view struct {
-	token   token
+	token   token // without a voter: a link to the ballot stands in for the form
 	nonce   string
 	chosen  *option // the acknowledged choice, if the browser still has its receipt
 	receipt string
@@ -130,7 +130,11 @@ func (b *ballotPaper) page(out []byte, v view, now time.Time) []byte {
 		out = append(out, "</strong> is recorded.</p>\n"...)
 	}
 	state := b.poll.state(now)
-	if state == "open" {
+	if state == "open" && v.token.voter == "" {
+		out = append(out, `<p><a href="?poll=`...)
+		out = append(out, b.poll.Slug...)
+		out = append(out, "\">Open the ballot</a></p>\n"...)
+	} else if state == "open" {
 		out = b.form(out, v)
 	} else if v.problem == nil {
 		out = append(out, `<p class="note warn">`...)

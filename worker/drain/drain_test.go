@@ -130,7 +130,6 @@ func TestStrangersAreNeitherDrainedNorTrimmed(t *testing.T) {
 	for name, spoil := range map[string][]string{
 		"no incarnation":            {"DEL", "votes:inc"},
 		"incarnation of another":    {"SET", "votes:inc", "11111111-1111-4111-8111-111111111111"},
-		"unregistered, no genesis":  {"XTRIM", "votes", "MINID", "0-2"},
 		"incarnation is no UUID":    {"SET", "votes:inc", "x"},
 		"genesis is something else": {"DEL", "votes"},
 	} {

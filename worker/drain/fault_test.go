@@ -315,3 +315,20 @@ func (q *faultyQueue) trim(ctx context.Context, inc, before string) (n int64, er
 	err = q.f.call(func() error { n, err = q.queue.trim(ctx, inc, before); return err })
 	return n, err
 }
+
+// TestALostDatabaseIsReportedAndVotingGoesOn loses Postgres's volume when the genesis entry, which names the node, has
+// been trimmed long ago.
+func TestALostDatabaseIsReportedAndVotingGoesOn(t *testing.T) {
+	t.Parallel()
+	former, b, r := newBench(t), newBench(t), harness.Redis(t)
+	c := capture(t, r)
+	cast(t, c, crowd(0, 1000)...)
+	stop := former.run(former.worker("w", func(d *Drain) { d.cfg.Retention, d.cfg.BatchSize = 1, 100 }, r))
+	former.eventually(`SELECT n, held < 200 FROM drain_stream`, "1000|t")
+	stop()
+	held := r.Do("XLEN", "votes")
+	cast(t, c, crowd(2000, 50)...)
+	b.run(b.worker("w2", nil, r))
+	b.eventually(`SELECT added, pending, counted + lost, counted - 50 FROM result_ledger`, "1050|0|1050|"+held)
+	b.eventually(`SELECT sum(votes) - 50 FROM result_tally`, held)
+}

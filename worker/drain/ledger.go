@@ -124,22 +124,28 @@ type mark struct {
 // note records that everything up to pos, n entries, is accounted for in Postgres at now. A position that went back,
 // because Postgres did, drops the marks beyond it.
 func (r *retention) note(now time.Time, pos string, n int64) {
-	for len(r.marks) > 0 && compareIDs(r.marks[len(r.marks)-1].pos, pos) > 0 {
-		r.marks = r.marks[:len(r.marks)-1]
-	}
+	r.dropBeyond(pos)
 	if last := len(r.marks) - 1; last >= 0 && r.marks[last].pos == pos {
 		return
 	}
 	r.marks = append(r.marks, mark{now, pos, n})
 }
 
+func (r *retention) dropBeyond(pos string) {
+	for len(r.marks) > 0 && compareIDs(r.marks[len(r.marks)-1].pos, pos) > 0 {
+		r.marks = r.marks[:len(r.marks)-1]
+	}
+}
+
 // target returns the position before which entries may go, or "" if none: the newest that was reached a window ago, or
-// that has more than the allowed number of counted entries after it.
-func (r *retention) target(now time.Time, n int64) string {
-	pos := ""
+// that has more than the allowed number of counted entries after it. pos and n are the account's; what is beyond them is
+// not counted, even if it once was.
+func (r *retention) target(now time.Time, pos string, n int64) string {
+	r.dropBeyond(pos)
+	before := ""
 	for len(r.marks) > 0 && (now.Sub(r.marks[0].at) >= r.window || n-r.marks[0].n > r.entries) {
-		pos = r.marks[0].pos
+		before = r.marks[0].pos
 		r.marks = r.marks[1:]
 	}
-	return pos
+	return before
 }

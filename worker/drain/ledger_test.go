@@ -190,16 +190,33 @@ func TestRetentionKeepsAWindowBehindTheCursor(t *testing.T) {
 		{14, 20, ""},
 		{14, 121, "2-0"}, // too many entries for the memory, though the window is not over
 	} {
-		if got := r.target(at(tc.at), tc.n); got != tc.want {
+		if got := r.target(at(tc.at), "2-0", tc.n); got != tc.want {
 			t.Errorf("target after %d s with %d entries = %q, want %q", tc.at, tc.n, got, tc.want)
 		}
 	}
 	r.note(at(20), "9-0", 50)
 	r.note(at(21), "5-0", 40) // Postgres went back
-	if got := r.target(at(30), 40); got != "" {
+	if got := r.target(at(30), "5-0", 40); got != "" {
 		t.Errorf("target = %q, want none: the position beyond was undone", got)
 	}
-	if got := r.target(at(31), 40); got != "5-0" {
+	if got := r.target(at(31), "5-0", 40); got != "5-0" {
 		t.Errorf("target = %q, want 5-0", got)
+	}
+}
+
+// TestNothingBeyondTheAccountIsTrimmed: Postgres may come back with less than was there when a mark was made.
+func TestNothingBeyondTheAccountIsTrimmed(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	r := retention{window: time.Minute, entries: 1000}
+	r.note(start, "50-0", 50)
+	r.note(start.Add(time.Second), "100-0", 100)
+	if got := r.target(start.Add(2*time.Minute), "90-0", 90); got != "50-0" {
+		t.Errorf("target = %q, want 50-0: entries after 90-0 are not counted", got)
+	}
+	r = retention{window: time.Minute, entries: 10}
+	r.note(start, "100-0", 100)
+	if got := r.target(start, "90-0", 120); got != "" {
+		t.Errorf("target = %q, want none", got)
 	}
 }

@@ -132,15 +132,18 @@ func parseLook(before, entries, behind *redis.Cmd, count int) (look, error) {
 	if err != nil {
 		return look{}, fmt.Errorf("reading entries: %w", err)
 	}
-	if first.entries, err = parseEntries(reply); err != nil {
-		return look{}, err
-	}
-	second, err := parseInfo(behind)
+	read, err := parseEntries(reply)
 	if err != nil {
 		return look{}, err
 	}
-	first.complete = len(first.entries) < count && first.added == second.added && first.last == second.last
-	return first, nil
+	// The later counters are the ones to keep: by the earlier ones more entries could be there than were ever added.
+	l, err := parseInfo(behind)
+	if err != nil {
+		return look{}, err
+	}
+	l.entries = read
+	l.complete = len(read) < count && first.added == l.added && first.last == l.last
+	return l, nil
 }
 
 func sameIncarnation(key *redis.StringCmd, inc string) error {

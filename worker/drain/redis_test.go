@@ -4,7 +4,10 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
+
 	"waggle/deploy/harness"
+	"waggle/worker/store"
 )
 
 // TestEveryCommandChecksWhoAnswers: an address can pass to another server between any two commands.
@@ -64,5 +67,24 @@ func TestLookSaysWhatItSaw(t *testing.T) {
 	}
 	if l, err := q.look(t.Context(), inc, genesisID, 10); err != nil || l.fresh {
 		t.Errorf("the look after it: fresh = %v, %v", l.fresh, err)
+	}
+}
+
+// TestALookNeverShowsMoreEntriesThanWereAdded has an entry arrive between the first counters and the entries.
+func TestALookNeverShowsMoreEntriesThanWereAdded(t *testing.T) {
+	t.Parallel()
+	info := func(added int64, last string) *redis.Cmd {
+		cmd := redis.NewCmd(t.Context())
+		cmd.SetVal([]any{"length", added, "last-generated-id", last, "entries-added", added + 1})
+		return cmd
+	}
+	entries := redis.NewCmd(t.Context())
+	entries.SetVal([]any{[]any{"1-1", []any{"a", "b"}}, []any{"1-2", []any{"a", "b"}}})
+	l, err := parseLook(info(1, "1-1"), entries, info(2, "1-2"), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := assess(store.Account{Pos: genesisID, LastID: genesisID}, l); l.complete || got.Added != 2 || got.Lost != 0 {
+		t.Errorf("a look with 2 entries: complete %v, account %+v; want 2 added", l.complete, got)
 	}
 }

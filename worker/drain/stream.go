@@ -294,7 +294,7 @@ func (s *stream) housekeeping(ctx context.Context) error {
 		return nil
 	}
 	s.nextTrim = now.Add(s.cfg.Retention / trimsPerWindow)
-	target := s.keep.target(now, s.state.N)
+	target := s.keep.target(now, s.state.Pos, s.state.N)
 	s.keep.note(now, s.state.Pos, s.state.N)
 	if target == "" {
 		return nil

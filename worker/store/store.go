@@ -153,11 +153,9 @@ func scanStream(row pgx.Row) (st Stream, err error) {
 	return st, err
 }
 
-// ErrUnknownStream means that a stream has neither a genesis entry nor a row: it is none of ours.
-var ErrUnknownStream = errors.New("the stream is not registered and has no genesis entry")
-
-// Register returns the stream of an incarnation (a UUID), making its row when it is new. node may be empty for one that
-// is known already. Former incarnations of the node that have been silent for 10 s become replaced: their volume is
+// Register returns the stream of an incarnation (a UUID), making its row when it is new. node is empty when the genesis
+// entry, which names it, was trimmed. Then the row is there, unless Postgres has lost it: the stream is registered anew
+// under a name made of the incarnation, because its votes must be counted and what was trimmed be reported. Former incarnations of the node that have been silent for 10 s become replaced: their volume is
 // gone. The silence keeps two live servers that share a node name by mistake from closing each other's accounts.
 func (s *Store) Register(ctx context.Context, node, inc string) (Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
@@ -165,7 +163,7 @@ func (s *Store) Register(ctx context.Context, node, inc string) (Stream, error) 
 	st, err := scanStream(s.pool.QueryRow(ctx, `SELECT `+streamColumns+` FROM drain_stream WHERE inc = $1::uuid`, inc))
 	if errors.Is(err, pgx.ErrNoRows) {
 		if node == "" {
-			return Stream{}, ErrUnknownStream
+			node = fmt.Sprintf("unknown-%.8s", inc)
 		}
 		_, err = s.pool.Exec(ctx, `INSERT INTO drain_stream (node, inc) VALUES ($1, $2::uuid) ON CONFLICT (inc) DO NOTHING`, node, inc)
 		if err == nil {
