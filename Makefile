@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status cluster cluster-down test unit e2e lint voters bench
+.PHONY: help up down purge status cluster cluster-down test unit e2e fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,9 +32,16 @@ test: unit e2e ## run every test this machine can run
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
 	go vet ./... && go vet -tags e2e ./...
 	go test -race -timeout 10m ./...
+	go test -run '^$$' -bench . -benchtime 1x ./provider/... ./worker/... ./functions/... ./template/... >/dev/null  # so that benchmarks cannot rot
 
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
 	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/cluster ./deploy/e2e
+
+fuzz: ## run each fuzz target for FUZZTIME=30s
+	@for target in $$(grep -rHo '^func Fuzz[A-Za-z0-9]*' --include='*_test.go' --exclude-dir=build . | sed 's/:func /:/'); do \
+		echo "$${target##*:} of $$(dirname $${target%%:*})"; \
+		go test -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(or $(FUZZTIME),30s) $$(dirname $${target%%:*}) >/tmp/fuzz.$$$$ || { cat /tmp/fuzz.$$$$; exit 1; }; \
+	done; rm -f /tmp/fuzz.$$$$
 
 lint: ## static checks (golangci-lint v2)
 	golangci-lint run ./...
