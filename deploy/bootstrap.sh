@@ -21,7 +21,9 @@ install() {
 	[ "$(id -u)" = 0 ] || die "$reason. Run: sudo apt-get install $*"
 	echo "$reason: installing $* from the distribution" >&2
 	apt-get update -qq >&2 || die "apt-get update failed. Check the machine's package sources."
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 || die "apt-get install $* failed. See above."
+	local minimal=--no-install-recommends
+	[ -z "${recommended:-}" ] || minimal=
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $minimal "$@" >&2 || die "apt-get install $* failed. See above."
 }
 
 start_docker() {
@@ -56,12 +58,13 @@ fetch_toolchain() {
 }
 
 if ! command -v docker >/dev/null; then
-	install "Docker is not installed" docker.io
+	# With what it recommends: without iptables or AppArmor's parser there are systems on which no container starts.
+	recommended=yes install "Docker is not installed" docker.io iptables
 fi
 start_docker
 if [ "$target" = up ] || [ "$target" = cluster ]; then
 	if docker info >/dev/null 2>&1 && ! command -v debootstrap >/dev/null && needs_debootstrap; then
-		install "No registry can be reached and debootstrap is not installed" debootstrap
+		install "No registry can be reached and debootstrap is not installed" debootstrap debian-archive-keyring
 	fi
 fi
 if ! command -v go >/dev/null; then

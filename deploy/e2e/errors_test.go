@@ -24,7 +24,7 @@ func TestMachineNotReady(t *testing.T) {
 			env: func(t *testing.T) []string {
 				return []string{"PATH=" + pathWithout(t, "docker"), "INSTALL=no"}
 			},
-			want: "Docker is not installed, and INSTALL=no forbids installing it. Run: apt-get install docker.io",
+			want: "Docker is not installed, and INSTALL=no forbids installing it. Run: apt-get install docker.io iptables",
 		},
 		"the daemon is down": {
 			env:  func(t *testing.T) []string { return []string{"DOCKER_HOST=unix://" + t.TempDir() + "/docker.sock"} },
