@@ -96,7 +96,7 @@ func TestHugeEntriesAreReadInParts(t *testing.T) {
 	b, r := newBench(t), harness.Redis(t)
 	c := capture(t, r)
 	blob := strings.Repeat("x", 256<<10)
-	for range 150 {
+	for range 80 {
 		if err := c.XAdd(t.Context(), &redis.XAddArgs{Stream: streamKey, Values: []string{"blob", blob}}).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -109,15 +109,15 @@ func TestHugeEntriesAreReadInParts(t *testing.T) {
 		t.Fatalf("a look has %d entries, complete %v, fresh %v, %v; want a part of at most %d bytes", n, l.complete, l.fresh, err, maxReply)
 	}
 	b.run(b.worker("w", nil, r))
-	b.settled(160)
-	b.eventually(`SELECT counted, rejected, lost FROM result_ledger`, "10|150|0")
+	b.settled(90)
+	b.eventually(`SELECT counted, rejected, lost FROM result_ledger`, "10|80|0")
 	b.noDrift()
 }
 
 func TestAnEntryTooLargeToReadStopsItsOwnStreamOnly(t *testing.T) {
 	t.Parallel()
 	b, bad, good := newBench(t), harness.Redis(t), harness.Redis(t)
-	fields := make([]string, 40)
+	fields := make([]string, 20)
 	for i := range fields {
 		fields[i] = strings.Repeat("x", 1<<20)
 	}
