@@ -1,11 +1,14 @@
 package drain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,8 +21,12 @@ const (
 	incarnationKey = "votes:inc"
 	// lookTimeout bounds one look; a Redis that holds its connection and says nothing costs only its own stream.
 	lookTimeout = 5 * time.Second
+	dialTimeout = 2 * time.Second
 	// trimStep bounds one XTRIM, so that it stops Redis, and the voters, for about a millisecond.
 	trimStep = 10_000
+	// maxReply bounds what one reply may take of the worker's memory, in bytes: a full batch of votes takes under 1 MB, but
+	// who has the password of capture can add entries of any size. It is read whole, and rejects are kept in duplicate.
+	maxReply = 16 << 20
 	// maxTrimSteps bounds one trim; the rest goes with the next.
 	maxTrimSteps = 100
 )
@@ -29,6 +36,8 @@ var (
 	errForeign = errors.New("not the expected stream")
 	// errMoved means that another incarnation answers at the address: start over with its own account.
 	errMoved = errors.New("another incarnation answers at this address")
+	// errTooLarge means that a reply was cut off.
+	errTooLarge = fmt.Errorf("the reply has more than %d bytes", maxReply)
 )
 
 // queue is one node's stream.
@@ -47,6 +56,9 @@ type redisQueue struct {
 	client *redis.Client
 	// dialled is set by each new connection and taken by the next look: the server may have restarted in between.
 	dialled atomic.Bool
+	// most is the number of entries to ask for until the next identify, after replies were too large; 0 means any. Each such
+	// reply costs the connection, and a new connection costs an audit: forgotten too soon, there would be nothing else.
+	most int
 }
 
 // quiet stops the library from printing lines of its own, once per process: what it prints it also returns, and
@@ -59,19 +71,56 @@ func dialRedis(addr, user, password string) *redisQueue {
 	q.client = redis.NewClient(&redis.Options{
 		OnConnect: func(context.Context, *redis.Conn) error { q.dialled.Store(true); return nil },
 		Addr:      addr, Username: user, Password: password,
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: time.Minute}).DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &boundedConn{Conn: conn}, nil
+		},
 		Protocol: 2, DisableIdentity: true, // RESP3 and CLIENT SETINFO need rights that the user does not have
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		MaxRetries:               -1, DialerRetries: 1,
 		ContextTimeoutEnabled: true,
-		DialTimeout:           2 * time.Second, ReadTimeout: lookTimeout, WriteTimeout: lookTimeout,
+		DialTimeout:           dialTimeout, ReadTimeout: lookTimeout, WriteTimeout: lookTimeout,
 		PoolSize: 2, PoolTimeout: lookTimeout, // one look ahead while a trim runs
 	})
 	return q
 }
 
+// boundedConn ends a connection whose reply exceeds maxReply. A connection has one request at a time, so each write
+// starts a new reply.
+type boundedConn struct {
+	net.Conn
+	read int
+}
+
+func (c *boundedConn) Write(p []byte) (int, error) {
+	c.read = 0
+	return c.Conn.Write(p)
+}
+
+func (c *boundedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.read += n; c.read > maxReply {
+		return 0, errTooLarge
+	}
+	return n, err
+}
+
+// SyscallConn lets the pool see whether the other side has closed an idle connection.
+func (c *boundedConn) SyscallConn() (syscall.RawConn, error) {
+	conn, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return conn.SyscallConn()
+}
+
 func (q *redisQueue) close() error { return q.client.Close() }
 
 func (q *redisQueue) identify(ctx context.Context) (inc, node string, err error) {
+	q.most = 0
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	pipe := q.client.Pipeline()
@@ -103,9 +152,25 @@ func (q *redisQueue) identify(ctx context.Context) (inc, node string, err error)
 	return inc, f[5], nil
 }
 
-// look sends everything in one pipeline on one connection, hence to one server process. The counters are read before and
-// after the entries: when they agree, nothing was added in between.
+// look asks for fewer entries while those at hand are too large to be read at once. A single entry that is too large
+// stops this stream, which then turns missing in the ledger, and no other.
 func (q *redisQueue) look(ctx context.Context, inc, after string, count int) (look, error) {
+	fresh := false
+	for {
+		some := min(count, cmp.Or(q.most, count))
+		l, err := q.lookOnce(ctx, inc, after, some)
+		fresh = fresh || l.fresh
+		l.fresh = fresh
+		if some == 1 || !errors.Is(err, errTooLarge) {
+			return l, err
+		}
+		q.most = max(1, some/8)
+	}
+}
+
+// lookOnce sends everything in one pipeline on one connection, hence to one server process. The counters are read before and
+// after the entries: when they agree, nothing was added in between.
+func (q *redisQueue) lookOnce(ctx context.Context, inc, after string, count int) (look, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	pipe := q.client.Pipeline()

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -87,4 +88,48 @@ func TestALookNeverShowsMoreEntriesThanWereAdded(t *testing.T) {
 	if got := assess(store.Account{Pos: genesisID, LastID: genesisID}, l); l.complete || got.Added != 2 || got.Lost != 0 {
 		t.Errorf("a look with 2 entries: complete %v, account %+v; want 2 added", l.complete, got)
 	}
+}
+
+// TestHugeEntriesAreReadInParts: what one node's function adds must not take the memory of the worker, which others need.
+func TestHugeEntriesAreReadInParts(t *testing.T) {
+	t.Parallel()
+	b, r := newBench(t), harness.Redis(t)
+	c := capture(t, r)
+	blob := strings.Repeat("x", 256<<10)
+	for range 80 {
+		if err := c.XAdd(t.Context(), &redis.XAddArgs{Stream: streamKey, Values: []string{"blob", blob}}).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cast(t, c, crowd(0, 10)...)
+	q := dialRedis(r.Addr(), "drain", harness.RedisPassword)
+	t.Cleanup(func() { _ = q.close() })
+	l, err := q.look(t.Context(), r.Incarnation(), genesisID, 1000)
+	if n := len(l.entries); err != nil || n == 0 || n*len(blob) > maxReply || l.complete || !l.fresh {
+		t.Fatalf("a look has %d entries, complete %v, fresh %v, %v; want a part of at most %d bytes", n, l.complete, l.fresh, err, maxReply)
+	}
+	b.run(b.worker("w", nil, r))
+	b.settled(90)
+	b.eventually(`SELECT counted, rejected, lost FROM result_ledger`, "10|80|0")
+	b.noDrift()
+}
+
+func TestAnEntryTooLargeToReadStopsItsOwnStreamOnly(t *testing.T) {
+	t.Parallel()
+	b, bad, good := newBench(t), harness.Redis(t), harness.Redis(t)
+	fields := make([]string, 20)
+	for i := range fields {
+		fields[i] = strings.Repeat("x", 1<<20)
+	}
+	if err := capture(t, bad).XAdd(t.Context(), &redis.XAddArgs{Stream: streamKey, Values: fields}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	q := dialRedis(bad.Addr(), "drain", harness.RedisPassword)
+	t.Cleanup(func() { _ = q.close() })
+	if _, err := q.look(t.Context(), bad.Incarnation(), genesisID, 100); !errors.Is(err, errTooLarge) {
+		t.Errorf("a look at it = %v, want errTooLarge", err)
+	}
+	b.run(b.worker("w", nil, bad, good))
+	cast(t, capture(t, good), crowd(0, 10)...)
+	b.eventually(`SELECT sum(votes) FROM result_tally`, "10")
 }

@@ -170,7 +170,7 @@ func (s *stream) turn(ctx, hard context.Context) (time.Duration, error) {
 	}
 	seen := s.assess(l)
 	if len(l.entries) > 0 {
-		full := len(l.entries) == s.cfg.BatchSize
+		full := !l.complete // there is more, if not a full batch of it
 		if full {
 			s.lookAhead(ctx, l.entries[len(l.entries)-1].id)
 		}
