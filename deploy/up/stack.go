@@ -63,6 +63,10 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("reading the polls: %w", err)
 	}
+	megabytes, err := redisMegabytes(s.RedisMaxMemory)
+	if err != nil {
+		return "", err
+	}
 	// A Swarm config never changes, so another file needs another name.
 	version := sha256.Sum256(polls)
 	env := []string{
@@ -73,6 +77,9 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 		"PORT=" + strconv.Itoa(s.Port),
 		"WORKERS=" + strconv.Itoa(s.Workers),
 		"REDIS_MAXMEMORY=" + s.RedisMaxMemory,
+		// Votes that are counted stay in Redis for a while; at 120 bytes each this is a quarter of its memory, so that
+		// they never take the room of votes that are not.
+		"RETENTION_ENTRIES=" + strconv.Itoa(2000*megabytes),
 		"POLLS_VERSION=" + hex.EncodeToString(version[:6]),
 	}
 	stack := filepath.Join(s.Root, "deploy", "stack.yml")

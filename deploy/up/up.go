@@ -15,6 +15,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"waggle/deploy/docker"
@@ -54,7 +56,7 @@ type Config struct {
 	Port int
 	// Workers is the number of drain workers, at least 1.
 	Workers int
-	// RedisMaxMemory bounds each capture node's queue, in Redis's notation ("512mb"); about 120 bytes a vote.
+	// RedisMaxMemory bounds each capture node's queue in megabytes, "16mb" to "999999mb"; about 120 bytes a vote.
 	RedisMaxMemory string
 	// Timeout bounds each wait for services and functions to answer; 0 means 3 minutes.
 	Timeout time.Duration
@@ -80,6 +82,9 @@ func New(c Config) (*System, error) {
 	if c.Workers < 1 || c.Workers > 64 {
 		return nil, fmt.Errorf("WORKERS is %d; legal are 1 to 64", c.Workers)
 	}
+	if _, err := redisMegabytes(c.RedisMaxMemory); err != nil {
+		return nil, err
+	}
 	if len(c.Target.Gateways) == 0 {
 		return nil, errors.New("the target has no gateway address")
 	}
@@ -98,6 +103,16 @@ func New(c Config) (*System, error) {
 		progress: NewProgress(c.Out),
 		client:   &http.Client{Timeout: 10 * time.Second},
 	}, nil
+}
+
+// redisMegabytes reads REDIS_MAXMEMORY, whose form the Redis image defines.
+func redisMegabytes(text string) (int, error) {
+	digits, ok := strings.CutSuffix(text, "mb")
+	megabytes, err := strconv.Atoi(digits)
+	if !ok || err != nil || megabytes < 16 || megabytes > 999999 {
+		return 0, fmt.Errorf("REDIS_MAXMEMORY is %q; legal are 16mb to 999999mb", text)
+	}
+	return megabytes, nil
 }
 
 // Up brings the system up, or up to date, and returns once voters are served and every capture node is drained.

@@ -52,7 +52,7 @@ func newTestSystem(t *testing.T, change func(*Config)) *System {
 
 func TestNewRefusesImpossibleSettings(t *testing.T) {
 	t.Parallel()
-	good := Config{Target: Target{Gateways: []string{"http://x"}}, Root: "../..", Port: 8080, Workers: 1}
+	good := Config{Target: Target{Gateways: []string{"http://x"}}, Root: "../..", Port: 8080, Workers: 1, RedisMaxMemory: "512mb"}
 	if _, err := New(good); err != nil {
 		t.Fatalf("the good settings are refused: %v", err)
 	}
@@ -60,11 +60,13 @@ func TestNewRefusesImpossibleSettings(t *testing.T) {
 		change func(*Config)
 		want   string
 	}{
-		"port too high": {func(c *Config) { c.Port = 65536 }, "PORT is 65536; legal are 1 to 65535"},
-		"no port":       {func(c *Config) { c.Port = 0 }, "PORT is 0"},
-		"no worker":     {func(c *Config) { c.Workers = 0 }, "WORKERS is 0; legal are 1 to 64"},
-		"no gateway":    {func(c *Config) { c.Target.Gateways = nil }, "no gateway"},
-		"not the root":  {func(c *Config) { c.Root = t.TempDir() }, "not this repository's root"},
+		"port too high":       {func(c *Config) { c.Port = 65536 }, "PORT is 65536; legal are 1 to 65535"},
+		"no port":             {func(c *Config) { c.Port = 0 }, "PORT is 0"},
+		"memory without unit": {func(c *Config) { c.RedisMaxMemory = "512" }, `REDIS_MAXMEMORY is "512"; legal are 16mb to 999999mb`},
+		"too little memory":   {func(c *Config) { c.RedisMaxMemory = "15mb" }, "legal are 16mb"},
+		"no worker":           {func(c *Config) { c.Workers = 0 }, "WORKERS is 0; legal are 1 to 64"},
+		"no gateway":          {func(c *Config) { c.Target.Gateways = nil }, "no gateway"},
+		"not the root":        {func(c *Config) { c.Root = t.TempDir() }, "not this repository's root"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
