@@ -166,6 +166,8 @@ func (p *project) mutators(t *testing.T) []*mutator {
 		}
 		p.call(t, "POST", "/system/functions", d, http.StatusAccepted)
 	}
+	// An update of no replicas is over at once; until it is over, the old version is kept for a roll-back.
+	p.scaleTo(t, "killed-reader", 0)
 	t.Cleanup(func() {
 		for _, name := range []string{"killed-update", "killed-scale", "killed-reader", "killed-cycle"} {
 			p.remove(t, name)

@@ -49,7 +49,7 @@ func (p *project) testTable(t *testing.T) {
 	}
 	await(1)
 	var delays []time.Duration
-	for range 5 {
+	for range 3 {
 		p.scaleTo(t, "seen", 2)
 		inTable := await(2)
 		delays = append(delays, inTable.Sub(p.newestRunning(t, "seen")))
