@@ -3,14 +3,12 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,80 +87,6 @@ func sameTotals(before, after results) error {
 	return nil
 }
 
-// testClient uses the system as a developer does: with the official faas-cli where there is one on PATH. The same
-// calls, made by go-sdk, have brought up the functions that every other test here uses.
-func (s *system) testClient(t *testing.T) {
-	cli, err := exec.LookPath("faas-cli")
-	if err != nil {
-		t.Log("faas-cli is not on PATH; its calls were made by go-sdk in make up")
-		s.testRESTLifecycle(t)
-		return
-	}
-	home := t.TempDir()
-	run := func(stdin string, args ...string) string {
-		t.Helper()
-		command := exec.CommandContext(t.Context(), cli, args...)
-		command.Dir = home
-		if slices.Contains(args, "stack.yml") {
-			command.Dir = s.config.Root // elsewhere the client would take a stack.yml that it finds before the flags
-		}
-		command.Env = append(os.Environ(), "OPENFAAS_URL="+s.gateway, "OPENFAAS_CONFIG="+home, "HOME="+home)
-		command.Stdin = strings.NewReader(stdin)
-		out, err := command.CombinedOutput()
-		if err != nil {
-			t.Fatalf("faas-cli %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-		return string(out)
-	}
-	want := func(out, part string) {
-		t.Helper()
-		if !strings.Contains(out, part) {
-			t.Fatalf("faas-cli does not say %q:\n%s", part, out)
-		}
-	}
-	want(run(s.credential(t, "basic-auth-password"), "login", "--username", "admin", "--password-stdin"), "credentials saved")
-	run("", "up", "--skip-push", "--filter", "results", "-f", "stack.yml")
-	if err := s.cluster.Load(t.Context(), "localhost/waggle/results:latest"); err != nil {
-		t.Fatal(err)
-	}
-	listed := run("", "list", "-v")
-	want(listed, "vote")
-	want(listed, "results")
-	want(run("", "describe", "vote"), "Ready")
-	want(run("", "invoke", "results", "--method", "GET", "--query", "format=json"), `"ledger"`)
-	want(run("", "diff", "-f", "stack.yml"), "")
-	run("", "secret", "create", "trial", "--from-literal", "one")
-	want(run("", "secret", "list"), "trial")
-	run("", "secret", "update", "trial", "--from-literal", "two")
-	run("", "secret", "remove", "trial")
-	run("", "deploy", "--image", "localhost/waggle/results:latest", "--name", "trial", "--secret", "postgres-results", "--secret", "polls",
-		"--annotation", "com.waggle.networks=waggle-results", "--env", "postgres_host=tasks.waggle_postgres")
-	run("", "ready", "trial")
-	want(run("", "logs", "trial", "--tail=false"), "function starting")
-	run("", "remove", "trial")
-	eventually(t, 30*time.Second, func() error { return s.status404("/function/trial") })
-}
-
-// testRESTLifecycle deploys, reads and removes a function with plain HTTP.
-func (s *system) testRESTLifecycle(t *testing.T) {
-	body := `{"service":"trial","image":"localhost/waggle/results:latest","labels":{},"annotations":{"com.waggle.networks":"waggle-results"},` +
-		`"secrets":["postgres-results","polls"],"envVars":{"postgres_host":"tasks.waggle_postgres"}}`
-	s.call(t, http.MethodPut, "/system/functions", body, http.StatusNotFound)
-	s.call(t, http.MethodPost, "/system/functions", body, http.StatusAccepted)
-	eventually(t, time.Minute, func() error {
-		var status struct{ AvailableReplicas int }
-		if err := json.Unmarshal([]byte(s.call(t, http.MethodGet, "/system/function/trial", "", http.StatusOK)), &status); err != nil {
-			return err
-		}
-		if status.AvailableReplicas == 0 {
-			return fmt.Errorf("trial has no replica yet")
-		}
-		return nil
-	})
-	s.call(t, http.MethodDelete, "/system/functions", `{"functionName":"trial"}`, http.StatusAccepted)
-	eventually(t, 30*time.Second, func() error { return s.status404("/function/trial") })
-}
-
 // status404 returns nil once path answers 404.
 func (s *system) status404(path string) error {
 	response, err := http.Get(s.gateway + path)
@@ -176,25 +100,47 @@ func (s *system) status404(path string) error {
 	return nil
 }
 
-// call makes one authenticated call and returns its body.
-func (s *system) call(t *testing.T, method, path, body string, wantStatus int) string {
+// call makes one authenticated call, wants its status, and returns its body.
+func (s *system) call(t *testing.T, method, path string, body any, wantStatus int) string {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, s.gateway+path, strings.NewReader(body))
+	status, text, err := s.ask(t, method, path, body)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if status != wantStatus {
+		t.Fatalf("%s %s: status %d, want %d: %s", method, path, status, wantStatus, text)
+	}
+	return text
+}
+
+// callers keeps enough idle connections for every client of a storm.
+var callers = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 100, IdleConnTimeout: 10 * time.Second}}
+
+// ask makes one authenticated call. A body that is not a string is sent as JSON; nil is none.
+func (s *system) ask(t *testing.T, method, path string, body any) (status int, text string, err error) {
+	t.Helper()
+	var content io.Reader
+	switch body := body.(type) {
+	case nil:
+	case string:
+		content = strings.NewReader(body)
+	default:
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return 0, "", err
+		}
+		content = bytes.NewReader(encoded)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), method, s.gateway+path, content)
+	if err != nil {
+		return 0, "", err
 	}
 	request.SetBasicAuth("admin", s.credential(t, "basic-auth-password"))
-	response, err := http.DefaultClient.Do(request)
+	response, err := callers.Do(request)
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if response.StatusCode != wantStatus {
-		t.Fatalf("%s %s: %s, want %d: %s", method, path, response.Status, wantStatus, text)
-	}
-	return string(text)
+	read, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(read), err
 }

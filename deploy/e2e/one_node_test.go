@@ -43,7 +43,7 @@ func TestOneNode(t *testing.T) {
 		}
 	})
 
-	t.Run("faas-cli", s.testClient)
+	t.Run("the control plane", s.testControlPlane)
 
 	t.Run("20,000 voters", func(t *testing.T) {
 		s.judge(t, "-voters", "20000", "-double", "10%")

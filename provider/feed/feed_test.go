@@ -1,6 +1,8 @@
 package feed
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -363,6 +365,30 @@ func FuzzReport(f *testing.F) {
 		b.add(r, time.Unix(0, 0))
 		if after := b.all(time.Unix(0, 0)); fmt.Sprint(after) != fmt.Sprint(before) {
 			t.Fatalf("a repeated report changed %v to %v", before, after)
+		}
+	})
+}
+
+// FuzzTableStream feeds a gateway anything in place of lines: none is longer than the bound, and all but the newest
+// line's end is read.
+func FuzzTableStream(f *testing.F) {
+	f.Add([]byte("\n{\"epoch\":\"e\",\"revision\":1,\"functions\":[]}\n"), 16)
+	f.Add([]byte("{\"epoch\":\"e\",\"revision\":18446744073709551616}\nx\n"), 1)
+	f.Fuzz(func(t *testing.T, stream []byte, buffer int) {
+		in := bufio.NewReaderSize(bytes.NewReader(stream), 16+min(max(buffer, 0), 1<<16))
+		var lines [][]byte
+		for {
+			line, err := readLine(in)
+			if err != nil {
+				break
+			}
+			lines = append(lines, bytes.Clone(line))
+			var table Table
+			_ = json.Unmarshal(line, &table) // what is no table ends the stream, and the next begins whole
+		}
+		whole := stream[:bytes.LastIndexByte(stream, '\n')+1]
+		if got := append(bytes.Join(lines, emptyLine), emptyLine[:min(len(lines), 1)]...); !bytes.Equal(got, whole) {
+			t.Errorf("read %q of %q", got, stream)
 		}
 	})
 }

@@ -96,3 +96,31 @@ func FuzzVolumes(f *testing.F) {
 		}
 	})
 }
+
+// FuzzWishes sets every key that has a meaning: what is let through is within its bounds.
+func FuzzWishes(f *testing.F) {
+	for _, text := range []string{"", "0", "1", "20", "-1", "10001", "1e3", "true", "30s", "-30s", "25h", "9223372036854775807", "/x", "/ x", "a,b", ","} {
+		f.Add(text, text)
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		w, err := parseWishes(&types.FunctionDeployment{
+			Labels: &map[string]string{labelScaleMin: a, labelScaleMax: b, labelScaleZero: a},
+			Annotations: &map[string]string{annotationPerNode: b, annotationIdempotent: a, annotationStopGrace: b,
+				annotationHealthPath: a, annotationNetworks: b},
+			EnvVars: map[string]string{"max_inflight": a, "write_timeout": b},
+		})
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) {
+				t.Errorf("%q, %q: %v", a, b, err)
+			}
+			w, err = parseWishes(&types.FunctionDeployment{EnvVars: map[string]string{"max_inflight": a, "write_timeout": a, "healthcheck_interval": b}})
+			if err != nil {
+				t.Fatalf("%q, %q: the function's own settings are no mistake of the request: %v", a, b, err)
+			}
+		}
+		if w.min > w.max || w.max > maxReplicas || w.perNode > maxReplicas || w.stopGrace < 0 || w.stopGrace > maxStopGrace ||
+			w.maxInflight < 0 || !strings.HasPrefix(w.healthPath, "/") || strings.ContainsAny(w.healthPath, "\r\n ") {
+			t.Errorf("%q, %q: %+v", a, b, w)
+		}
+	})
+}

@@ -1,0 +1,89 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"waggle/deploy/docker"
+)
+
+// awaitCount runs in the gateway's network on its node: the moment at which the gateway counts so many replicas of a
+// function as ready, in nanoseconds. From outside, each look would cost a tenth of a second.
+const awaitCount = `
+for look in $(seq 1500); do
+	exec 3<>/dev/tcp/127.0.0.1/8082
+	printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
+	if grep -q "^gateway_service_ready_count{function_name=\"$0.openfaas-fn\"} $1\$" <&3; then date +%s%N; exit; fi
+	exec 3>&-
+	sleep 0.01
+done
+exit 1`
+
+// testTable measures how long after Swarm called a replica running the gateway has it in rotation. How long is in the
+// log; the test asks only that each replica arrives, and leaves.
+func (p *project) testTable(t *testing.T) {
+	p.deploy(t, p.probe("seen", nil))
+	gateway := p.oneContainer(t, "waggle_gateway")
+	pid, err := p.target.Manager.Run(t.Context(), "inspect", "--format", "{{.State.Pid}}", gateway)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await := func(count int) time.Time {
+		t.Helper()
+		out, err := docker.Engine{}.Run(t.Context(), "exec", p.cluster.Nodes[0].Container, "nsenter", "--target", pid, "--net", "bash", "-c", awaitCount, "seen", strconv.Itoa(count))
+		if err != nil {
+			t.Fatalf("the gateway never had %d replicas ready: %v", count, err)
+		}
+		at, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Unix(0, at)
+	}
+	await(1)
+	var delays []time.Duration
+	for range 3 {
+		p.scaleTo(t, "seen", 2)
+		inTable := await(2)
+		delays = append(delays, inTable.Sub(p.newestRunning(t, "seen")))
+		p.scaleTo(t, "seen", 1)
+		await(1)
+		p.available(t, "seen", 1)
+	}
+	slices.Sort(delays)
+	t.Logf("from running to in rotation: %v", delays)
+}
+
+// newestRunning is when the newest replica of a function was called running.
+func (p *project) newestRunning(t *testing.T, service string) time.Time {
+	t.Helper()
+	ids, err := p.target.Manager.Run(t.Context(), "service", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.target.Manager.Run(t.Context(), append([]string{"inspect", "--type", "task", "--format", "{{json .Status}}"}, strings.Fields(ids)...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var newest time.Time
+	for text := range strings.Lines(out) {
+		var status struct {
+			State     string
+			Timestamp time.Time
+		}
+		if err := json.Unmarshal([]byte(text), &status); err != nil {
+			t.Fatal(fmt.Errorf("reading %q: %w", text, err))
+		}
+		if status.State == "running" && status.Timestamp.After(newest) {
+			newest = status.Timestamp
+		}
+	}
+	return newest
+}

@@ -1,0 +1,88 @@
+// Package function tells the end-to-end tests what it was given, and writes log lines to order.
+package function
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// New starts the beat: one line every duration of the environment's beat, if there is one.
+func New(ctx context.Context) (http.Handler, error) {
+	if text := os.Getenv("beat"); text != "" {
+		every, err := time.ParseDuration(text)
+		if err != nil {
+			return nil, fmt.Errorf("reading beat: %w", err)
+		}
+		go beat(ctx, every)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", echo)
+	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, os.Getenv(r.URL.Query().Get("name")))
+	})
+	mux.HandleFunc("/secret", secret)
+	mux.HandleFunc("/lines", lines)
+	return mux, nil
+}
+
+func beat(ctx context.Context, every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for n := 1; ; n++ {
+		fmt.Printf("beat %d\n", n)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func echo(w http.ResponseWriter, r *http.Request) {
+	fmt.Fprintf(w, "%s %s\n", r.Method, r.URL.RequestURI())
+	io.Copy(w, r.Body)
+}
+
+func secret(w http.ResponseWriter, r *http.Request) {
+	content, err := os.ReadFile(filepath.Join("/var/openfaas/secrets", filepath.Base(r.URL.Query().Get("name"))))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(content)
+}
+
+// lines writes a line of each length in the body: letters that follow from length and position, so that a piece that is
+// lost or moved shows.
+func lines(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	for _, field := range strings.Fields(string(body)) {
+		length, err := strconv.Atoi(field)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		line := make([]byte, length+1)
+		for i := range length {
+			line[i] = byte('a' + (i*i+7*i+length)%26)
+		}
+		line[length] = '\n'
+		if _, err := os.Stdout.Write(line); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+	}
+	fmt.Fprintln(w, "written")
+}

@@ -1,0 +1,53 @@
+package api_test
+
+import (
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// calls are the routes that take a body or a name, besides the deployment of a function, which FuzzDeploy covers.
+var calls = []struct{ method, path string }{
+	{"PUT", "/system/functions"}, {"DELETE", "/system/functions"}, {"GET", "/system/functions"}, {"GET", "/system/function/*"},
+	{"POST", "/system/scale-function/*"}, {"POST", "/system/alert"},
+	{"GET", "/system/secrets"}, {"POST", "/system/secrets"}, {"PUT", "/system/secrets"}, {"DELETE", "/system/secrets"},
+	{"POST", "/system/namespace/"}, {"POST", "/system/namespace/*"}, {"PUT", "/system/namespace/*"}, {"GET", "/system/namespace/*"}, {"DELETE", "/system/namespace/*"},
+}
+
+// FuzzCalls sends anything as name, query and body of every other call: the answer is never a server's error, a refusal
+// says why, and the function and the secret that were there are still served.
+func FuzzCalls(f *testing.F) {
+	for route := range calls {
+		f.Add(uint8(route), "fn", "namespace=openfaas-fn", `{"serviceName":"fn","replicas":2}`)
+	}
+	f.Add(uint8(4), "fn", "", `{"replicas":1e99}`)
+	f.Add(uint8(5), "", "", `{"alerts":[{"status":"firing","labels":{"function_name":"."}}]}`)
+	f.Add(uint8(7), "", "", `{"name":"../x","value":"\u0000"}`)
+	f.Add(uint8(9), "", "namespace=%00", `{"name":"key"}`)
+	f.Add(uint8(11), "dev", "", `{"name":"dev","labels":{"openfaas":"1"}}`)
+	f.Add(uint8(14), "openfaas-fn", "", ``)
+	f.Fuzz(func(t *testing.T, route uint8, name, query, body string) {
+		b := setup(t)
+		b.do("POST", "/system/functions", strings.Replace(fn, `"fn"`, `"kept"`, 1))
+		call := calls[int(route)%len(calls)]
+		request := httptest.NewRequest(call.method, "/", strings.NewReader(body))
+		request.URL.Path = strings.Replace(call.path, "*", name, 1)
+		request.URL.RawPath = strings.Replace(call.path, "*", url.PathEscape(name), 1)
+		request.URL.RawQuery = query
+		request.SetBasicAuth("admin", "pw")
+		recorder := httptest.NewRecorder()
+		b.api.ServeHTTP(recorder, request)
+		// A path that is not clean is redirected, and an empty name is another route.
+		if !slices.Contains([]int{200, 201, 202, 301, 307, 400, 403, 404, 405, 409, 413}, recorder.Code) {
+			t.Fatalf("%s %s?%s %q: %d %q", call.method, request.URL.Path, query, body, recorder.Code, recorder.Body)
+		}
+		if recorder.Code >= 400 && strings.TrimSpace(recorder.Body.String()) == "" {
+			t.Errorf("%s %s?%s %q: %d without a reason", call.method, request.URL.Path, query, body, recorder.Code)
+		}
+		if list := b.do("GET", "/system/functions", ""); list.Code != 200 {
+			t.Errorf("after %s %s %q the list is %d %q", call.method, request.URL.Path, body, list.Code, list.Body)
+		}
+	})
+}
