@@ -148,21 +148,36 @@ func (p *process) start(t testing.TB) {
 
 // CPU is the processor time that the server and its living children have used, to 10 ms.
 func (p *process) CPU() time.Duration {
-	self := strconv.Itoa(p.cmd.Process.Pid)
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	var ticks int64
-	for _, name := range stats {
-		text, _ := os.ReadFile(name) // a process that has just ended has no file
-		_, rest, _ := strings.Cut(string(text), ") ")
-		f := strings.Fields(rest) // from field 3 of proc(5): state, ppid, ... utime is field 14, stime 15
-		if len(f) < 13 || f[1] != self && !strings.HasPrefix(string(text), self+" ") {
-			continue
-		}
-		user, _ := strconv.ParseInt(f[11], 10, 64)
-		system, _ := strconv.ParseInt(f[12], 10, 64)
+	for _, f := range p.family() {
+		user, _ := strconv.ParseInt(f.stat[11], 10, 64)
+		system, _ := strconv.ParseInt(f.stat[12], 10, 64)
 		ticks += user + system
 	}
 	return time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
+}
+
+// member is a process of the server's: itself or a child.
+type member struct {
+	pid string
+	// stat is /proc/<pid>/stat from field 3 of proc(5) on: state, ppid, ... utime is field 14, stime 15.
+	stat []string
+}
+
+// family is the server and its living children.
+func (p *process) family() []member {
+	self := strconv.Itoa(p.cmd.Process.Pid)
+	names, _ := filepath.Glob("/proc/[0-9]*/stat")
+	var all []member
+	for _, name := range names {
+		text, _ := os.ReadFile(name) // a process that has just ended has no file
+		_, rest, _ := strings.Cut(string(text), ") ")
+		f := member{pid: filepath.Base(filepath.Dir(name)), stat: strings.Fields(rest)}
+		if len(f.stat) >= 13 && (f.stat[1] == self || f.pid == self) {
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // signal is a no-op on a process that has ended.

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // roles are the ones the Postgres image creates; the migrations grant to them.
@@ -161,11 +162,24 @@ func (d *Database) SQL(sql string) string {
 	return out
 }
 
-// Kill ends the postmaster with SIGKILL; its children notice and go. Only for PostgresAlone.
+// Kill ends the postmaster with SIGKILL and returns when its children have noticed and gone: until then a connection
+// that is open goes on answering. Only for PostgresAlone.
 func (d *Database) Kill() {
 	d.t.Helper()
 	d.own()
+	family := d.family()
 	d.end(d.t, syscall.SIGKILL)
+	for _, f := range family {
+		gone := func() bool {
+			_, err := os.Stat("/proc/" + f.pid)
+			return err != nil
+		}
+		for late := time.Now().Add(deadline); !gone(); time.Sleep(time.Millisecond) {
+			if time.Now().After(late) {
+				d.t.Fatalf("process %s of Postgres is there %v after its postmaster was killed", f.pid, deadline)
+			}
+		}
+	}
 }
 
 // Restart ends the server without a checkpoint if it runs, and starts it: it recovers from its log. Only for
