@@ -23,6 +23,8 @@ type conn struct {
 	sock *sock.Conn
 	ip   string // without port, for X-Forwarded-For and the bound per address
 	tls  bool
+	// inner connections come from this process, see [Gateway.Dial].
+	inner bool
 
 	deadline atomic.Int64                  // Unix ns; 0: none
 	upstream atomic.Pointer[upstream.Conn] // what the request under way waits for

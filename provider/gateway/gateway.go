@@ -47,10 +47,11 @@ type Gateway struct {
 	// unready is set when shutdown begins, draining once connections are to be closed after their request.
 	unready, draining atomic.Bool
 
-	mu    sync.Mutex
-	conns map[*conn]struct{} // guarded by mu
-	perIP map[string]int     // guarded by mu
-	open  sync.WaitGroup     // connections being served
+	mu      sync.Mutex
+	conns   map[*conn]struct{} // guarded by mu
+	clients int                // guarded by mu; those of conns that are not inner ones
+	perIP   map[string]int     // guarded by mu
+	open    sync.WaitGroup     // connections being served
 }
 
 // New checks cfg and reads the credentials; it opens nothing and starts nothing.

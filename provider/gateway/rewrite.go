@@ -32,7 +32,7 @@ func (ex *exchange) mark() {
 		case http1.Host, http1.StartTime:
 			f.Drop = true
 		case http1.ForwardedFor:
-			f.Drop, id.forwardedFor = true, true
+			f.Drop, id.forwardedFor = !ex.c.inner, true
 		case http1.ForwardedHost:
 			id.forwardedHost = true
 		case http1.ForwardedProto:
@@ -91,18 +91,20 @@ func (ex *exchange) requestHead(address string) []byte {
 		b = append(b, req.Host...)
 		b = append(b, "\r\n"...)
 	}
-	b = append(b, "X-Forwarded-For: "...)
-	if id.forwardedFor {
-		b = ex.appendForwardedFor(b)
+	if !ex.c.inner {
+		b = append(b, "X-Forwarded-For: "...)
+		if id.forwardedFor {
+			b = ex.appendForwardedFor(b)
+		}
+		b = append(b, ex.c.ip...)
+		b = append(b, "\r\n"...)
 	}
-	b = append(b, ex.c.ip...)
 	switch {
 	case id.forwardedProto:
-		b = append(b, "\r\n"...)
 	case ex.c.tls:
-		b = append(b, "\r\nX-Forwarded-Proto: https\r\n"...)
+		b = append(b, "X-Forwarded-Proto: https\r\n"...)
 	default:
-		b = append(b, "\r\nX-Forwarded-Proto: http\r\n"...)
+		b = append(b, "X-Forwarded-Proto: http\r\n"...)
 	}
 	if id.ownCallID {
 		b = append(b, "X-Call-Id: "...)

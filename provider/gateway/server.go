@@ -34,7 +34,7 @@ func (g *Gateway) accept(l net.Listener) error {
 		switch {
 		case err == nil:
 			pause = 0
-			g.admit(nc)
+			g.welcome(nc)
 		case g.draining.Load() || errors.Is(err, net.ErrClosed):
 			if g.draining.Load() {
 				return nil
@@ -51,38 +51,51 @@ func (g *Gateway) accept(l net.Listener) error {
 
 var refusal = []byte("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\nX-OpenFaaS-Internal: gateway\r\n\r\n")
 
-// admit serves a connection if the bounds leave room for it.
-func (g *Gateway) admit(nc net.Conn) {
+// welcome serves a client's connection, or refuses it where the bounds leave no room for it.
+func (g *Gateway) welcome(nc net.Conn) {
 	c := g.newConn(nc)
-	g.mu.Lock()
-	ok := !g.draining.Load() && len(g.conns) < g.cfg.MaxConns && (g.cfg.MaxConnsPerIP == 0 || g.perIP[c.ip] < g.cfg.MaxConnsPerIP)
-	if ok {
-		g.conns[c] = struct{}{}
-		g.perIP[c.ip]++
-		g.open.Add(1)
-	}
-	g.mu.Unlock()
-	if !ok {
+	if !g.admit(c) {
 		g.metrics.connsRefused.Inc()
 		_ = c.sock.Write(refusal, nil) // fits into an empty socket buffer, so it cannot block
 		_ = c.sock.Close()
-		return
 	}
-	g.metrics.connections.Inc()
-	go func() {
-		defer g.dismiss(c)
-		c.serve()
-	}()
+}
+
+// admit serves c if the bounds leave room for it, and reports whether they do. Those on clients do not concern inner
+// connections, whose number is bounded by what dials them.
+func (g *Gateway) admit(c *conn) bool {
+	g.mu.Lock()
+	ok := !g.draining.Load() && (c.inner || g.clients < g.cfg.MaxConns && (g.cfg.MaxConnsPerIP == 0 || g.perIP[c.ip] < g.cfg.MaxConnsPerIP))
+	if ok {
+		g.conns[c] = struct{}{}
+		if !c.inner {
+			g.clients++
+			g.perIP[c.ip]++
+			g.metrics.connections.Inc()
+		}
+		g.open.Add(1)
+	}
+	g.mu.Unlock()
+	if ok {
+		go func() {
+			defer g.dismiss(c)
+			c.serve()
+		}()
+	}
+	return ok
 }
 
 func (g *Gateway) dismiss(c *conn) {
 	g.mu.Lock()
 	delete(g.conns, c)
-	if g.perIP[c.ip]--; g.perIP[c.ip] == 0 {
-		delete(g.perIP, c.ip)
+	if !c.inner {
+		g.clients--
+		if g.perIP[c.ip]--; g.perIP[c.ip] == 0 {
+			delete(g.perIP, c.ip)
+		}
+		g.metrics.connections.Dec()
 	}
 	g.mu.Unlock()
-	g.metrics.connections.Dec()
 	g.open.Done()
 }
 

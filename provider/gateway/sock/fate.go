@@ -9,10 +9,12 @@ import (
 )
 
 // Gone reports whether the peer has closed or broken the connection, as far as the kernel knows. It never blocks and
-// takes no byte away, so it may run beside a reader.
+// takes no byte away, so it may run beside a reader. A connection without a socket is asked for its own method Gone;
+// one that has none counts as there.
 func (c *Conn) Gone() bool {
 	if c.raw == nil {
-		return false
+		asked, ok := c.nc.(interface{ Gone() bool })
+		return ok && asked.Gone()
 	}
 	gone := false
 	err := c.raw.Control(func(fd uintptr) {
