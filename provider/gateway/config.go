@@ -87,6 +87,15 @@ type Config struct {
 	// MaxBody bounds a request's body in bytes; 0 means no bound.
 	MaxBody int64 `envconfig:"max_body_bytes" default:"0"`
 
+	// RateLimit bounds the requests per second that come from one prefix, an IPv4 /24 or IPv6 /56; 0 means no bound.
+	// RateBurst is how many of them may come at once; 0 means twice the rate, at least 20.
+	RateLimit float64 `envconfig:"rate_limit" default:"0"`
+	RateBurst int     `envconfig:"rate_burst" default:"0"`
+	// TrustedProxies are addresses and networks whose X-Forwarded-For says for whom a request counts, comma separated.
+	TrustedProxies []string `envconfig:"trusted_proxies"`
+	// AccessLog is the most requests per second that are logged; 0 logs none. What is left out is counted in the next line.
+	AccessLog int `envconfig:"access_log" default:"0"`
+
 	// Release is the version in X-Served-By.
 	Release string `ignored:"true"`
 	// Logger is required by nobody; default: discard.
@@ -99,6 +108,9 @@ type Config struct {
 	// Table is served until the feed brings a newer one, and for ever if ProviderURL is empty.
 	Table *feed.Table `ignored:"true"`
 }
+
+// maxRate is more per second than one gateway can do.
+const maxRate = 1_000_000
 
 // withDefaults fills what is zero. Fields whose zero has a meaning are left alone.
 func (c Config) withDefaults() Config {
@@ -124,6 +136,9 @@ func (c Config) withDefaults() Config {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
+	}
+	if c.RateBurst == 0 {
+		c.RateBurst = max(int(min(2*c.RateLimit, maxRate)), 20)
 	}
 	if c.FunctionNamespace == "" {
 		c.FunctionNamespace = "openfaas-fn"
@@ -158,6 +173,14 @@ func (c Config) validate() error {
 	number("max_connections_per_ip", c.MaxConnsPerIP, 0, 1<<24)
 	number("max_header_bytes", c.MaxHeader, 1<<10, maxMaxHeader)
 	number("max_uri_bytes", c.MaxURI, 256, c.MaxHeader)
+	number("access_log", c.AccessLog, 0, maxRate)
+	number("rate_burst", c.RateBurst, 1, maxRate)
+	if !(c.RateLimit >= 0 && c.RateLimit <= maxRate) { // in this form NaN is not legal
+		errs = append(errs, fmt.Errorf("rate_limit is %g: legal is 0 (no bound) to %d", c.RateLimit, maxRate))
+	}
+	if _, err := c.trustedProxies(); err != nil {
+		errs = append(errs, err)
+	}
 	if c.MaxBody < 0 {
 		errs = append(errs, fmt.Errorf("max_body_bytes is %d: legal is 0 (no bound) and more", c.MaxBody))
 	}

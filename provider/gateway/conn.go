@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -22,7 +23,10 @@ type conn struct {
 	g    *Gateway
 	sock *sock.Conn
 	ip   string // without port, for X-Forwarded-For and the bound per address
-	tls  bool
+	addr netip.Addr
+	// proxy is set if the peer is trusted to say for whom its requests are.
+	proxy bool
+	tls   bool
 	// inner connections come from this process, see [Gateway.Dial].
 	inner bool
 
@@ -41,14 +45,19 @@ type conn struct {
 const expired = -1
 
 func (g *Gateway) newConn(nc net.Conn) *conn {
-	return &conn{g: g, sock: sock.New(nc), ip: remoteIP(nc)}
+	c := &conn{g: g, sock: sock.New(nc)}
+	c.from(nc.RemoteAddr().String())
+	return c
 }
 
-func remoteIP(nc net.Conn) string {
-	if host, _, err := net.SplitHostPort(nc.RemoteAddr().String()); err == nil {
-		return host
+// from notes where the connection comes from.
+func (c *conn) from(address string) {
+	c.ip = "unknown"
+	if peer, err := netip.ParseAddrPort(address); err == nil {
+		c.addr = peer.Addr().Unmap()
+		c.ip = c.addr.String()
 	}
-	return "unknown"
+	c.proxy = c.g.trusts(c.addr)
 }
 
 // serve answers requests until the connection ends. Requests that were pipelined are taken one after the other.
@@ -65,6 +74,7 @@ func (c *conn) serve() {
 			break
 		}
 		keep := ex.serve()
+		ex.log()
 		if ex.unread() == 0 {
 			ex.free()
 			ex = nil

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 	"time"
 
@@ -78,6 +79,7 @@ type exchange struct {
 	stats   *functionStats
 
 	started, answered time.Time
+	status            int // sent to the client, or 499
 	id                identity
 
 	conn     *upstream.Conn
@@ -180,6 +182,9 @@ func (ex *exchange) readMore(limit int) error {
 func (ex *exchange) serve() (keep bool) {
 	ex.started = time.Now()
 	ex.body = ex.head
+	if !ex.withinRate() {
+		return ex.refuse(429, fmt.Sprintf("too many requests from this network: legal are %g a second, %d at once", ex.g.cfg.RateLimit, ex.g.cfg.RateBurst))
+	}
 	switch target := ex.req.Target; {
 	case string(ex.req.Method) == "CONNECT":
 		return ex.refuse(405, "CONNECT is not supported")
@@ -251,6 +256,7 @@ func (ex *exchange) invoke() (keep bool) {
 }
 
 func (ex *exchange) count(status int) {
+	ex.status = status
 	took := time.Since(ex.started)
 	if ex.stats != nil {
 		ex.set.Completed.Add(1)

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -27,20 +28,24 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"waggle/provider/feed"
+	"waggle/provider/gateway/ratelimit"
 	"waggle/provider/gateway/upstream"
 )
 
 // Gateway is one running edge. Make it with New, run it once with Run.
 type Gateway struct {
-	cfg      Config
-	creds    credentials
-	registry *upstream.Registry
-	feed     *feed.Client // nil if a fixed table is served
-	provider *upstream.Set
-	metrics  *metrics
-	servedBy string
-	epoch    string
-	hostname string
+	cfg       Config
+	creds     credentials
+	registry  *upstream.Registry
+	feed      *feed.Client // nil if a fixed table is served
+	provider  *upstream.Set
+	metrics   *metrics
+	limiter   *ratelimit.Limiter // nil: no bound
+	trusted   []netip.Prefix
+	accessLog sampler
+	servedBy  string
+	epoch     string
+	hostname  string
 
 	// clock is the time in Unix nanoseconds, a sweep old at most: exact enough for every deadline.
 	clock atomic.Int64
@@ -67,9 +72,16 @@ func New(cfg Config) (*Gateway, error) {
 	if g.creds, err = cfg.credentials(); err != nil {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
 	}
+	if g.trusted, err = cfg.trustedProxies(); err != nil {
+		return nil, fmt.Errorf("configuring the gateway: %w", err)
+	}
+	if cfg.RateLimit > 0 {
+		g.limiter = ratelimit.New(cfg.RateLimit, cfg.RateBurst)
+	}
 	if g.hostname, err = os.Hostname(); err != nil {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
 	}
+	g.accessLog.most = uint64(cfg.AccessLog)
 	g.metrics = newMetrics(cfg.Registry, g)
 	g.registry, err = upstream.New(upstream.Config{
 		DefaultNamespace:  cfg.FunctionNamespace,

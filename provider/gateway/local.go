@@ -112,6 +112,7 @@ func (ex *exchange) refuseHead(status int, reason string) {
 	ex.req = http1.Request{Method: ex.req.Method[:0], Minor: 1}
 	ex.body = ex.w
 	ex.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
+	defer ex.log()
 	if ex.respond(status, []byte(reason+"\n"), internalHeaders) {
 		return
 	}
@@ -129,7 +130,7 @@ func (ex *exchange) refuse(status int, reason string) (keep bool) {
 	switch status {
 	case 401:
 		extra += "WWW-Authenticate: Basic realm=\"Restricted\"\r\n"
-	case 503:
+	case 429, 503:
 		extra += "Retry-After: 1\r\n"
 	}
 	if ex.set == nil {
@@ -141,6 +142,7 @@ func (ex *exchange) refuse(status int, reason string) (keep bool) {
 // respond sends a whole response made here. What has not arrived of the request's body is not waited for: then the
 // connection ends.
 func (ex *exchange) respond(status int, body []byte, extra string) (keep bool) {
+	ex.status = status
 	if !ex.complete {
 		// Perhaps all of it is there already.
 		rest := ex.req.Body

@@ -1,0 +1,70 @@
+package gateway
+
+import (
+	"bytes"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// sampler lets the first few events of each second through and counts the others. It is for concurrent use.
+type sampler struct {
+	most uint64 // per second; 0: none ever
+	// window is the current second in its upper bits and how many it has let through in the lower ones.
+	window  atomic.Uint64
+	skipped atomic.Uint64
+}
+
+const (
+	countBits = 24 // more than maxRate
+	countMask = 1<<countBits - 1
+)
+
+// take reports whether the event at now goes through and, if so, how many did not since the last one that did.
+func (s *sampler) take(now time.Time) (ok bool, skipped uint64) {
+	second := uint64(now.Unix())
+	for {
+		old := s.window.Load()
+		next := old + 1
+		if old>>countBits != second {
+			next = second<<countBits | 1
+		}
+		if next&countMask > s.most {
+			s.skipped.Add(1)
+			return false, 0
+		}
+		if s.window.CompareAndSwap(old, next) {
+			return true, s.skipped.Swap(0)
+		}
+	}
+}
+
+// maxLoggedPath is enough to recognise a request by.
+const maxLoggedPath = 256
+
+// log writes one line about an answered request, unless too many were logged within this second. There is no address,
+// no query and no header in it: a log is kept longer, and read by more people, than what voters send should be.
+func (ex *exchange) log() {
+	log := &ex.g.accessLog
+	if log.most == 0 {
+		return
+	}
+	now := time.Now()
+	ok, skipped := log.take(now)
+	if !ok {
+		return
+	}
+	path, _, _ := bytes.Cut(ex.req.Target, []byte("?"))
+	attrs := []any{
+		slog.String("method", string(ex.req.Method)), slog.String("path", string(path[:min(len(path), maxLoggedPath)])),
+		slog.Int("status", ex.status), slog.Float64("seconds", now.Sub(ex.started).Seconds()),
+	}
+	if ex.stats != nil {
+		attrs = append(attrs, slog.String("function", ex.set.Label), slog.String("call_id", string(ex.id.callID)),
+			slog.Int("tries", ex.tries+ex.repeats+1))
+	}
+	if skipped > 0 {
+		attrs = append(attrs, slog.Uint64("skipped", skipped))
+	}
+	ex.g.cfg.Logger.Info("request", attrs...)
+}

@@ -1,0 +1,93 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"waggle/provider/gateway/http1"
+)
+
+// withinRate takes a token of the client's prefix and reports whether there was one. Health checks cost none, since a
+// balancer asks often and for everybody; nor do inner connections, whose requests were counted where they came in.
+func (ex *exchange) withinRate() bool {
+	if ex.g.limiter == nil || ex.c.inner || string(ex.req.Target) == "/healthz" {
+		return true
+	}
+	return ex.g.limiter.Allow(ex.client(), ex.started)
+}
+
+// client is the address that a request counts for: the peer's or, as long as that is a trusted proxy, whatever that
+// proxy says it has the request from. What stands left of an untrusted address is only what that one claims.
+func (ex *exchange) client() netip.Addr {
+	addr := ex.c.addr
+	if !ex.c.proxy {
+		return addr
+	}
+	fields := ex.req.All()
+	for i := range slices.Backward(fields) {
+		if fields[i].Kind != http1.ForwardedFor {
+			continue
+		}
+		for list := ex.req.Value(&fields[i]); len(list) > 0; {
+			var last []byte
+			list, last = cutLast(list)
+			before, err := parseHop(last)
+			if err != nil {
+				return addr
+			}
+			if addr = before; !ex.g.trusts(addr) {
+				return addr
+			}
+		}
+	}
+	return addr
+}
+
+// cutLast splits the last element off a comma-separated list.
+func cutLast(list []byte) (rest, last []byte) {
+	if at := bytes.LastIndexByte(list, ','); at >= 0 {
+		return list[:at], list[at+1:]
+	}
+	return nil, list
+}
+
+// parseHop reads an element of X-Forwarded-For. Some proxies put the port behind the address.
+func parseHop(element []byte) (netip.Addr, error) {
+	text := strings.TrimSpace(string(element))
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		var withPort netip.AddrPort
+		withPort, err = netip.ParseAddrPort(text)
+		addr = withPort.Addr()
+	}
+	return addr.Unmap(), err
+}
+
+// trusts reports whether addr is a proxy of the operator's.
+func (g *Gateway) trusts(addr netip.Addr) bool {
+	for _, p := range g.trusted {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// trustedProxies reads addresses and networks such as 192.0.2.1 and 10.0.0.0/8.
+func (c Config) trustedProxies() ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, text := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(text)
+		if addr, addrErr := netip.ParseAddr(text); err != nil && addrErr == nil {
+			p, err = addr.Prefix(addr.BitLen())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("trusted_proxies has %q: legal are addresses and networks such as 192.0.2.1 and 10.0.0.0/8", text)
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
