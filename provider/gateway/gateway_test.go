@@ -196,6 +196,28 @@ func TestForwarding(t *testing.T) {
 	}
 }
 
+// What the function says of a call stands; the gateway adds only what is missing.
+func TestFieldsOfTheFunctionStand(t *testing.T) {
+	t.Parallel()
+	own := []string{"X-Call-Id", "X-Start-Time", "X-Duration-Seconds", "X-Served-By"}
+	r := newReplica(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/own" {
+			for _, name := range own {
+				w.Header().Set(name, "mine")
+			}
+		}
+	})
+	e := start(t, nil, function("f", r))
+	for path, mine := range map[string]bool{"/own": true, "/none": false} {
+		resp, _ := e.exchange(t, "GET /function/f"+path+" HTTP/1.1\r\nHost: h\r\n\r\n")
+		for _, name := range own {
+			if got := resp.Header[name]; len(got) != 1 || (got[0] == "mine") != mine {
+				t.Errorf("%s has %s %q", path, name, got)
+			}
+		}
+	}
+}
+
 func TestCrashEndsOneConnectionOnly(t *testing.T) {
 	t.Parallel()
 	g, err := New(Config{Table: &feed.Table{Epoch: "test", Revision: 1, Functions: []feed.Function{function("bad")}}})

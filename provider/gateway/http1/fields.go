@@ -103,7 +103,10 @@ func kindOf(name []byte) Kind {
 		}
 		return pick(name, "x-forwarded-proto", ForwardedProto)
 	case 18:
-		return pick(name, "proxy-authenticate", ProxyAuthenticate)
+		if k := pick(name, "proxy-authenticate", ProxyAuthenticate); k != Other {
+			return k
+		}
+		return pick(name, "x-duration-seconds", DurationSeconds)
 	case 19:
 		if k := pick(name, "proxy-authorization", ProxyAuthorization); k != Other {
 			return k

@@ -36,6 +36,25 @@ func TestRequestParts(t *testing.T) {
 	}
 }
 
+func TestEveryKnownFieldIsRecognised(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]Kind{
+		"Authorization": Authorization, "X-Call-Id": CallID, "Connection": Connection, "Content-Length": ContentLength,
+		"X-Duration-Seconds": DurationSeconds, "Expect": Expect, "Host": Host, "X-OpenFaaS-Internal": Internal,
+		"Keep-Alive": KeepAlive, "Proxy-Authenticate": ProxyAuthenticate, "Proxy-Authorization": ProxyAuthorization,
+		"Proxy-Connection": ProxyConnection, "Retry-After": RetryAfter, "X-Served-By": ServedBy, "X-Start-Time": StartTime,
+		"TE": TE, "Trailer": Trailer, "Transfer-Encoding": TransferEncoding, "Upgrade": Upgrade,
+		"X-Forwarded-For": ForwardedFor, "X-Forwarded-Host": ForwardedHost, "X-Forwarded-Proto": ForwardedProto,
+		"X-Forwarded-Foo": Other, "Cookie": Other,
+	} {
+		for _, spelt := range []string{name, strings.ToLower(name), strings.ToUpper(name)} {
+			if got := kindOf([]byte(spelt)); got != want {
+				t.Errorf("%s is of kind %d, want %d", spelt, got, want)
+			}
+		}
+	}
+}
+
 func TestHeadMayArriveInAnyPieces(t *testing.T) {
 	t.Parallel()
 	const raw = "GET / HTTP/1.1\r\nHost: h\r\nA: a value that is longer than eight bytes\r\n\r\n"
