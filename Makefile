@@ -49,5 +49,5 @@ lint: ## static checks (golangci-lint v2)
 voters: ## load the running system and judge it: make voters ARGS="-voters 20000"
 	@$(DEPLOY) voters $(ARGS)
 
-bench: ## compare the gateway with HAProxy, nginx and ReverseProxy in one run
+bench: ## compare the gateway with other proxies in one run, then measure the whole chain
 	go run ./deploy/bench $(ARGS)

@@ -16,7 +16,6 @@ import (
 
 	"waggle/deploy/cluster"
 	"waggle/deploy/docker"
-	"waggle/deploy/images"
 	"waggle/deploy/up"
 )
 
@@ -144,22 +143,9 @@ func createCluster(ctx context.Context, s settings) error {
 		return err
 	}
 	progress := up.NewProgress(os.Stdout)
-	builder := images.Builder{Engine: machine, Root: ".", Progress: progress.Note}
-	var node images.Image
-	err := progress.Step("images", func() (string, error) {
-		if err := builder.EnsureBase(ctx); err != nil {
-			return "", err
-		}
-		built, err := builder.Build(ctx, images.Node)
-		node = built[images.Node]
-		return node.Reference, err
-	})
-	if err != nil {
-		return err
-	}
-	err = progress.Step("cluster", func() (string, error) {
-		_, err := cluster.Create(ctx, cluster.Config{
-			Engine: machine, Name: clusterName(s), Nodes: s.Nodes, Image: node.Reference, PortBase: s.ClusterPort, Progress: progress.Note,
+	err := progress.Step("cluster", func() (string, error) {
+		_, err := up.CreateCluster(ctx, ".", cluster.Config{
+			Engine: machine, Name: clusterName(s), Nodes: s.Nodes, PortBase: s.ClusterPort, Progress: progress.Note,
 		})
 		return fmt.Sprintf("%d node(s)", s.Nodes), err
 	})

@@ -3,6 +3,7 @@
 // It runs everything on loopback, one proxy after the other in front of the same function, and reads each proxy's CPU
 // time from the kernel, so the load generator and the function do not blur the figure. In: wrk, and haproxy and nginx
 // where they are installed. Out: a table on standard output. Absolute figures are those of one machine; quote ratios.
+// The case chain then measures the whole system, the engine and its logging included, on a Swarm of one node container.
 package main
 
 import (
@@ -25,7 +26,7 @@ func main() {
 	}
 	var b bench
 	only := flag.String("only", "", "comma-separated names of the proxies to measure; default: all")
-	cases := flag.String("cases", "reply12,reply64k,post64k", "comma-separated cases")
+	cases := flag.String("cases", "reply12,reply64k,post64k,chain", "comma-separated cases; chain is the whole system on a Swarm of its own, and needs Docker")
 	flag.DurationVar(&b.time, "time", 5*time.Second, "length of each run, at least 1s")
 	flag.IntVar(&b.connections, "connections", 64, "client connections, 1 to 10000")
 	flag.IntVar(&b.rounds, "rounds", 1, "runs of each proxy; the median counts")
@@ -95,7 +96,12 @@ func (b *bench) run(ctx context.Context) error {
 		}
 	}
 	if b.idle > 0 {
-		return b.measureIdle(ctx, function)
+		if err := b.measureIdle(ctx, function); err != nil {
+			return err
+		}
+	}
+	if b.cases["chain"] {
+		return b.measureChain(ctx)
 	}
 	return nil
 }

@@ -129,30 +129,45 @@ func (p *process) cpu() time.Duration {
 	if p == nil {
 		return 0
 	}
-	total := statTime(p.cmd.Process.Pid)
+	s, _ := readStat(p.cmd.Process.Pid)
+	total := s.own
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.cmd.Process.Pid, p.cmd.Process.Pid))
 	for _, f := range strings.Fields(string(children)) {
 		if pid, err := strconv.Atoi(f); err == nil {
-			total += statTime(pid)
+			s, _ := readStat(pid)
+			total += s.own
 		}
 	}
 	return total
 }
 
-func statTime(pid int) time.Duration {
+// stat is what the kernel says of a process; children is the time of those that ended and were waited for.
+type stat struct {
+	name          string
+	parent        int
+	own, children time.Duration
+}
+
+// readStat reports false for a process that is gone.
+func readStat(pid int) (s stat, ok bool) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0
+		return s, false
 	}
-	// The command's name may hold spaces; it ends with the last parenthesis. utime and stime are fields 14 and 15.
-	_, rest, _ := strings.Cut(string(text), ") ")
-	f := strings.Fields(rest)
-	if len(f) < 13 {
-		return 0
+	// The command's name, field 2, is in parentheses and may hold spaces and parentheses. Field 4 is the parent,
+	// fields 14 to 17 are utime, stime, cutime and cstime (proc(5)).
+	_, rest, _ := strings.Cut(string(text), "(")
+	end := strings.LastIndexByte(rest, ')')
+	if end < 0 {
+		return s, false
 	}
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return time.Duration(user+system) * tick
+	f := strings.Fields(rest[end+1:])
+	if len(f) < 15 {
+		return s, false
+	}
+	number := func(field int) int { n, _ := strconv.Atoi(f[field-3]); return n }
+	return stat{name: rest[:end], parent: number(4), own: time.Duration(number(14)+number(15)) * tick,
+		children: time.Duration(number(16)+number(17)) * tick}, true
 }
 
 // rss is the resident memory of the process in bytes.

@@ -29,6 +29,7 @@ var proxies = []proxy{
 		return startRole(ctx, "gateway", []string{function, b.profile})
 	}},
 	{name: "nginx", start: startNginx},
+	{name: "fasthttp", start: role("fasthttp")},
 	{name: "blind-relay", start: role("blind-relay"), shortOnly: true},
 	{name: "reverseproxy-pooled", start: role("reverseproxy-pooled")},
 	{name: "reverseproxy", start: role("reverseproxy")},

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/valyala/fasthttp"
+
 	"waggle/provider/feed"
 	"waggle/provider/gateway"
 )
@@ -40,10 +42,12 @@ func runRole(name string, args []string) error {
 		t.MaxIdleConns, t.MaxIdleConnsPerHost = 1024, 1024
 		p.Transport = t
 		return serve(ctx, address, p)
+	case "fasthttp":
+		return serveFast(ctx, address, args[0])
 	case "blind-relay":
 		return blindRelay(ctx, address, args[0])
 	}
-	return fmt.Errorf("role is %q: legal is function, gateway, reverseproxy, reverseproxy-pooled, blind-relay", name)
+	return fmt.Errorf("role is %q: legal is function, gateway, reverseproxy, reverseproxy-pooled, fasthttp, blind-relay", name)
 }
 
 // reverseProxy is the standard library's, quiet about clients that wrk cuts off at the end of a run.
@@ -73,6 +77,20 @@ func serve(ctx context.Context, address string, h http.Handler) error {
 		return err
 	}
 	return nil
+}
+
+// serveFast is the smallest proxy that fasthttp makes: its client behind its server, nothing else.
+func serveFast(ctx context.Context, address, function string) error {
+	client := &fasthttp.HostClient{Addr: function, MaxConns: 4096, NoDefaultUserAgentHeader: true}
+	s := &fasthttp.Server{NoDefaultServerHeader: true, MaxRequestBodySize: 1 << 20, Handler: func(c *fasthttp.RequestCtx) {
+		c.Request.Header.Del("Connection")
+		if err := client.Do(&c.Request, &c.Response); err != nil {
+			c.Error(err.Error(), fasthttp.StatusBadGateway)
+		}
+	}}
+	stop := context.AfterFunc(ctx, func() { _ = s.Shutdown() })
+	defer stop()
+	return s.ListenAndServe(address)
 }
 
 type bufferPool struct{ sync.Pool }

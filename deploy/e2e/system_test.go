@@ -23,7 +23,6 @@ import (
 
 	"waggle/deploy/cluster"
 	"waggle/deploy/docker"
-	"waggle/deploy/images"
 	"waggle/deploy/up"
 )
 
@@ -43,16 +42,8 @@ func start(t *testing.T, nodes int) *system {
 	ctx := t.Context()
 	machine := docker.Engine{}
 	note := func(line string) { t.Log(line) }
-	builder := images.Builder{Engine: machine, Root: "../..", Progress: note}
-	if err := builder.EnsureBase(ctx); err != nil {
-		t.Fatal(err)
-	}
-	built, err := builder.Build(ctx, images.Node)
-	if err != nil {
-		t.Fatal(err)
-	}
 	name := fmt.Sprintf("test%d-%d", nodes, os.Getpid())
-	made, err := cluster.Create(ctx, cluster.Config{Engine: machine, Name: name, Nodes: nodes, Image: built[images.Node].Reference, Progress: note})
+	made, err := up.CreateCluster(ctx, "../..", cluster.Config{Engine: machine, Name: name, Nodes: nodes, Progress: note})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,6 +55,29 @@ func (s *System) deployFunctions(ctx context.Context) (string, error) {
 	return joinWords(names), nil
 }
 
+// DeployFunction builds the function whose handler lies in a folder below Root with the template go-http, deploys it
+// under the name and returns once it answers. The system must be up.
+func (s *System) DeployFunction(ctx context.Context, name, handler string) error {
+	client, err := s.apiClient()
+	if err != nil {
+		return err
+	}
+	function := stack.Function{Name: name, Language: "go-http", Handler: handler, Image: "localhost/waggle/" + name + ":latest"}
+	if err := s.buildFunction(ctx, name, function, []string{"go.mod", "go.sum"}); err != nil {
+		return err
+	}
+	if err := deployFunction(ctx, client, name, function); err != nil {
+		return err
+	}
+	return s.await(ctx, func(ctx context.Context) error {
+		if err := s.functionsSettled(ctx); err != nil {
+			return err
+		}
+		_, err := s.get(ctx, s.Target.Gateways[0]+"/function/"+name)
+		return err
+	})
+}
+
 // apiClient speaks to the gateway as admin.
 func (s *System) apiClient() (*sdk.Client, error) {
 	base, err := url.Parse(s.Target.Gateways[0])

@@ -6,6 +6,7 @@ import (
 
 	"waggle/deploy/cluster"
 	"waggle/deploy/docker"
+	"waggle/deploy/images"
 )
 
 // VotersArgs are the arguments with which the load program deploy/voters finds this system and its database.
@@ -18,6 +19,20 @@ func (s *System) VotersArgs() []string {
 		args = append(args, "-docker-host", node.Host)
 	}
 	return args
+}
+
+// CreateCluster builds the node image from the repository at root and makes a cluster of it; config.Image is ignored.
+func CreateCluster(ctx context.Context, root string, config cluster.Config) (*cluster.Cluster, error) {
+	builder := images.Builder{Engine: config.Engine, Root: root, Progress: config.Progress}
+	if err := builder.EnsureBase(ctx); err != nil {
+		return nil, err
+	}
+	built, err := builder.Build(ctx, images.Node)
+	if err != nil {
+		return nil, err
+	}
+	config.Image = built[images.Node].Reference
+	return cluster.Create(ctx, config)
 }
 
 // OnCluster targets a Swarm of node containers: images are built on this machine's engine and copied into the nodes.

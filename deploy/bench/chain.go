@@ -1,0 +1,145 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"waggle/deploy/cluster"
+	"waggle/deploy/docker"
+	"waggle/deploy/up"
+)
+
+// chain measures a call's whole way on a real Swarm: gateway, overlay, function, and the engine with its logging. The
+// Swarm is a node container of its own, so that everything in it, and nothing else, is counted.
+type chain struct {
+	*bench
+	node   *cluster.Node
+	system *up.System
+}
+
+// measureChain brings Waggle up on a Swarm of one node, deploys the smallest function, loads it and prints what a call
+// costs in each process.
+func (b *bench) measureChain(ctx context.Context) (err error) {
+	name := "bench-" + strconv.Itoa(os.Getpid())
+	note := func(line string) { fmt.Fprintln(os.Stderr, line) }
+	made, err := up.CreateCluster(ctx, ".", cluster.Config{Name: name, Nodes: 1, Progress: note})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cluster.Delete(context.WithoutCancel(ctx), docker.Engine{}, name)) }()
+	system, err := up.New(up.Config{Target: up.OnCluster(made), Root: ".", StateDir: b.dir, Port: up.DefaultPort, Workers: 1,
+		RedisMaxMemory: "64mb", Out: os.Stderr})
+	if err != nil {
+		return err
+	}
+	if err := system.Up(ctx); err != nil {
+		return err
+	}
+	if err := system.DeployFunction(ctx, "hello", "./deploy/bench/hello"); err != nil {
+		return err
+	}
+	c := chain{bench: b, node: made.Nodes[0], system: system}
+	return c.run(ctx)
+}
+
+func (c *chain) run(ctx context.Context) error {
+	// The node's own address: loopback ports of containers go through a proxy of Docker's that would be measured too.
+	url := "http://" + c.node.Address + ":" + strconv.Itoa(up.DefaultPort) + "/function/hello"
+	pid, err := docker.Engine{}.Run(ctx, "inspect", "--format", "{{.State.Pid}}", c.node.Container)
+	if err != nil {
+		return fmt.Errorf("finding the node's first process: %w", err)
+	}
+	init, err := strconv.Atoi(pid)
+	if err != nil {
+		return fmt.Errorf("reading the node's first process: %w", err)
+	}
+	var best []share
+	var got result
+	for range c.rounds {
+		if _, err := c.load(ctx, url, testCase{}, time.Second, nil, nil); err != nil { // warm-up
+			return err
+		}
+		before := tree(init)
+		r, err := c.load(ctx, url, testCase{}, c.time, nil, nil)
+		if err != nil {
+			return err
+		}
+		shares := since(before, tree(init), r.rate*c.time.Seconds())
+		if best == nil || total(shares) < total(best) {
+			best, got = shares, r
+		}
+	}
+	return printChain(os.Stdout, c, got, best)
+}
+
+func printChain(to io.Writer, c *chain, r result, shares []share) error {
+	fmt.Fprintf(to, "\nThe whole chain, %d connections, %s, the best of %d: %.0f req/s, p50 %.2f ms, p99 %.2f ms, %d errors\n",
+		c.connections, c.time, c.rounds, r.rate, r.p50, r.p99, r.errors)
+	out := tabwriter.NewWriter(to, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(out, "process\tCPU µs/req\t")
+	for _, s := range shares {
+		fmt.Fprintf(out, "%s\t%.1f\t\n", s.name, s.micros)
+	}
+	fmt.Fprintf(out, "all of the node\t%.1f\t\n", total(shares))
+	return out.Flush()
+}
+
+// share is what the processes of one name used per request.
+type share struct {
+	name   string
+	micros float64
+}
+
+func total(shares []share) (sum float64) {
+	for _, s := range shares {
+		sum += s.micros
+	}
+	return sum
+}
+
+// tree is the CPU time of a process and all below it, by name. The time of children that ended is their parent's.
+func tree(root int) map[string]time.Duration {
+	parents, stats := map[int]int{}, map[int]stat{}
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if s, ok := readStat(pid); ok {
+			parents[pid], stats[pid] = s.parent, s
+		}
+	}
+	used := map[string]time.Duration{}
+	for pid, s := range stats {
+		above := pid
+		for above != 0 && above != root {
+			above = parents[above]
+		}
+		if above == root {
+			used[s.name] += s.own + s.children
+		}
+	}
+	return used
+}
+
+// since is what was used between two looks at a tree, divided by the requests, the most expensive first.
+func since(before, after map[string]time.Duration, requests float64) []share {
+	var shares []share
+	for name, used := range after {
+		if used -= before[name]; used > 0 {
+			shares = append(shares, share{strings.TrimSpace(name), float64(used.Microseconds()) / requests})
+		}
+	}
+	slices.SortFunc(shares, func(a, b share) int { return cmp.Compare(b.micros, a.micros) })
+	return shares
+}
