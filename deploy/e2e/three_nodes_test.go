@@ -60,6 +60,12 @@ func TestThreeNodes(t *testing.T) {
 
 	t.Run("a function holds no privilege", s.testPrivileges)
 
+	t.Run("calls go on", func(t *testing.T) {
+		p := s.newProject(t)
+		t.Run("while everything changes", p.testInvocations)
+		t.Run("while replicas are killed", p.testReplicasKilled)
+	})
+
 	t.Run("a capture node loses power and comes back with its votes", func(t *testing.T) {
 		node := s.cluster.Nodes[2]
 		s.voteThrough(t, s.target.Gateways[2], 50)

@@ -29,6 +29,7 @@ func New(ctx context.Context) (http.Handler, error) {
 	})
 	mux.HandleFunc("/secret", secret)
 	mux.HandleFunc("/lines", lines)
+	mux.HandleFunc("/slow", slow)
 	return mux, nil
 }
 
@@ -48,6 +49,20 @@ func beat(ctx context.Context, every time.Duration) {
 func echo(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "%s %s\n", r.Method, r.URL.RequestURI())
 	io.Copy(w, r.Body)
+}
+
+// slow answers after a while, with the number it was asked with.
+func slow(w http.ResponseWriter, r *http.Request) {
+	wait, err := time.ParseDuration(r.URL.Query().Get("for"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	select {
+	case <-time.After(wait):
+		fmt.Fprintf(w, "slow %s\n", r.URL.Query().Get("n"))
+	case <-r.Context().Done():
+	}
 }
 
 func secret(w http.ResponseWriter, r *http.Request) {
