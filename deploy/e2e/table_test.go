@@ -26,18 +26,27 @@ for look in $(seq 1500); do
 done
 exit 1`
 
-// testTable measures how long after Swarm called a replica running the gateway has it in rotation. How long is in the
-// log; the test asks only that each replica arrives, and leaves.
-func (p *project) testTable(t *testing.T) {
-	p.deploy(t, p.probe("seen", nil))
+// readMetrics runs there, too.
+const readMetrics = `exec 3<>/dev/tcp/127.0.0.1/8082 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`
+
+// besideGateway runs a script in the network of the first node's gateway, whose port for metrics is not published.
+func (p *project) besideGateway(t *testing.T, script string, args ...string) (string, error) {
+	t.Helper()
 	gateway := p.oneContainer(t, "waggle_gateway")
 	pid, err := p.target.Manager.Run(t.Context(), "inspect", "--format", "{{.State.Pid}}", gateway)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return docker.Engine{}.Run(t.Context(), append([]string{"exec", p.cluster.Nodes[0].Container, "nsenter", "--target", pid, "--net", "bash", "-c", script}, args...)...)
+}
+
+// testTable measures how long after Swarm called a replica running the gateway has it in rotation. How long is in the
+// log; the test asks only that each replica arrives, and leaves.
+func (p *project) testTable(t *testing.T) {
+	p.deploy(t, p.probe("seen", nil))
 	await := func(count int) time.Time {
 		t.Helper()
-		out, err := docker.Engine{}.Run(t.Context(), "exec", p.cluster.Nodes[0].Container, "nsenter", "--target", pid, "--net", "bash", "-c", awaitCount, "seen", strconv.Itoa(count))
+		out, err := p.besideGateway(t, awaitCount, "seen", strconv.Itoa(count))
 		if err != nil {
 			t.Fatalf("the gateway never had %d replicas ready: %v", count, err)
 		}

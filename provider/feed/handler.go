@@ -131,7 +131,6 @@ func (h *Hub) serveWake(w http.ResponseWriter, r *http.Request) {
 	})
 	switch {
 	case err == nil:
-		h.cfg.Logger.Info("function woken", "function", req.Name, "namespace", req.Namespace)
 		w.WriteHeader(http.StatusAccepted)
 	case errors.Is(err, ErrUnknownFunction):
 		http.Error(w, err.Error(), http.StatusNotFound)
