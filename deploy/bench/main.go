@@ -26,11 +26,12 @@ func main() {
 	}
 	var b bench
 	only := flag.String("only", "", "comma-separated names of the proxies to measure; default: all")
-	cases := flag.String("cases", "reply12,reply64k,post64k,chain", "comma-separated cases; chain is the whole system on a Swarm of its own, and needs Docker")
+	cases := flag.String("cases", "reply12,reply64k,post64k,slow,chain", "comma-separated cases; slow is clients that trickle, chain is the whole system on a Swarm of its own, and needs Docker")
 	flag.DurationVar(&b.time, "time", 5*time.Second, "length of each run, at least 1s")
 	flag.IntVar(&b.connections, "connections", 64, "client connections, 1 to 10000")
 	flag.IntVar(&b.rounds, "rounds", 1, "runs of each proxy; the median counts")
 	flag.IntVar(&b.idle, "idle", 10000, "idle connections for the memory figure; 0 leaves it out")
+	flag.IntVar(&b.slow, "slow", 2000, "slow clients beside the load, for the case slow")
 	flag.StringVar(&b.profile, "profile", "", "file for a CPU profile of the gateway")
 	flag.Parse()
 	if b.time < time.Second || b.connections < 1 || b.connections > 10000 || b.rounds < 1 {
@@ -68,6 +69,7 @@ type bench struct {
 	connections int
 	rounds      int
 	idle        int
+	slow        int
 	only, cases map[string]bool
 	profile     string
 	dir         string // for configuration files
@@ -97,6 +99,11 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	if b.idle > 0 {
 		if err := b.measureIdle(ctx, function); err != nil {
+			return err
+		}
+	}
+	if b.cases["slow"] {
+		if err := b.measureSlow(ctx, function); err != nil {
 			return err
 		}
 	}
