@@ -99,7 +99,7 @@ func (w *world) function(rw http.ResponseWriter, r *http.Request) {
 		http.Error(rw, "failed", 500)
 	case c < 0.3:
 		rw.Header().Set("Retry-After", "1")
-		http.Error(rw, "busy", 503)
+		http.Error(rw, "busy", http.StatusServiceUnavailable)
 	default:
 		w.mu.Lock()
 		w.success[id]++

@@ -45,6 +45,7 @@ func (s *system) testControlPlane(t *testing.T) {
 	t.Run("logs follow replicas that come and go", p.testFollow)
 	t.Run("a ready replica is in the gateway's table", p.testTable)
 	t.Run("the conformance suite", p.testConformance)
+	t.Run("asynchronous calls", p.testAsync)
 	t.Run("a storm of writers", p.testStorm)
 	t.Run("the provider is killed", p.testProviderKilled)
 }

@@ -40,7 +40,11 @@ func (q *Queue) attemptCallback(ctx context.Context, e *entry) {
 	}
 	function, failed := e.account.function, e.state.Reason
 	count := func(outcome string) { q.metrics.callbacks.WithLabelValues(function, outcome).Inc() }
+	_, _, known := q.gateway.Function(function)
 	switch {
+	case a.status == http.StatusNotFound && a.internal() && !known:
+		q.later(ctx, e) // the gateway that has just started does not know any function yet
+		return
 	case a.err == nil && a.status/100 == 2:
 		count("delivered")
 		if failed == "" {
@@ -88,10 +92,11 @@ func (q *Queue) deliver(ctx context.Context, id string, r *result) *answer {
 	if r.Omitted {
 		request.Header.Set("X-Result-Omitted", fmt.Sprintf("longer than %d bytes", q.cfg.MaxResult))
 	}
-	client, chained := q.outer, false
+	client := q.outer
 	if isGateway(u) {
-		client, chained = q.inner, strings.HasPrefix(u.Path, "/async-function/")
+		client = q.inner
 	}
+	chained := client == q.inner && strings.HasPrefix(u.Path, "/async-function/")
 	if chained {
 		request.Header.Set("X-Call-Id", childID(id))
 	}
@@ -104,7 +109,11 @@ func (q *Queue) deliver(ctx context.Context, id string, r *result) *answer {
 	if chained && response.StatusCode == http.StatusConflict {
 		return &answer{status: http.StatusAccepted} // an earlier attempt has queued it
 	}
-	return &answer{status: response.StatusCode}
+	a := &answer{status: response.StatusCode}
+	if client == q.inner {
+		a.header = response.Header // others cannot speak for a part of the system
+	}
+	return a
 }
 
 // isGateway reports whether an address is the gateway's own within the system.
