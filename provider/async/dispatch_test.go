@@ -145,86 +145,117 @@ func TestRemovedFunctionHasAGrace(t *testing.T) {
 func TestIndexKeepsItsBoundsAndItsOrder(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
-		b := bounds{queued: 12, queuedEach: 6, running: [kinds]int{3, 2}}
-		q := newDispatcher(&table{unknown: true}, b)
-		x := q.index
-		now := int64(1000)
-		var running []*entry
-		live := map[string]bool{}
-		n := 0
+		m := &indexModel{rt: rt, x: newIndex(bounds{queued: 12, queuedEach: 6, running: [kinds]int{3, 2}}), now: 1000, live: map[string]bool{}}
+		steps := map[string]func(){"add": m.add, "claim": m.claim, "end": m.end, "cancel": m.cancel, "exhume": m.exhume, "time": m.pass}
 		for range rapid.IntRange(1, 120).Draw(rt, "steps") {
-			switch rapid.SampledFrom([]string{"add", "add", "claim", "claim", "end", "fail", "bury", "cancel", "exhume", "time"}).Draw(rt, "step") {
-			case "add":
-				n++
-				id, function := fmt.Sprint("c", n), rapid.SampledFrom([]string{"f", "g", "h"}).Draw(rt, "function")
-				if e, err := x.reserve(id, function); err == nil {
-					x.admit(e, state{Function: function, Phase: invoking, Accepted: now}, now)
-					live[id] = true
-				}
-			case "claim":
-				e, _ := x.claim(now, func(*account, kind) int { return 2 })
-				if e == nil {
-					continue
-				}
-				if e.due > now {
-					rt.Fatalf("%s is due at %d, now is %d", e.id, e.due, now)
-				}
-				for _, other := range e.account.lanes[e.kind] {
-					if other.due < e.due || other.due == e.due && other.order < e.order {
-						rt.Fatalf("%s started before %s", e.id, other.id)
-					}
-				}
-				running = append(running, e)
-			case "end", "fail", "bury":
-				if len(running) == 0 {
-					continue
-				}
-				i := rapid.IntRange(0, len(running)-1).Draw(rt, "which")
-				e := running[i]
-				running = append(running[:i], running[i+1:]...)
-				st := e.state
-				how := rapid.SampledFrom([]phase{invoking, delivering, buried, ""}).Draw(rt, "becomes")
-				st.Phase = how
-				kept := how != "" && (how == buried && x.bury(e, st) || how != buried && x.requeue(e, st, now+rapid.Int64Range(0, 50).Draw(rt, "wait")))
-				if !kept { // done, or cancelled meanwhile
-					x.drop(e)
-					delete(live, e.id)
-				}
-			case "cancel":
-				id := fmt.Sprint("c", rapid.IntRange(1, n+1).Draw(rt, "id"))
-				if e, _, _ := x.cancel(id); e != nil {
-					x.drop(e)
-					delete(live, id)
-				}
-			case "exhume":
-				if e := x.exhume(fmt.Sprint("c", rapid.IntRange(1, n+1).Draw(rt, "id"))); e != nil {
-					x.admit(e, state{Function: e.account.function, Phase: invoking, Accepted: now}, now)
-				}
-			case "time":
-				now += rapid.Int64Range(1, 60).Draw(rt, "passes")
-			}
-			checkIndex(rt, x, len(live), len(running))
+			steps[rapid.SampledFrom([]string{"add", "add", "claim", "claim", "end", "end", "end", "cancel", "exhume", "time"}).Draw(rt, "step")]()
+			m.check()
 		}
-		// Whatever is left starts and ends.
-		for range 10_000 {
-			e, _ := x.claim(now+1_000_000, func(*account, kind) int { return 2 })
-			if e != nil {
-				running = append(running, e)
-			}
-			if len(running) > 0 && (e == nil || len(running) > 2) {
-				x.drop(running[0])
-				running = running[1:]
-			} else if e == nil {
-				break
-			}
-		}
-		if x.size() != 0 || len(x.accounts) != 0 || len(x.turns) != 0 || len(x.byID) != x.dead {
-			rt.Fatalf("left are %d calls, %d functions, %d turns, %d ids of %d dead letters", x.size(), len(x.accounts), len(x.turns), len(x.byID), x.dead)
-		}
+		m.drain()
 	})
 }
 
-func checkIndex(rt *rapid.T, x *index, live, running int) {
+// indexModel is an index and what it should hold.
+type indexModel struct {
+	rt      *rapid.T
+	x       *index
+	now     int64
+	added   int
+	running []*entry
+	live    map[string]bool
+}
+
+func two(*account, kind) int { return 2 }
+
+func (m *indexModel) add() {
+	m.added++
+	id, function := fmt.Sprint("c", m.added), rapid.SampledFrom([]string{"f", "g", "h"}).Draw(m.rt, "function")
+	if e, err := m.x.reserve(id, function); err == nil {
+		m.x.admit(e, state{Function: function, Phase: invoking, Accepted: m.now}, m.now)
+		m.live[id] = true
+	}
+}
+
+func (m *indexModel) claim() {
+	e, _ := m.x.claim(m.now, two)
+	if e == nil {
+		return
+	}
+	if e.due > m.now {
+		m.rt.Fatalf("%s is due at %d, now is %d", e.id, e.due, m.now)
+	}
+	for _, other := range e.account.lanes[e.kind] {
+		if other.due < e.due || other.due == e.due && other.order < e.order {
+			m.rt.Fatalf("%s started before %s", e.id, other.id)
+		}
+	}
+	m.running = append(m.running, e)
+}
+
+// end ends an attempt: in success, in another attempt of either kind, or in a dead letter.
+func (m *indexModel) end() {
+	if len(m.running) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(m.running)-1).Draw(m.rt, "which")
+	e := m.running[i]
+	m.running = append(m.running[:i], m.running[i+1:]...)
+	st := e.state
+	st.Phase = rapid.SampledFrom([]phase{invoking, delivering, buried, ""}).Draw(m.rt, "becomes")
+	kept := false
+	switch st.Phase {
+	case "":
+	case buried:
+		kept = m.x.bury(e, st)
+	default:
+		kept = m.x.requeue(e, st, m.now+rapid.Int64Range(0, 50).Draw(m.rt, "wait"))
+	}
+	if !kept { // done, or cancelled meanwhile
+		m.x.drop(e)
+		delete(m.live, e.id)
+	}
+}
+
+func (m *indexModel) anyID() string {
+	return fmt.Sprint("c", rapid.IntRange(1, m.added+1).Draw(m.rt, "id"))
+}
+
+func (m *indexModel) cancel() {
+	if e, _, _ := m.x.cancel(m.anyID()); e != nil {
+		m.x.drop(e)
+		delete(m.live, e.id)
+	}
+}
+
+func (m *indexModel) exhume() {
+	if e := m.x.exhume(m.anyID()); e != nil {
+		m.x.admit(e, state{Function: e.account.function, Phase: invoking, Accepted: m.now}, m.now)
+	}
+}
+
+func (m *indexModel) pass() { m.now += rapid.Int64Range(1, 60).Draw(m.rt, "passes") }
+
+// drain lets whatever is left start and end.
+func (m *indexModel) drain() {
+	for range 10_000 {
+		e, _ := m.x.claim(m.now+1_000_000, two)
+		if e != nil {
+			m.running = append(m.running, e)
+		}
+		if len(m.running) > 0 && (e == nil || len(m.running) > 2) {
+			m.x.drop(m.running[0])
+			m.running = m.running[1:]
+		} else if e == nil {
+			break
+		}
+	}
+	if x := m.x; x.size() != 0 || len(x.accounts) != 0 || len(x.turns) != 0 || len(x.byID) != x.dead {
+		m.rt.Fatalf("left are %d calls, %d functions, %d turns, %d ids of %d dead letters", x.size(), len(x.accounts), len(x.turns), len(x.byID), x.dead)
+	}
+}
+
+func (m *indexModel) check() {
+	x, rt, live, running := m.x, m.rt, len(m.live), len(m.running)
 	if len(x.byID) != live || x.queued+x.dead != live {
 		rt.Fatalf("%d ids, %d queued and %d dead, want %d", len(x.byID), x.queued, x.dead, live)
 	}

@@ -30,11 +30,11 @@ type overview struct {
 	Callbacks int `json:"callbacks"`
 	Dead      int `json:"dead"`
 	// OldestSeconds is the age of the oldest call that is not a dead letter.
-	OldestSeconds float64             `json:"oldest_seconds"`
-	Functions     []functionsOverview `json:"functions"`
+	OldestSeconds float64            `json:"oldest_seconds"`
+	Functions     []functionOverview `json:"functions"`
 }
 
-type functionsOverview struct {
+type functionOverview struct {
 	Function      string  `json:"function"`
 	Pending       int     `json:"pending"`
 	Running       int     `json:"running"`
@@ -109,9 +109,9 @@ func (q *Queue) inspect(ctx context.Context, method, target string) (any, error)
 
 func (q *Queue) overview(now time.Time) overview {
 	h := q.health.Load()
-	o := overview{Queue: queueName, Connected: h.connected, Owner: h.owner, Dead: q.index.deadLetters(), Functions: []functionsOverview{}}
+	o := overview{Queue: queueName, Connected: h.connected, Owner: h.owner, Dead: q.index.deadLetters(), Functions: []functionOverview{}}
 	for _, c := range q.index.counts() {
-		f := functionsOverview{Function: c.function, Pending: c.waiting[invocation], Running: c.running[invocation], Callbacks: c.waiting[callback] + c.running[callback]}
+		f := functionOverview{Function: c.function, Pending: c.waiting[invocation], Running: c.running[invocation], Callbacks: c.waiting[callback] + c.running[callback]}
 		if c.oldest > 0 {
 			f.OldestSeconds = max(now.Sub(time.UnixMilli(c.oldest)), 0).Seconds()
 		}
@@ -119,7 +119,7 @@ func (q *Queue) overview(now time.Time) overview {
 		o.OldestSeconds = max(o.OldestSeconds, f.OldestSeconds)
 		o.Functions = append(o.Functions, f)
 	}
-	slices.SortFunc(o.Functions, func(a, b functionsOverview) int { return cmp.Compare(a.Function, b.Function) })
+	slices.SortFunc(o.Functions, func(a, b functionOverview) int { return cmp.Compare(a.Function, b.Function) })
 	return o
 }
 

@@ -319,6 +319,38 @@ queue_worker_pending_messages{function_name="f.openfaas-fn",queue_name="faas-req
 	}
 }
 
+// submit has four clients make calls until stop, which gives those that were accepted.
+func submit(t *testing.T, q *queue, callback string) (stop func() map[string]bool) {
+	var mu sync.Mutex
+	accepted := map[string]bool{}
+	var clients sync.WaitGroup
+	stopped := make(chan struct{})
+	for client := range 4 {
+		clients.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stopped:
+					return
+				default:
+				}
+				id := fmt.Sprintf("c%d-%d", client, i)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				if q.Enqueue(ctx, call(id, func(c *Call) { c.Callback = callback })) == nil {
+					mu.Lock()
+					accepted[id] = true
+					mu.Unlock()
+				}
+				cancel()
+			}
+		})
+	}
+	return func() map[string]bool {
+		close(stopped)
+		clients.Wait()
+		return accepted
+	}
+}
+
 // Redis dies again and again while calls come, run and fail: nothing that was accepted is lost.
 func TestKilledRedisLosesNothing(t *testing.T) {
 	t.Parallel()
@@ -337,28 +369,7 @@ func TestKilledRedisLosesNothing(t *testing.T) {
 	callbacks, url := newSink(t)
 	q := s.run()
 	<-q.loaded
-	accepted := map[string]bool{}
-	var group sync.WaitGroup
-	stop := make(chan struct{})
-	for worker := range 4 {
-		group.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				id := fmt.Sprintf("c%d-%d", worker, i)
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-				if q.Enqueue(ctx, call(id, func(c *Call) { c.Callback = url })) == nil {
-					mu.Lock()
-					accepted[id] = true
-					mu.Unlock()
-				}
-				cancel()
-			}
-		})
-	}
+	stop := submit(t, q, url)
 	for range 3 {
 		before := len(callbacks.all())
 		eventually(t, func() error {
@@ -369,8 +380,7 @@ func TestKilledRedisLosesNothing(t *testing.T) {
 		})
 		s.redis.Restart()
 	}
-	close(stop)
-	group.Wait()
+	accepted := stop()
 	s.holds([5]int64{})
 	told := map[string]bool{}
 	for _, c := range callbacks.all() {

@@ -36,15 +36,18 @@ func TestCallReachesItsFunctionAsSent(t *testing.T) {
 	s.holds([5]int64{})
 }
 
-func TestResultReachesItsCallback(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		function http.HandlerFunc
-		want     http.Header // nil values: any
-		body     string
-		dead     bool
-		runs     int
-	}{
+// delivery is what a function does, and what the callback is told of it.
+type delivery struct {
+	function http.HandlerFunc
+	want     http.Header // of the callback; nil: there is none
+	body     string
+	dead     bool
+	runs     int
+}
+
+func deliveries() map[string]delivery {
+	return map[string]delivery{
+
 		"success": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Duration-Seconds", "0.5")
 			w.Header().Set("Content-Type", "text/x")
@@ -74,7 +77,12 @@ func TestResultReachesItsCallback(t *testing.T) {
 			http.Header{"X-Function-Status": {"200"}, "X-Result-Omitted": nil}, strings.Repeat("x", 1000), false, 1},
 		"redirects are not followed": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
 			http.Header{"X-Function-Status": {"302"}, "Location": {"/elsewhere"}}, "", false, 1},
-	} {
+	}
+}
+
+func TestResultReachesItsCallback(t *testing.T) {
+	t.Parallel()
+	for name, tc := range deliveries() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSystem(t)
