@@ -12,7 +12,7 @@ help: ## list the commands
 up: ## bring the whole system up on this machine's Swarm (PORT=8080), or on CLUSTER=name
 	@$(DEPLOY) up
 
-down: ## stop it and keep the votes
+down: ## stop it and keep the votes and queued calls
 	@$(DEPLOY) down
 
 purge: ## stop it and delete everything, the votes included (asks first; YES=1 does not)

@@ -40,6 +40,7 @@ var arrows = map[string][]string{
 	"provider/swarm":    {"provider/feed", "provider/swarm"},
 	"provider/api":      {"provider/feed", "provider/swarm", "provider/api"},
 	"provider/gateway":  {"provider/feed", "provider/gateway"},
+	"provider/async":    {"provider/feed"},
 	"provider":          {"provider"},
 	"worker/store":      {"worker/store"},
 	"worker/drain":      {"worker/drain", "worker/store"},

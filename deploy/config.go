@@ -16,6 +16,8 @@ type settings struct {
 	Workers int `envconfig:"WORKERS" default:"1"`
 	// RedisMaxMemory bounds the queue of each capture node, as Redis writes it; about 120 bytes hold a vote.
 	RedisMaxMemory string `envconfig:"REDIS_MAXMEMORY" default:"512mb"`
+	// QueueMaxMemory bounds the asynchronous calls that wait on each edge node likewise.
+	QueueMaxMemory string `envconfig:"QUEUE_MAXMEMORY" default:"256mb"`
 	// Cluster names the many-node Swarm of node containers to work on; empty means this machine's own engine.
 	Cluster string `envconfig:"CLUSTER"`
 	// Nodes is the size of the cluster that `cluster` creates; 1 to 9.

@@ -98,6 +98,7 @@ func newSystem(ctx context.Context, s settings) (*up.System, error) {
 		Port:           s.Port,
 		Workers:        s.Workers,
 		RedisMaxMemory: s.RedisMaxMemory,
+		QueueMaxMemory: s.QueueMaxMemory,
 		Out:            os.Stdout,
 	})
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kelseyhightower/envconfig"
 
+	"waggle/provider/async"
 	"waggle/provider/gateway"
 )
 
@@ -106,6 +107,19 @@ func loadGateway(c config) (gateway.Config, error) {
 		edge.ProviderURL = "http://provider:8081"
 	}
 	return edge, nil
+}
+
+// loadQueue reads the queue's part of the environment. Without a socket there is to be none.
+func loadQueue(c config) (settings async.Config, wanted bool, err error) {
+	if err := loadEnv(&settings); err != nil || settings.Socket == "" {
+		return settings, false, err
+	}
+	password, err := os.ReadFile(filepath.Join(c.SecretMountPath, "redis-queue"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a Redis of one's own may ask for none
+		return settings, false, fmt.Errorf("reading secret redis-queue: %w", err)
+	}
+	settings.Password = strings.TrimSpace(string(password))
+	return settings, true, nil
 }
 
 // loadEnv fills a struct with envconfig tags from the environment. Envconfig looks for upper-case names only; those of

@@ -114,11 +114,18 @@ func startGateway(ctx context.Context, group *errgroup.Group, c config, logger *
 	if err != nil {
 		return err
 	}
-	edge.Release, edge.Logger = release, logger
+	edge.Release, edge.Logger, edge.Registry = release, logger, prometheus.NewRegistry()
+	queue, err := newQueue(c, edge)
+	if err != nil {
+		return err
+	}
+	if queue != nil {
+		edge.Queue = callQueue{queue}
+	}
 	served, err := gateway.New(edge)
 	if err != nil {
 		return err
 	}
-	group.Go(func() error { return served.Run(ctx) })
+	group.Go(func() error { return runEdge(ctx, served, queue) })
 	return nil
 }

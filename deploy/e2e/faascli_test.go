@@ -190,6 +190,19 @@ func (p *project) functionCommands(t *testing.T) []command {
 			calls: []request{{"POST", "/function/probe.openfaas-fn?a=b", "hello", 200}}},
 		{name: "invoke with a method", args: []string{"invoke", "probe", "--method", "PUT"}, stdin: "x", says: []string{"PUT /\nx"},
 			calls: []request{{"PUT", "/function/probe.openfaas-fn", "x", 200}}},
+		{name: "invoke --async", args: []string{"invoke", "probe", "--async", "--header", "X-Callback-Url: http://gateway:8080/function/probe/note", "--header", "X-Call-Id: from-the-client"},
+			stdin: "hello", says: []string{"Function submitted asynchronously"},
+			holds: func(t *testing.T) {
+				if p.cli == "" {
+					p.submit(t, "from-the-client", "probe.openfaas-fn", "http://gateway:8080/function/probe/note")
+				}
+				eventually(t, time.Minute, func() error {
+					if told := p.noted(t, "probe").Told["from-the-client"]; told != "200" {
+						return fmt.Errorf("its callback was told %q", told)
+					}
+					return nil
+				})
+			}},
 	}
 }
 

@@ -52,7 +52,7 @@ func (s *system) containersOf(t *testing.T, service string) map[docker.Engine][]
 
 // testPrivileges looks at running containers from outside, as an attacker who owns one would find them inside.
 func (s *system) testPrivileges(t *testing.T) {
-	for _, service := range []string{"vote", "results", "waggle_gateway"} {
+	for _, service := range []string{"vote", "results", "waggle_gateway", "waggle_queue"} {
 		for engine, all := range s.containersOf(t, service) {
 			for _, c := range all {
 				s.testContainer(t, engine, c)

@@ -48,6 +48,7 @@ func (s *system) testControlPlane(t *testing.T) {
 	t.Run("names of functions that do not exist", p.testStrangeNames)
 	t.Run("clients that send a byte at a time", p.testTricklers)
 	t.Run("the conformance suite", p.testConformance)
+	t.Run("asynchronous calls", p.testAsync)
 	t.Run("a storm of writers", p.testStorm)
 	t.Run("the provider is killed", p.testProviderKilled)
 }

@@ -60,7 +60,7 @@ func start(t *testing.T, nodes int) *system {
 	s.gateway = s.target.Gateways[0]
 	s.config = up.Config{
 		Target: s.target, Root: root, StateDir: t.TempDir(), Port: up.DefaultPort, Workers: 1,
-		RedisMaxMemory: "256mb", Out: io.MultiWriter(s.log, testWriter{t}),
+		RedisMaxMemory: "256mb", QueueMaxMemory: "128mb", Out: io.MultiWriter(s.log, testWriter{t}),
 	}
 	s.up(t)
 	return s

@@ -12,25 +12,33 @@ import (
 	"testing"
 )
 
-// RedisPassword is the password of the users capture and drain on every Redis of the harness.
+// RedisPassword is the password of every user of every Redis of the harness.
 const RedisPassword = "harness"
 
-// RedisServer is one capture node's Redis. Its methods fail the test that made it; they are not safe for
+// RedisServer is one node's Redis. Its methods fail the test that made it; they are not safe for
 // concurrent use.
 type RedisServer struct {
 	t    testing.TB
 	dir  string
 	node string
 	port int
+	// queue: it holds no votes; the default user is on.
+	queue bool
 	process
 }
 
 // Redis starts a private Redis with the settings, users and genesis entry of the product's image, and ends it with
 // the test. Its node name is unique within the test process.
-func Redis(t testing.TB) *RedisServer {
+func Redis(t testing.TB) *RedisServer { return newRedis(t, false) }
+
+// QueueRedis is Redis for the gateway's queue: the same settings, the default user with RedisPassword and all rights, and
+// no stream.
+func QueueRedis(t testing.TB) *RedisServer { return newRedis(t, true) }
+
+func newRedis(t testing.TB, queue bool) *RedisServer {
 	t.Helper()
 	dir := place(t, "redis")
-	r := &RedisServer{t: t, dir: dir, node: filepath.Base(dir)}
+	r := &RedisServer{t: t, dir: dir, node: filepath.Base(dir), queue: queue}
 	t.Cleanup(func() {
 		r.end(t, syscall.SIGKILL)
 		if err := os.RemoveAll(dir); err != nil {
@@ -55,7 +63,9 @@ func (r *RedisServer) launch() {
 			r.t.Fatalf("noting the process of Redis: %v", err)
 		}
 		if r.tryAwait(r.answers) {
-			r.genesis()
+			if !r.queue {
+				r.genesis()
+			}
 			return
 		}
 		if r.cmd != nil && !fresh {
@@ -74,8 +84,12 @@ func (r *RedisServer) command() []string {
 		"--no-appendfsync-on-rewrite", "no", "--aof-load-truncated", "yes",
 		"--maxmemory", "256mb", "--maxmemory-policy", "noeviction",
 	}
+	standard := "default off"
+	if r.queue {
+		standard = "default on >" + RedisPassword + " ~* +@all"
+	}
 	for _, rules := range []string{
-		"default off",
+		standard,
 		"capture on >" + RedisPassword + " resetkeys ~votes -@all +xadd +ping +hello +auth",
 		"drain on >" + RedisPassword + " resetkeys ~votes ~votes:inc -@all +xrange +xtrim +xinfo|stream +xlen +get +ping +hello +auth",
 		"admin on >" + RedisPassword + " ~* &* +@all",

@@ -17,7 +17,7 @@ func (s *System) Down(ctx context.Context) error {
 	if err := s.stop(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.Out, "\nDown. The votes are kept; `make up` goes on with them.\n")
+	fmt.Fprintf(s.Out, "\nDown. The votes and queued calls are kept; `make up` goes on with them.\n")
 	return nil
 }
 
@@ -123,7 +123,7 @@ func (s *System) removeSecrets(ctx context.Context) (string, error) {
 func (s *System) removeVolumes(ctx context.Context) (string, error) {
 	removed := 0
 	for _, engine := range s.engines() {
-		for _, volume := range []string{"waggle-votes-data", "waggle-votes-socket", "waggle-postgres-data"} {
+		for _, volume := range []string{"waggle-votes-data", "waggle-votes-socket", "waggle-queue-data", "waggle-queue-socket", "waggle-postgres-data"} {
 			out, err := engine.Run(ctx, "volume", "ls", "--quiet", "--filter", "name=^"+volume+"$")
 			if err != nil {
 				return "", fmt.Errorf("listing volumes: %w", err)

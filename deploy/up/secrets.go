@@ -26,6 +26,7 @@ var credentials = []credential{
 	{name: "basic-auth-password", generate: randomHex, swarm: true},
 	{name: "redis-capture", generate: randomHex, swarm: true, function: true},
 	{name: "redis-drain", generate: randomHex, swarm: true},
+	{name: "redis-queue", generate: randomHex, swarm: true},
 	{name: "postgres-admin", generate: randomHex, swarm: true},
 	{name: "postgres-drain", generate: randomHex, swarm: true},
 	{name: "postgres-results", generate: randomHex, swarm: true, function: true},

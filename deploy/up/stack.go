@@ -63,7 +63,7 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("reading the polls: %w", err)
 	}
-	megabytes, err := redisMegabytes(s.RedisMaxMemory)
+	megabytes, err := redisMegabytes("REDIS_MAXMEMORY", s.RedisMaxMemory)
 	if err != nil {
 		return "", err
 	}
@@ -77,6 +77,7 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 		"PORT=" + strconv.Itoa(s.Port),
 		"WORKERS=" + strconv.Itoa(s.Workers),
 		"REDIS_MAXMEMORY=" + s.RedisMaxMemory,
+		"QUEUE_MAXMEMORY=" + s.QueueMaxMemory,
 		// Votes that are counted stay in Redis for a while; at 120 bytes each this is a quarter of its memory, so that
 		// they never take the room of votes that are not.
 		"RETENTION_ENTRIES=" + strconv.Itoa(2000*megabytes),

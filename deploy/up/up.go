@@ -58,6 +58,8 @@ type Config struct {
 	Workers int
 	// RedisMaxMemory bounds each capture node's queue in megabytes, "16mb" to "999999mb"; about 120 bytes a vote.
 	RedisMaxMemory string
+	// QueueMaxMemory bounds each gateway's queue of asynchronous calls likewise.
+	QueueMaxMemory string
 	// Timeout bounds each wait for services and functions to answer; 0 means 3 minutes.
 	Timeout time.Duration
 	// Out receives the progress lines; nil discards them.
@@ -82,7 +84,10 @@ func New(c Config) (*System, error) {
 	if c.Workers < 1 || c.Workers > 64 {
 		return nil, fmt.Errorf("WORKERS is %d; legal are 1 to 64", c.Workers)
 	}
-	if _, err := redisMegabytes(c.RedisMaxMemory); err != nil {
+	if _, err := redisMegabytes("REDIS_MAXMEMORY", c.RedisMaxMemory); err != nil {
+		return nil, err
+	}
+	if _, err := redisMegabytes("QUEUE_MAXMEMORY", c.QueueMaxMemory); err != nil {
 		return nil, err
 	}
 	if len(c.Target.Gateways) == 0 {
@@ -105,12 +110,12 @@ func New(c Config) (*System, error) {
 	}, nil
 }
 
-// redisMegabytes reads REDIS_MAXMEMORY, whose form the Redis image defines.
-func redisMegabytes(text string) (int, error) {
+// redisMegabytes reads a setting whose form the Redis image defines.
+func redisMegabytes(name, text string) (int, error) {
 	digits, ok := strings.CutSuffix(text, "mb")
 	megabytes, err := strconv.Atoi(digits)
 	if !ok || err != nil || megabytes < 16 || megabytes > 999999 {
-		return 0, fmt.Errorf("REDIS_MAXMEMORY is %q; legal are 16mb to 999999mb", text)
+		return 0, fmt.Errorf("%s is %q; legal are 16mb to 999999mb", name, text)
 	}
 	return megabytes, nil
 }

@@ -38,7 +38,7 @@ func newTestSystem(t *testing.T, change func(*Config)) *System {
 	}
 	config := Config{
 		Target: Target{Gateways: []string{"http://127.0.0.1:1"}}, Root: root, StateDir: filepath.Join(root, "state"),
-		Port: DefaultPort, Workers: 1, RedisMaxMemory: "64mb", Out: &bytes.Buffer{},
+		Port: DefaultPort, Workers: 1, RedisMaxMemory: "64mb", QueueMaxMemory: "64mb", Out: &bytes.Buffer{},
 	}
 	if change != nil {
 		change(&config)
@@ -52,7 +52,7 @@ func newTestSystem(t *testing.T, change func(*Config)) *System {
 
 func TestNewRefusesImpossibleSettings(t *testing.T) {
 	t.Parallel()
-	good := Config{Target: Target{Gateways: []string{"http://x"}}, Root: "../..", Port: 8080, Workers: 1, RedisMaxMemory: "512mb"}
+	good := Config{Target: Target{Gateways: []string{"http://x"}}, Root: "../..", Port: 8080, Workers: 1, RedisMaxMemory: "512mb", QueueMaxMemory: "256mb"}
 	if _, err := New(good); err != nil {
 		t.Fatalf("the good settings are refused: %v", err)
 	}
@@ -64,6 +64,7 @@ func TestNewRefusesImpossibleSettings(t *testing.T) {
 		"no port":             {func(c *Config) { c.Port = 0 }, "PORT is 0"},
 		"memory without unit": {func(c *Config) { c.RedisMaxMemory = "512" }, `REDIS_MAXMEMORY is "512"; legal are 16mb to 999999mb`},
 		"too little memory":   {func(c *Config) { c.RedisMaxMemory = "15mb" }, "legal are 16mb"},
+		"too small a queue":   {func(c *Config) { c.QueueMaxMemory = "8mb" }, `QUEUE_MAXMEMORY is "8mb"; legal are 16mb to 999999mb`},
 		"no worker":           {func(c *Config) { c.Workers = 0 }, "WORKERS is 0; legal are 1 to 64"},
 		"no gateway":          {func(c *Config) { c.Target.Gateways = nil }, "no gateway"},
 		"not the root":        {func(c *Config) { c.Root = t.TempDir() }, "not this repository's root"},
@@ -161,7 +162,7 @@ func TestCredentialsAreMadeOnceAndNeverReplaced(t *testing.T) {
 	}
 
 	fakeDocker(t, map[string]string{"secret ls": "waggle-" + strings.Join([]string{"basic-auth-user", "basic-auth-password", "redis-capture",
-		"redis-drain", "postgres-admin", "postgres-drain", "postgres-results"}, "\nwaggle-")})
+		"redis-drain", "redis-queue", "postgres-admin", "postgres-drain", "postgres-results"}, "\nwaggle-")})
 	if created, err := s.ensureCredentials(t.Context()); err != nil || created != 0 {
 		t.Fatalf("a second run makes %d, %v", created, err)
 	}

@@ -26,6 +26,9 @@ type ClientConfig struct {
 	User, Password string
 	// Report makes the load report of this moment; nil sends none. It is called from one goroutine.
 	Report func() Report
+	// Cancelled is told of each asynchronous call that somebody wants cancelled, perhaps more than once; nil ignores them.
+	// It must not block: the stream waits for it.
+	Cancelled func(id string)
 	// ReportEvery is the time between reports; default 1 s.
 	ReportEvery time.Duration
 	// Watchdog is the silence after which a stream counts as dead; default 10 s, twice the longest legal heartbeat.
@@ -45,6 +48,9 @@ func (c ClientConfig) withDefaults() ClientConfig {
 	}
 	if c.MaxBackoff == 0 {
 		c.MaxBackoff = 2 * time.Second
+	}
+	if c.Cancelled == nil {
+		c.Cancelled = func(string) {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -179,11 +185,17 @@ func (c *Client) follow(ctx context.Context) (lines int, err error) {
 		if len(line) == 0 {
 			continue
 		}
-		var t Table
-		if err := json.Unmarshal(line, &t); err != nil {
+		var news struct {
+			Table
+			cancelLine
+		}
+		if err := json.Unmarshal(line, &news); err != nil {
 			return lines, fmt.Errorf("decoding a replica table: %w", err)
 		}
-		c.take(t)
+		if ValidCallID(news.Cancel) {
+			c.cfg.Cancelled(news.Cancel)
+		}
+		c.take(news.Table)
 	}
 }
 
@@ -250,6 +262,11 @@ func (c *Client) report(ctx context.Context) {
 // Wake asks the provider to bring a function back from zero replicas; [ErrUnknownFunction] if it knows none of that name.
 func (c *Client) Wake(ctx context.Context, name, namespace string) error {
 	return c.post(ctx, "/feed/wake", 35*time.Second, wakeRequest{Name: name, Namespace: namespace})
+}
+
+// Cancel asks the provider to have every gateway cancel an asynchronous call; whether one has it, nobody says.
+func (c *Client) Cancel(ctx context.Context, id string) error {
+	return c.post(ctx, "/feed/cancel", 5*time.Second, cancelLine{Cancel: id})
 }
 
 func (c *Client) post(ctx context.Context, path string, timeout time.Duration, body any) error {

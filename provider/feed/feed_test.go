@@ -244,12 +244,12 @@ func TestGaugesOfSilentGatewaysDoNotCount(t *testing.T) {
 	var b loadBook
 	b.init(5 * time.Second)
 	t0 := time.Unix(1000, 0)
-	b.add(Report{Gateway: "a", Epoch: "1", Functions: []Load{{Name: "f", Inflight: 3, Queued: 1, Completed: 7}}}, t0)
+	b.add(Report{Gateway: "a", Epoch: "1", Functions: []Load{{Name: "f", Inflight: 3, Queued: 1, Pending: 2, Completed: 7}}}, t0)
 	b.add(Report{Gateway: "b", Epoch: "1", Functions: []Load{{Name: "f", Inflight: 2, Completed: 1}}}, t0.Add(4*time.Second))
-	if got := b.one(key{"f", ""}, t0.Add(5*time.Second)); got.Inflight != 5 || got.Queued != 1 || got.Completed != 8 {
+	if got := b.one(key{"f", ""}, t0.Add(5*time.Second)); got.Inflight != 5 || got.Queued != 1 || got.Pending != 2 || got.Completed != 8 {
 		t.Errorf("with both gateways alive: %+v", got)
 	}
-	if got := b.one(key{"f", ""}, t0.Add(6*time.Second)); got.Inflight != 2 || got.Queued != 0 || got.Completed != 8 {
+	if got := b.one(key{"f", ""}, t0.Add(6*time.Second)); got.Inflight != 2 || got.Queued != 0 || got.Pending != 0 || got.Completed != 8 {
 		t.Errorf("with gateway a silent for 6 s: %+v", got)
 	}
 }
@@ -322,6 +322,7 @@ func TestBadInputIsRefusedByName(t *testing.T) {
 		"no epoch":           {"/feed/load", `{"gateway":"g"}`, 400, "epoch is 0 characters"},
 		"no function name":   {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{}]}`, 400, "functions[0].name"},
 		"negative in-flight": {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f","inflight":-1}]}`, 400, "inflight -1"},
+		"negative pending":   {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f","pending":-1}]}`, 400, "pending -1"},
 		"repeated function":  {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f"},{"name":"f"}]}`, 400, "repeats f"},
 		"negative counter":   {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f","started":-1}]}`, 400, "decoding the body"},
 		"huge report":        {"/feed/load", `{"gateway":"` + strings.Repeat("x", maxReport), 413, "larger than"},

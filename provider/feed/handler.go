@@ -23,16 +23,19 @@ const (
 // emptyLine is a heartbeat.
 var emptyLine = []byte("\n")
 
-// Handler serves the hub's three routes. It does no authentication: the provider wraps it like its other routes.
+// Handler serves the hub's routes. It does no authentication: the provider wraps it like its other routes.
 //
-//	GET  /feed/table  ndjson: the newest table at once and whenever it changes; empty lines are heartbeats
-//	POST /feed/load   one Report
-//	POST /feed/wake   {"name":…,"namespace":…}; 202 once replicas have been asked for, 404 for an unknown function
+//	GET  /feed/table   ndjson: the newest table at once and whenever it changes; empty lines are heartbeats;
+//	                   {"cancel":<call id>} is an asynchronous call that whoever has it is to cancel
+//	POST /feed/load    one Report
+//	POST /feed/wake    {"name":…,"namespace":…}; 202 once replicas have been asked for, 404 for an unknown function
+//	POST /feed/cancel  {"cancel":<call id>}; 202 once every gateway that listens, or comes back soon, will be told
 func (h *Hub) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /feed/table", h.serveTable)
 	mux.HandleFunc("POST /feed/load", h.serveLoad)
 	mux.HandleFunc("POST /feed/wake", h.serveWake)
+	mux.HandleFunc("POST /feed/cancel", h.serveCancel)
 	return mux
 }
 
@@ -56,8 +59,14 @@ func (h *Hub) serveTable(w http.ResponseWriter, r *http.Request) {
 	if line == nil {
 		line = emptyLine
 	}
+	told, seen, more := h.cancels.after(0, time.Now())
+	if len(told) > 0 && send(told) != nil {
+		return
+	}
 	for send(line) == nil {
 		select {
+		case <-more:
+			line, seen, more = h.cancels.after(seen, time.Now())
 		case <-newest.next:
 			// Whatever was published while the last write was stuck is skipped: only the newest matters.
 			newest = h.newest.Load()
@@ -99,8 +108,8 @@ func (r Report) validate() error {
 			return fmt.Errorf("functions[%d].namespace is %d characters long: legal is 0 to %d", i, len(l.Namespace), maxNameLen)
 		case seen[k]:
 			return fmt.Errorf("functions[%d] repeats %s in namespace %q", i, l.Name, l.Namespace)
-		case l.Inflight < 0 || l.Queued < 0:
-			return fmt.Errorf("functions[%d] has inflight %d and queued %d: legal is 0 and more", i, l.Inflight, l.Queued)
+		case l.Inflight < 0 || l.Queued < 0 || l.Pending < 0:
+			return fmt.Errorf("functions[%d] has inflight %d, queued %d and pending %d: legal is 0 and more", i, l.Inflight, l.Queued, l.Pending)
 		default:
 			seen[k] = true
 		}

@@ -78,6 +78,8 @@ type Hub struct {
 	newest atomic.Pointer[encoded]
 	wakes  wakeGroup
 	loads  loadBook
+
+	cancels cancels
 }
 
 // encoded is one published table as it goes over the wire, and the signal that a newer one exists.
@@ -96,6 +98,7 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 	h := &Hub{cfg: cfg}
 	h.newest.Store(&encoded{next: make(chan struct{})})
 	h.loads.init(cfg.ReportTTL)
+	h.cancels.more = make(chan struct{})
 	return h, nil
 }
 

@@ -60,7 +60,7 @@ func (b *loadBook) add(r Report, now time.Time) {
 	// A function that this report leaves out keeps its counter baseline: it may come back in the next table.
 	for k, l := range before.loads {
 		if _, ok := loads[k]; !ok {
-			l.Inflight, l.Queued = 0, 0
+			l.Inflight, l.Queued, l.Pending = 0, 0, 0
 			loads[k] = l
 		}
 	}
@@ -95,6 +95,7 @@ func (b *loadBook) sum(k key, now time.Time) Load {
 		if now.Sub(seen.at) <= b.ttl {
 			total.Inflight += seen.loads[k].Inflight
 			total.Queued += seen.loads[k].Queued
+			total.Pending += seen.loads[k].Pending
 		}
 	}
 	return total

@@ -49,8 +49,21 @@ type Function struct {
 	ScaleTarget float64 `json:"scale_target,omitempty"`
 	// HealthPath is asked before a fresh replica is trusted (annotation com.waggle.health.path); never empty.
 	HealthPath string `json:"health_path"`
+	// Retry is what the annotations com.openfaas.retry.* say; nil says nothing.
+	Retry *Retry `json:"retry,omitempty"`
 	// Replicas is sorted by ID.
 	Replicas []Replica `json:"replicas,omitempty"`
+}
+
+// Retry is how the asynchronous calls of a function are repeated. What is nil or empty is left to the gateway's settings.
+type Retry struct {
+	// Attempts is how often a call is sent again; 0 is never.
+	Attempts *int `json:"attempts,omitempty"`
+	// Codes are the statuses of the function after which a call is sent again.
+	Codes []int `json:"codes,omitempty"`
+	// MinWait and MaxWait bound the pause before each repetition.
+	MinWait *time.Duration `json:"min_wait,omitempty"`
+	MaxWait *time.Duration `json:"max_wait,omitempty"`
 }
 
 // Replica is one task of a function's service.
@@ -74,6 +87,8 @@ type Load struct {
 	// Inflight is the number of invocations being forwarded now, Queued of those held or waiting for a replica.
 	Inflight int `json:"inflight"`
 	Queued   int `json:"queued"`
+	// Pending is the number of asynchronous calls that wait on this gateway's node, those of a later retry included.
+	Pending int `json:"pending,omitempty"`
 }
 
 // Report is one gateway's load, sent each second.

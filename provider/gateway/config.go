@@ -87,6 +87,9 @@ type Config struct {
 	// MaxBody bounds a request's body in bytes; 0 means no bound.
 	MaxBody int64 `envconfig:"max_body_bytes" default:"0"`
 
+	// MaxAsyncBody bounds the body of an asynchronous call in bytes.
+	MaxAsyncBody int64 `envconfig:"async_max_body_bytes" default:"1048576"`
+
 	// RateLimit bounds the requests per second that come from one prefix, an IPv4 /24 or IPv6 /56; 0 means no bound.
 	// RateBurst is how many of them may come at once; 0 means twice the rate, at least 20.
 	RateLimit float64 `envconfig:"rate_limit" default:"0"`
@@ -107,6 +110,8 @@ type Config struct {
 	MetricsListener net.Listener `ignored:"true"`
 	// Table is served until the feed brings a newer one, and for ever if ProviderURL is empty.
 	Table *feed.Table `ignored:"true"`
+	// Queue takes asynchronous calls; nil: there are none.
+	Queue Queue `ignored:"true"`
 }
 
 // maxRate is more per second than one gateway can do.
@@ -139,6 +144,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.RateBurst == 0 {
 		c.RateBurst = max(int(min(2*c.RateLimit, maxRate)), 20)
+	}
+	if c.MaxAsyncBody == 0 {
+		c.MaxAsyncBody = 1 << 20
 	}
 	if c.FunctionNamespace == "" {
 		c.FunctionNamespace = "openfaas-fn"
@@ -183,6 +191,9 @@ func (c Config) validate() error {
 	}
 	if c.MaxBody < 0 {
 		errs = append(errs, fmt.Errorf("max_body_bytes is %d: legal is 0 (no bound) and more", c.MaxBody))
+	}
+	if c.MaxAsyncBody < 1 || c.MaxAsyncBody > maxAsyncBody {
+		errs = append(errs, fmt.Errorf("async_max_body_bytes is %d: legal is 1 to %d", c.MaxAsyncBody, maxAsyncBody))
 	}
 	for _, d := range []struct {
 		name  string

@@ -192,9 +192,14 @@ func (ex *exchange) serve() (keep bool) {
 		if !ex.route(target[len(functionPrefix):]) {
 			return ex.refuse(404, "no such function")
 		}
+	case bytes.HasPrefix(target, asyncPrefix):
+		return ex.async(target[len(asyncPrefix):])
 	case bytes.HasPrefix(target, systemPrefix):
 		if !ex.authorised() {
 			return ex.refuse(401, "invalid credentials")
+		}
+		if isQueuePath(target) {
+			return ex.inspectQueue()
 		}
 		if ex.g.provider == nil {
 			return ex.refuse(503, "there is no provider")
@@ -204,6 +209,7 @@ func (ex *exchange) serve() (keep bool) {
 		return ex.local()
 	}
 	if max := ex.g.cfg.MaxBody; max > 0 && ex.req.Body.Length() > max {
+		ex.mark()
 		return ex.refuse(413, "request body is too long")
 	}
 	return ex.invoke()

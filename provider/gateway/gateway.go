@@ -49,6 +49,12 @@ type Gateway struct {
 
 	// clock is the time in Unix nanoseconds, a sweep old at most: exact enough for every deadline.
 	clock atomic.Int64
+	// receiving is the room that bodies of asynchronous calls take while they come in; see intake.
+	receiving atomic.Int64
+	// cancels are calls to be cancelled for other gateways' clients; asked bounds what this one's ask of the others.
+	cancels chan string
+	asked   sampler
+
 	// unready is set when shutdown begins, draining once connections are to be closed after their request.
 	unready, draining atomic.Bool
 
@@ -66,7 +72,8 @@ func New(cfg Config) (*Gateway, error) {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
 	}
 	g := &Gateway{cfg: cfg, servedBy: "waggle/" + cfg.Release, epoch: rand.Text(),
-		conns: make(map[*conn]struct{}), perIP: make(map[string]int)}
+		conns: make(map[*conn]struct{}), perIP: make(map[string]int), cancels: make(chan string, maxCancels)}
+	g.asked.most = maxCancels
 	g.clock.Store(time.Now().UnixNano())
 	var err error
 	if g.creds, err = cfg.credentials(); err != nil {
@@ -101,7 +108,7 @@ func New(cfg Config) (*Gateway, error) {
 	if address, _ := cfg.providerAddress(); address != "" {
 		g.provider = g.registry.Fixed("provider", address)
 		g.feed, err = feed.NewClient(feed.ClientConfig{URL: cfg.ProviderURL, User: g.creds.user, Password: g.creds.password,
-			Report: g.report, Logger: cfg.Logger})
+			Report: g.report, Cancelled: g.cancelled, Logger: cfg.Logger})
 		if err != nil {
 			return nil, fmt.Errorf("configuring the gateway: %w", err)
 		}
@@ -138,6 +145,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.registry.Run(inner) })
 	group.Go(func() error { return g.followTable(inner) })
 	group.Go(func() error { return g.sweep(inner) })
+	group.Go(func() error { return g.runCancels(inner) })
 	group.Go(func() error { return g.serveMetrics(inner, metricsListener) })
 	if g.feed != nil {
 		group.Go(func() error { return g.feed.Run(inner) })
@@ -248,7 +256,7 @@ func (g *Gateway) report() feed.Report {
 	r := feed.Report{Gateway: g.hostname, Epoch: g.epoch, At: time.Now(), Functions: make([]feed.Load, 0, len(sets))}
 	for _, s := range sets {
 		r.Functions = append(r.Functions, feed.Load{Name: s.Name, Namespace: s.Namespace,
-			Started: s.Started.Load(), Completed: s.Completed.Load(), Inflight: s.Inflight(), Queued: s.Queued()})
+			Started: s.Started.Load(), Completed: s.Completed.Load(), Inflight: s.Inflight(), Queued: s.Queued(), Pending: g.pending(s.Label)})
 	}
 	return r
 }

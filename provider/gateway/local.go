@@ -19,9 +19,12 @@ import (
 // 499 is not sent, it stands in metrics for a client that left.
 func statusOf(err error) int {
 	var malformed *http1.Error
+	var refusal interface{ HTTPStatus() int }
 	switch {
 	case errors.As(err, &malformed):
 		return malformed.Status
+	case errors.As(err, &refusal): // of the queue
+		return refusal.HTTPStatus()
 	case errors.Is(err, upstream.ErrRemoved):
 		return 404
 	case errors.Is(err, upstream.ErrLeft):
@@ -205,7 +208,8 @@ func (m *metrics) api(method, path []byte, status int, took time.Duration) {
 	folded := "/system/other"
 	path, _, _ = bytes.Cut(path, []byte("?"))
 	for _, known := range [...]string{"/system/functions", "/system/function/", "/system/scale-function/", "/system/secrets",
-		"/system/logs", "/system/info", "/system/namespaces", "/system/namespace/", "/system/alert", "/system/telemetry"} {
+		"/system/logs", "/system/info", "/system/namespaces", "/system/namespace/", "/system/alert", "/system/telemetry",
+		"/system/queue", "/system/queue/dead", "/system/queue/dead/", "/async-function/"} {
 		if string(path) == known || known[len(known)-1] == '/' && bytes.HasPrefix(path, []byte(known)) {
 			folded = known
 		}

@@ -26,11 +26,17 @@ func (ex *exchange) mark() {
 	id := &ex.id
 	id.callID, id.ownCallID = nil, false
 	id.forwardedHost, id.forwardedProto, id.forwardedFor = false, false, false
+	id.startLen = len(strconv.AppendInt(id.start[:0], ex.started.UnixNano(), 10))
 	fields := ex.req.All()
 	for i := range fields {
 		switch f := &fields[i]; f.Kind {
-		case http1.Host, http1.StartTime:
+		case http1.Host:
 			f.Drop = true
+		case http1.StartTime:
+			f.Drop = true
+			if value := ex.req.Value(f); ex.c.inner && len(value) <= len(id.start) {
+				id.startLen = copy(id.start[:], value) // of a call that was accepted earlier
+			}
 		case http1.ForwardedFor:
 			f.Drop, id.forwardedFor = !ex.c.inner, true
 		case http1.ForwardedHost:
@@ -43,7 +49,6 @@ func (ex *exchange) mark() {
 			}
 		}
 	}
-	id.startLen = len(strconv.AppendInt(id.start[:0], ex.started.UnixNano(), 10))
 	if len(id.callID) == 0 {
 		id.callID, id.ownCallID = newCallID(&id.made), true
 	}
@@ -57,6 +62,10 @@ func newCallID(into *[36]byte) []byte {
 	for i := range 8 {
 		raw[i], raw[8+i] = byte(a>>(8*i)), byte(b>>(8*i))
 	}
+	return formatCallID(into, raw)
+}
+
+func formatCallID(into *[36]byte, raw [16]byte) []byte {
 	raw[6] = raw[6]&0x0f | 0x40
 	raw[8] = raw[8]&0x3f | 0x80
 	hex.Encode(into[0:8], raw[0:4])
@@ -73,7 +82,7 @@ func newCallID(into *[36]byte) []byte {
 
 // requestHead writes the head that the replica gets and returns it. It can be called again for another replica.
 func (ex *exchange) requestHead(address string) []byte {
-	req, id := &ex.req, &ex.id
+	req := &ex.req
 	// Everything of the old head, and what is added: bounded by the address, the client's address and the ids.
 	ex.takeOut(ex.head - ex.r + len(address) + 512)
 	b := append(ex.out.B[:0], req.Method...)
@@ -86,6 +95,19 @@ func (ex *exchange) requestHead(address string) []byte {
 	b = append(b, address...)
 	b = append(b, "\r\n"...)
 	b = ex.appendKept(b)
+	b = ex.appendOrigin(b)
+	if req.WebSocket {
+		b = append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
+	}
+	if req.Body.Chunked() {
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// appendOrigin appends the fields that say where the request comes from, which it is and when it came.
+func (ex *exchange) appendOrigin(b []byte) []byte {
+	req, id := &ex.req, &ex.id
 	if !id.forwardedHost && len(req.Host) > 0 {
 		b = append(b, "X-Forwarded-Host: "...)
 		b = append(b, req.Host...)
@@ -113,13 +135,6 @@ func (ex *exchange) requestHead(address string) []byte {
 	}
 	b = append(b, "X-Start-Time: "...)
 	b = append(b, id.start[:id.startLen]...)
-	b = append(b, "\r\n"...)
-	if req.WebSocket {
-		b = append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
-	}
-	if req.Body.Chunked() {
-		b = append(b, "Transfer-Encoding: chunked\r\n"...)
-	}
 	return append(b, "\r\n"...)
 }
 

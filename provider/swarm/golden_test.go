@@ -82,6 +82,8 @@ func goldenDeployments() map[string]types.FunctionDeployment {
 		"stop-grace":            {Annotations: ptr(annotationStopGrace, "90s")},
 		"timeouts":              {EnvVars: map[string]string{"write_timeout": "10s", "healthcheck_interval": "5s", "max_inflight": "100"}},
 		"health-path":           {Annotations: ptr(annotationHealthPath, "/up", annotationIdempotent, "true")},
+		"retries": {Annotations: ptr(annotationRetryAttempts, "30", annotationRetryCodes, "429,503", annotationRetryMinWait, "5s",
+			annotationRetryMaxWait, "1m")},
 		"everything": {
 			EnvProcess: "./h", EnvVars: map[string]string{"A": "1"}, Constraints: []string{"node.role == worker"}, Secrets: []string{"s1"},
 			Labels: ptr("com.openfaas.scale.min", "2"), Annotations: ptr("topic", "t", annotationPerNode, "2"),

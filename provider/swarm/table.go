@@ -40,7 +40,7 @@ func (c Config) functions(v view) (table []feed.Function, skipped []string) {
 		table = append(table, feed.Function{
 			Name: d.Service, Namespace: d.Namespace, Service: service.Spec.Name,
 			Desired: desired(service), Min: w.min, Max: w.max,
-			MaxInflight: w.maxInflight, Idempotent: w.idempotent, HealthPath: w.healthPath,
+			MaxInflight: w.maxInflight, Idempotent: w.idempotent, HealthPath: w.healthPath, Retry: w.retry,
 			Replicas: c.replicas(tasks[service.ID], v.down),
 		})
 	}

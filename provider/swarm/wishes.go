@@ -10,6 +10,8 @@ import (
 
 	"github.com/moby/moby/api/types/mount"
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/provider/feed"
 )
 
 // Annotations and labels by which a deployment says what only we understand. ARCHITECTURE.md has their meaning.
@@ -20,6 +22,11 @@ const (
 	annotationStopGrace  = privatePrefix + "stop-grace"
 	annotationHealthPath = privatePrefix + "health.path"
 	annotationIdempotent = privatePrefix + "idempotent"
+
+	annotationRetryAttempts = "com.openfaas.retry.attempts"
+	annotationRetryCodes    = "com.openfaas.retry.codes"
+	annotationRetryMinWait  = "com.openfaas.retry.min_wait"
+	annotationRetryMaxWait  = "com.openfaas.retry.max_wait"
 
 	labelScaleMin  = "com.openfaas.scale.min"
 	labelScaleMax  = "com.openfaas.scale.max"
@@ -48,6 +55,7 @@ type wishes struct {
 	perNode     uint64
 	networks    []string
 	mounts      []mount.Mount
+	retry       *feed.Retry
 }
 
 // parseWishes reads them all and gives an error that names the first wrong one. Allow-lists are not looked at.
@@ -84,6 +92,9 @@ func parseWishes(d *types.FunctionDeployment) (wishes, error) {
 		return wishes{}, err
 	}
 	if w.mounts, err = parseVolumes(annotations[annotationVolumes]); err != nil {
+		return wishes{}, err
+	}
+	if w.retry, err = parseRetry(annotations); err != nil {
 		return wishes{}, err
 	}
 	// The function's own limit is its business: what its watchdog would not understand means no limit there either.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/moby/moby/api/types/mount"
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/provider/feed"
 )
 
 func TestParseWishes(t *testing.T) {
@@ -56,6 +58,22 @@ func TestParseWishes(t *testing.T) {
 		"volumes": {annotations: map[string]string{annotationVolumes: "v:/run/v, w:/w:ro"}, want: with(func(w *wishes) {
 			w.mounts = []mount.Mount{{Type: mount.TypeVolume, Source: "v", Target: "/run/v"}, {Type: mount.TypeVolume, Source: "w", Target: "/w", ReadOnly: true}}
 		})},
+		"retries": {annotations: map[string]string{annotationRetryAttempts: "0", annotationRetryCodes: "429, 503,429",
+			annotationRetryMinWait: "0s", annotationRetryMaxWait: "1m"}, want: with(func(w *wishes) {
+			w.retry = &feed.Retry{Attempts: new(0), Codes: []int{429, 503}, MinWait: new(time.Duration(0)), MaxWait: new(time.Minute)}
+		})},
+		"one wish about retries": {annotations: map[string]string{annotationRetryMaxWait: "5m"}, want: with(func(w *wishes) {
+			w.retry = &feed.Retry{MaxWait: new(5 * time.Minute)}
+		})},
+		"retries of nonsense":    {annotations: map[string]string{annotationRetryAttempts: "many"}, wrong: annotationRetryAttempts},
+		"retries beyond reason":  {annotations: map[string]string{annotationRetryAttempts: "1001"}, wrong: annotationRetryAttempts},
+		"retry code of success":  {annotations: map[string]string{annotationRetryCodes: "200"}, wrong: annotationRetryCodes},
+		"retry code of nonsense": {annotations: map[string]string{annotationRetryCodes: "5xx"}, wrong: annotationRetryCodes},
+		"no retry code":          {annotations: map[string]string{annotationRetryCodes: ","}, wrong: annotationRetryCodes},
+		"retry wait of nonsense": {annotations: map[string]string{annotationRetryMinWait: "5"}, wrong: annotationRetryMinWait},
+		"retry wait negative":    {annotations: map[string]string{annotationRetryMaxWait: "-1s"}, wrong: annotationRetryMaxWait},
+		"retry wait too long":    {annotations: map[string]string{annotationRetryMaxWait: "25h"}, wrong: annotationRetryMaxWait},
+		"retry waits crossed":    {annotations: map[string]string{annotationRetryMinWait: "2m", annotationRetryMaxWait: "1m"}, wrong: annotationRetryMinWait},
 		"volume without path":    {annotations: map[string]string{annotationVolumes: "v"}, wrong: annotationVolumes},
 		"volume of a host path":  {annotations: map[string]string{annotationVolumes: "/etc:/etc"}, wrong: annotationVolumes},
 		"volume of dots":         {annotations: map[string]string{annotationVolumes: "..:/x"}, wrong: annotationVolumes},
@@ -106,7 +124,8 @@ func FuzzWishes(f *testing.F) {
 		w, err := parseWishes(&types.FunctionDeployment{
 			Labels: &map[string]string{labelScaleMin: a, labelScaleMax: b, labelScaleZero: a},
 			Annotations: &map[string]string{annotationPerNode: b, annotationIdempotent: a, annotationStopGrace: b,
-				annotationHealthPath: a, annotationNetworks: b},
+				annotationHealthPath: a, annotationNetworks: b, annotationRetryAttempts: a, annotationRetryCodes: b,
+				annotationRetryMinWait: a, annotationRetryMaxWait: b},
 			EnvVars: map[string]string{"max_inflight": a, "write_timeout": b},
 		})
 		if err != nil {

@@ -23,6 +23,7 @@ func New(ctx context.Context) (http.Handler, error) {
 		go beat(ctx, every)
 	}
 	mux := http.NewServeMux()
+	remember(mux)
 	mux.HandleFunc("/", echo)
 	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, os.Getenv(r.URL.Query().Get("name")))

@@ -1,0 +1,113 @@
+// Package async keeps asynchronous calls in the node's own Redis and makes them.
+//
+// It stands behind the gateway's route /async-function/. In: calls, as the gateway read them; the replica table, which
+// says how much of a function may run at once and how its failures are to be repeated. Out: each call goes to its
+// function through the gateway itself, and the result to the client's callback. It guarantees that a call which was
+// accepted is on disk, and is made until it has succeeded, failed for good or been cancelled, whatever is killed
+// meanwhile; at least once, therefore, not exactly once. Every queue, body, wait and number of attempts has a bound;
+// what has used up its attempts is kept as a dead letter for an operator.
+//
+// The way of a call: Enqueue stores it (store.go) and notes it in memory (index.go); the dispatcher (dispatch.go) claims
+// what is due, invoke.go calls the function, retry.go judges the answer, settle.go stores the outcome, callback.go
+// delivers it past guard.go. load.go finds after a restart what is in Redis, inspect.go is what operators see.
+package async
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"waggle/provider/feed"
+)
+
+// Gateway is what calls go through. *gateway.Gateway implements it.
+type Gateway interface {
+	// Dial connects to the gateway from within its own process.
+	Dial(ctx context.Context) (net.Conn, error)
+	// Function finds one by name.namespace. That there is none says something only if known is true.
+	Function(label string) (fn feed.Function, found, known bool)
+}
+
+// Queue is the queue of one gateway. Make it with New, run it once with Run; Enqueue, Cancel, Pending and Inspect are for
+// concurrent use, before, while and after it runs, until Close.
+type Queue struct {
+	cfg     Config
+	store   *store
+	index   *index
+	guard   *guard
+	metrics *metrics
+	// epoch names this process among those that have used the same Redis.
+	epoch string
+	// loaded is closed once the index holds what Redis does; before that nothing can be accepted.
+	loaded chan struct{}
+	// health is what the last look at Redis found.
+	health atomic.Pointer[health]
+
+	// marked: Redis knows that this process is the owner.
+	marked atomic.Bool
+
+	// What follows is set by Run.
+	gateway      Gateway
+	inner, outer *http.Client    // to the gateway, and to anywhere else
+	stopping     <-chan struct{} // closed once nothing new is begun
+	ended        <-chan struct{} // closed once what was begun must end
+	attempts     sync.WaitGroup
+}
+
+// New checks cfg; it opens nothing and starts nothing.
+func New(cfg Config) (*Queue, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("configuring the queue: %w", err)
+	}
+	allowed, err := parseNetworks(cfg.CallbackNetworks)
+	if err != nil {
+		return nil, fmt.Errorf("configuring the queue: %w", err)
+	}
+	q := &Queue{
+		cfg: cfg, store: newStore(cfg), guard: &guard{allowed: allowed, own: ownNetworks}, epoch: rand.Text(), loaded: make(chan struct{}),
+		index: newIndex(bounds{queued: cfg.MaxQueued, queuedEach: cfg.MaxQueuedPerFunction, running: [kinds]int{cfg.MaxInflight, cfg.MaxCallbacks}}),
+	}
+	q.metrics = newMetrics(cfg.Registerer, q)
+	q.health.Store(&health{})
+	return q, nil
+}
+
+// Run makes calls through gateway until ctx is done; then it begins nothing more and returns once what it had begun is
+// over, at the latest after StopTimeout. A Redis that cannot be reached is waited for; the error is always nil.
+func (q *Queue) Run(ctx context.Context, gateway Gateway) error {
+	q.gateway = gateway
+	q.inner, q.outer = q.innerClient(), q.outerClient()
+	defer q.inner.CloseIdleConnections()
+	defer q.outer.CloseIdleConnections()
+	if !q.takeOver(ctx) {
+		return nil
+	}
+	// Attempts outlive ctx: a function that has begun is given the time to end.
+	running, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(errStopping)
+	q.stopping, q.ended = ctx.Done(), running.Done()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return q.watch(ctx) })
+	group.Go(func() error {
+		return q.dispatch(ctx, func(e *entry) { q.attempts.Go(func() { q.attempt(running, e) }) })
+	})
+	_ = group.Wait() // neither returns an error
+	late := time.AfterFunc(q.cfg.StopTimeout, func() { cut(errStopping) })
+	defer late.Stop()
+	q.attempts.Wait()
+	return nil
+}
+
+// Close ends the connections to Redis; what is called afterwards fails.
+func (q *Queue) Close() error { return q.store.close() }
+
+// Pending is the number of calls of a function, name.namespace, that wait, those of a later retry included.
+func (q *Queue) Pending(function string) int { return q.index.pending(function) }

@@ -1,0 +1,73 @@
+package async
+
+// counts is what one function has in the index.
+type counts struct {
+	function         string
+	waiting, running [kinds]int
+	// oldest is when the oldest of its calls was accepted, Unix ms; 0: there is none.
+	oldest int64
+}
+
+// counts looks at every call: a few milliseconds for a hundred thousand.
+func (x *index) counts() []counts {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	oldest := make(map[*account]int64, len(x.accounts))
+	for _, e := range x.byID {
+		if e.life != resting && e.life != storing && (oldest[e.account] == 0 || e.state.Accepted < oldest[e.account]) {
+			oldest[e.account] = e.state.Accepted
+		}
+	}
+	all := make([]counts, 0, len(x.accounts))
+	for _, a := range x.accounts {
+		c := counts{function: a.function, running: a.running, oldest: oldest[a]}
+		for k := range kinds {
+			c.waiting[k] = len(a.lanes[k])
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+func (x *index) pending(function string) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if a := x.accounts[function]; a != nil {
+		return len(a.lanes[invocation])
+	}
+	return 0
+}
+
+// size is the number of calls that are no dead letters.
+func (x *index) size() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.queued
+}
+
+// everLeft is how many calls have ever stopped being queued.
+func (x *index) everLeft() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.left
+}
+
+func (x *index) deadLetters() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.dead
+}
+
+// gone gives, once, the functions that have had calls, have none now, and are removed.
+func (x *index) gone(removed func(function string) bool) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var names []string
+	for name := range x.named {
+		if x.accounts[name] == nil && removed(name) {
+			names = append(names, name)
+			delete(x.named, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,76 @@
+package async
+
+import (
+	"context"
+	"time"
+
+	"waggle/provider/feed"
+)
+
+const (
+	// removedGrace is how long a function may be missing before its calls fail: a client that replaces one deletes it first.
+	removedGrace = time.Minute
+	// idle is how long the dispatcher sleeps when nothing is due; it is woken by whatever changes that.
+	idle = time.Hour
+)
+
+// dispatch claims what is due, and starts it, until ctx is done.
+func (q *Queue) dispatch(ctx context.Context, start func(*entry)) error {
+	timer := time.NewTimer(idle)
+	defer timer.Stop()
+	for {
+		wait := idle
+		for ctx.Err() == nil && q.health.Load().usable() {
+			now := time.Now()
+			e, next := q.index.claim(now.UnixMilli(), func(a *account, k kind) int { return q.limit(a, k, now) })
+			if e == nil {
+				if next > 0 {
+					wait = time.UnixMilli(next).Sub(now)
+				}
+				break
+			}
+			start(e)
+		}
+		timer.Reset(max(wait, time.Millisecond))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-q.index.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// limit is how many attempts of one function may run at once.
+func (q *Queue) limit(a *account, k kind, now time.Time) int {
+	if k == callback {
+		return max(q.cfg.MaxCallbacks/2, 1)
+	}
+	fn, found, known := q.gateway.Function(a.function)
+	if found || !known {
+		a.missing = time.Time{}
+		return q.cfg.limitOf(fn)
+	}
+	if a.missing.IsZero() {
+		a.missing = now
+	}
+	if now.Sub(a.missing) < removedGrace {
+		return 0
+	}
+	return q.cfg.MaxInflightPerFunction
+}
+
+// limitOf is the bound for a function that exists: what its ready replicas accept, if it says that. One without a
+// replica gets as much as one has, which is what wakes it.
+func (c *Config) limitOf(fn feed.Function) int {
+	if fn.MaxInflight <= 0 {
+		return c.MaxInflightPerFunction
+	}
+	ready := 0
+	for _, r := range fn.Replicas {
+		if r.State == feed.Ready {
+			ready++
+		}
+	}
+	return min(max(ready, 1)*fn.MaxInflight, c.MaxInflightPerFunction)
+}

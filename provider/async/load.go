@@ -1,0 +1,251 @@
+package async
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// watchEvery is how often Redis is looked at.
+	watchEvery = time.Second
+	// pruneEvery, sweepEvery and reloadEvery are counted in looks.
+	pruneEvery, sweepEvery, reloadEvery = 10, 600, 3
+	// orphanAge is how old a state in neither set must be to be swept: acceptance takes seconds.
+	orphanAge = time.Minute
+	// highWater is the percentage of Redis's memory from which no call is accepted: calls that are under way need the rest
+	// for their outcomes.
+	highWater = 90
+)
+
+// health is what a look at Redis has found.
+type health struct {
+	connected bool
+	// owner: this process is the one that makes the calls.
+	owner bool
+	// full: no further call is accepted.
+	full bool
+}
+
+func (h *health) usable() bool { return h.connected && h.owner }
+
+// takeOver makes this process the owner and reads what is there, however long Redis may be away. It reports false if ctx
+// ended first.
+func (q *Queue) takeOver(ctx context.Context) bool {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, maxPause) {
+		err := q.own(ctx)
+		if err == nil {
+			err = q.load(ctx)
+		}
+		if err == nil {
+			close(q.loaded)
+			q.health.Store(&health{connected: true, owner: true})
+			q.cfg.Logger.Info("queue taken over", "queued", q.index.size(), "dead_letters", q.index.deadLetters())
+			return true
+		}
+		if ctx.Err() == nil {
+			q.cfg.Logger.Warn("the queue's Redis cannot be used yet", "error", err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		}
+	}
+}
+
+// own makes this process the owner. A Redis without memory refuses that, and must be emptied all the same: then the mark
+// is made up for later.
+func (q *Queue) own(ctx context.Context) error {
+	err := q.store.own(ctx, q.epoch)
+	q.marked.Store(err == nil)
+	if redis.IsOOMError(err) {
+		return nil
+	}
+	return err
+}
+
+// load adds to the index what Redis holds, and finishes what was interrupted between the two sets.
+func (q *Queue) load(ctx context.Context) error {
+	for _, set := range []string{q.store.keys.due, q.store.keys.dead} {
+		err := q.store.members(ctx, set, func(ids []string, scores []int64) error {
+			score := make(map[string]int64, len(ids))
+			for i, id := range ids {
+				score[id] = scores[i]
+			}
+			unknown := q.index.unknown(ids)
+			texts, err := q.store.states(ctx, unknown)
+			if err != nil {
+				return err
+			}
+			for i, id := range unknown {
+				if err := q.adopt(ctx, set, id, texts[i], score[id]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", set, err)
+		}
+	}
+	return nil
+}
+
+// adopt adds one call that was found in a set. The state decides where the set does not agree with it.
+func (q *Queue) adopt(ctx context.Context, set, id, text string, score int64) error {
+	st, err := decodeState(text)
+	if err != nil {
+		// No order of writes leads here: somebody else has written. Without a state there is no call.
+		q.metrics.lost.Inc()
+		q.cfg.Logger.Error("a call without a proper state was removed", "call_id", id, "error", err)
+		return q.store.remove(ctx, id)
+	}
+	inDead := set == q.store.keys.dead
+	switch {
+	case st.Phase == buried && !inDead:
+		err = q.store.bury(ctx, id, st, time.Now().UnixMilli())
+	case st.Phase != buried && inDead:
+		err = q.store.revive(ctx, id, st, score)
+	}
+	if err != nil && !redis.IsOOMError(err) { // what lacks memory is made up for by the next process
+		return err
+	}
+	q.index.found(id, st, score)
+	return nil
+}
+
+// watch looks at Redis each second, and does what has to be done now and then, until ctx is done.
+func (q *Queue) watch(ctx context.Context) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		if n%sweepEvery == 1 {
+			q.logged(ctx, "sweeping", q.sweep(ctx, orphanAge))
+		}
+		if l, ok := q.look(ctx, n); ok && (n%pruneEvery == 0 || q.health.Load().full) {
+			q.logged(ctx, "dropping dead letters", q.prune(ctx, l))
+			q.metrics.forgetRemoved(q)
+		}
+		q.index.signal() // a function may have got replicas, or have been missing long enough
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (q *Queue) logged(ctx context.Context, what string, err error) {
+	if err != nil && ctx.Err() == nil {
+		q.cfg.Logger.Warn(what+" failed", "error", err)
+	}
+}
+
+// look finds out whether Redis can be used, whether this process still owns it, and whether it has more than the index.
+func (q *Queue) look(ctx context.Context, n int) (l look, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	left := q.index.everLeft()
+	l, err := q.store.look(ctx)
+	if err == nil && (l.owner == "" || !q.marked.Load()) { // it was emptied, or could not be marked
+		l.owner, err = q.epoch, q.own(ctx)
+	}
+	now := &health{}
+	if err == nil {
+		now = &health{connected: true, owner: l.owner == q.epoch, full: l.most > 0 && l.used*100 >= l.most*highWater}
+	}
+	was := q.health.Swap(now)
+	if *was != *now && ctx.Err() == nil {
+		q.cfg.Logger.Warn("the queue's Redis", "connected", now.connected, "owner", now.owner, "full", now.full, "error", err)
+	}
+	if !now.usable() {
+		return l, false
+	}
+	// Whatever has left the index since then may still have been counted.
+	if most := int64(q.index.size()) + int64(q.index.everLeft()-left); l.due > most && n%reloadEvery == 0 {
+		q.cfg.Logger.Info("reading calls that another process has left", "calls", l.due-most)
+		q.logged(ctx, "reading the queue", q.load(ctx))
+	}
+	return l, true
+}
+
+// sweep removes what interrupted writes have left: states in neither set, with what belongs to them. Those of calls that
+// came within the last age are spared, as another process may be storing them.
+func (q *Queue) sweep(ctx context.Context, age time.Duration) error {
+	newest := time.Now().Add(-age).UnixMilli()
+	swept := 0
+	err := q.store.eachState(ctx, func(ids, texts []string) error {
+		var old []string
+		for i, text := range texts {
+			if st, err := decodeState(text); err != nil || st.Accepted <= newest {
+				old = append(old, ids[i])
+			}
+		}
+		old = q.index.unknown(old)
+		queued, err := q.store.queued(ctx, old)
+		if err != nil {
+			return err
+		}
+		orphans := old[:0]
+		for i, id := range old {
+			if !queued[i] {
+				orphans = append(orphans, id)
+			}
+		}
+		if swept += len(orphans); len(orphans) == 0 {
+			return nil
+		}
+		return q.store.remove(ctx, orphans...)
+	})
+	if swept > 0 {
+		q.cfg.Logger.Info("swept what was never accepted, or is done with", "calls", swept)
+	}
+	return err
+}
+
+// prune drops dead letters that are too old or too many. They also make room for calls when memory is short.
+func (q *Queue) prune(ctx context.Context, l look) error {
+	excess := l.dead - int64(q.cfg.MaxDead)
+	if q.health.Load().full {
+		excess = max(excess, min(l.dead, 100))
+	}
+	ids, err := q.store.oldestDead(ctx, time.Now().Add(-q.cfg.DeadRetention).UnixMilli(), excess)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	var taken []*entry
+	for _, id := range ids {
+		if e := q.index.exhume(id); e != nil {
+			taken = append(taken, e)
+		}
+	}
+	return q.dropDead(ctx, taken)
+}
+
+// dropDead removes dead letters that were taken out of the index.
+func (q *Queue) dropDead(ctx context.Context, taken []*entry) error {
+	if len(taken) == 0 {
+		return nil
+	}
+	ids := make([]string, len(taken))
+	for i, e := range taken {
+		ids[i] = e.id
+	}
+	if err := q.store.remove(ctx, ids...); err != nil {
+		for _, e := range taken {
+			q.index.relapse(e)
+		}
+		return err
+	}
+	for _, e := range taken {
+		q.index.drop(e)
+	}
+	q.metrics.deadDropped.Add(float64(len(ids)))
+	q.cfg.Logger.Warn("dead letters were dropped", "calls", len(ids))
+	return nil
+}

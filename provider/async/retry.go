@@ -1,0 +1,115 @@
+package async
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"waggle/provider/feed"
+)
+
+// policy is how failures of one function are repeated.
+type policy struct {
+	attempts         int
+	codes            []int
+	minWait, maxWait time.Duration
+}
+
+// policyOf is the settings', with what the function itself wishes in their place.
+func (c *Config) policyOf(wish *feed.Retry) policy {
+	p := policy{attempts: c.MaxRetryAttempts, codes: c.RetryCodes, minWait: c.InitialRetryWait, maxWait: c.MaxRetryWait}
+	if wish == nil {
+		return p
+	}
+	if wish.Attempts != nil {
+		p.attempts = *wish.Attempts
+	}
+	if len(wish.Codes) > 0 {
+		p.codes = wish.Codes
+	}
+	if wish.MaxWait != nil {
+		p.maxWait = *wish.MaxWait
+		p.minWait = min(p.minWait, p.maxWait)
+	}
+	if wish.MinWait != nil {
+		p.minWait = *wish.MinWait
+		p.maxWait = max(p.maxWait, p.minWait)
+	}
+	return p
+}
+
+// answer is what became of one attempt.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+	took   time.Duration
+	// omitted: the body was longer than is kept.
+	omitted bool
+	// err: there is no whole answer.
+	err error
+}
+
+// verdict is what follows from an answer.
+type verdict struct {
+	again bool
+	wait  time.Duration // before the next attempt
+	// failed is why there is none; empty: the call has succeeded.
+	failed string
+}
+
+// judge decides, after tries failures, about another answer. random gives a duration from 0 to below n.
+func (p policy) judge(a *answer, tries int, now time.Time, random func(n time.Duration) time.Duration) verdict {
+	if a.err == nil && !a.internal() && !slices.Contains(p.codes, a.status) {
+		return verdict{}
+	}
+	if tries >= p.attempts {
+		return verdict{failed: fmt.Sprintf("%s after %d retries", a.outcome(), tries)}
+	}
+	if a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable {
+		if asked, ok := retryAfter(a.header.Get("Retry-After"), now); ok {
+			return verdict{again: true, wait: min(max(asked, p.minWait), p.maxWait)}
+		}
+	}
+	return verdict{again: true, wait: p.backoff(tries+1, random)}
+}
+
+// internal reports whether a part of the system answered, and not the function.
+func (a *answer) internal() bool { return a.header.Get("X-OpenFaaS-Internal") != "" }
+
+func (a *answer) outcome() string {
+	if a.err != nil {
+		return a.err.Error()
+	}
+	return "status " + strconv.Itoa(a.status)
+}
+
+// backoff is the pause before the nth retry: anything, with equal chance, between the shortest pause and that doubled n
+// times (or the longest one). The spread keeps calls that failed together from coming back together.
+func (p policy) backoff(n int, random func(time.Duration) time.Duration) time.Duration {
+	top := p.minWait
+	for range n {
+		if top > p.maxWait/2 {
+			top = p.maxWait
+			break
+		}
+		top *= 2
+	}
+	return p.minWait + random(max(top-p.minWait, 0)+1)
+}
+
+// retryAfter reads a Retry-After header (RFC 9110 §10.2.3): seconds, or a date. ok is false for anything else.
+func retryAfter(text string, now time.Time) (wait time.Duration, ok bool) {
+	text = strings.TrimSpace(text)
+	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
+		return time.Duration(seconds) * time.Second, true
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0, false
+	}
+	return max(at.Sub(now), 0), true
+}

@@ -1,0 +1,218 @@
+package async
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// again is the pause before a call is looked at again that could not be attempted, or whose outcome could not be stored
+	// for want of memory.
+	again = time.Second
+	// maxPause bounds the pauses between attempts to store an outcome while Redis is away.
+	maxPause = 2 * time.Second
+)
+
+// random is a random duration below n.
+func random(n time.Duration) time.Duration { return rand.N(n) }
+
+// attempt does what is due for a call: its function, or its callback. It returns once the outcome is stored.
+func (q *Queue) attempt(ctx context.Context, e *entry) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	q.index.attempted(e, stop)
+	if e.kind == callback {
+		q.attemptCallback(ctx, e)
+	} else {
+		q.attemptCall(ctx, e)
+	}
+}
+
+func (q *Queue) attemptCall(ctx context.Context, e *entry) {
+	fn, found, known := q.gateway.Function(e.account.function)
+	call, err := q.store.call(ctx, e.id)
+	if err != nil {
+		q.unreadable(ctx, e, err)
+		return
+	}
+	policy := q.cfg.policyOf(fn.Retry)
+	if !found && known {
+		if q.index.missing(e, time.Now()) < removedGrace {
+			q.later(ctx, e)
+		} else {
+			q.fail(ctx, e, &call, &answer{err: errRemoved}, policy, errRemoved.Error())
+		}
+		return
+	}
+	a := q.invoke(ctx, &call)
+	v := policy.judge(a, e.state.Tries, time.Now(), random)
+	switch {
+	case q.cut(ctx, a):
+		q.interrupted(ctx, e)
+	case a.status == http.StatusNotFound && !known && a.internal():
+		q.later(ctx, e) // nobody can say yet whether there is such a function
+	case v.again:
+		q.metrics.retries.WithLabelValues(e.account.function).Inc()
+		q.postpone(ctx, e, v.wait)
+	case v.failed != "":
+		q.fail(ctx, e, &call, a, policy, v.failed)
+	case call.Callback == "":
+		q.finish(ctx, e)
+	default:
+		q.owe(ctx, e, &call, a, policy, "")
+	}
+}
+
+// unreadable is the end of an attempt that could not begin.
+func (q *Queue) unreadable(ctx context.Context, e *entry, err error) {
+	switch {
+	case errors.Is(err, errGone):
+		// Another process has finished it, or Redis has lost it.
+		q.metrics.lost.Inc()
+		q.cfg.Logger.Warn("a call is not in Redis any more", "call_id", e.id, "function", e.account.function)
+		q.end(ctx, e)
+	case errors.Is(err, errUnreadable):
+		q.bury(ctx, e, state{Reason: err.Error()})
+	default:
+		q.later(ctx, e)
+	}
+}
+
+// fail ends a call whose function has failed for good: a dead letter, once the client's callback has been told.
+func (q *Queue) fail(ctx context.Context, e *entry, call *Call, a *answer, p policy, reason string) {
+	if call.Callback == "" {
+		q.bury(ctx, e, state{Reason: reason})
+		return
+	}
+	q.owe(ctx, e, call, a, p, reason)
+}
+
+// owe stores an answer that is to be delivered.
+func (q *Queue) owe(ctx context.Context, e *entry, call *Call, a *answer, p policy, reason string) {
+	record, err := resultOf(call, a, e.state.Tries, p.attempts).encode()
+	if err != nil {
+		q.bury(ctx, e, state{Reason: "result: " + err.Error()})
+		return
+	}
+	st := e.state
+	st.Phase, st.Tries, st.Reason = delivering, 0, reason
+	now := time.Now().UnixMilli()
+	q.settle(ctx, e, func(ctx context.Context) error { return q.store.keep(ctx, e.id, st, record, now) },
+		func() bool { return q.index.requeue(e, st, now) })
+}
+
+// postpone sets the next attempt; this one counts as failed.
+func (q *Queue) postpone(ctx context.Context, e *entry, wait time.Duration) {
+	st := e.state
+	st.Tries++
+	due := time.Now().Add(wait).UnixMilli()
+	q.settle(ctx, e, func(ctx context.Context) error { return q.store.postpone(ctx, e.id, st, due) },
+		func() bool { return q.index.requeue(e, st, due) })
+}
+
+// finish ends a call that is done with.
+func (q *Queue) finish(ctx context.Context, e *entry) {
+	if q.end(ctx, e) {
+		q.metrics.processed.WithLabelValues(queueName, e.account.function).Inc()
+	}
+}
+
+// end removes a call and all that belongs to it.
+func (q *Queue) end(ctx context.Context, e *entry) bool {
+	ended := false
+	q.settle(ctx, e, func(ctx context.Context) error { return q.store.remove(ctx, e.id) }, func() bool {
+		q.index.drop(e)
+		ended = true
+		return true
+	})
+	return ended
+}
+
+// bury makes a call a dead letter, for the reason in st.
+func (q *Queue) bury(ctx context.Context, e *entry, st state) {
+	st.Function, st.Accepted, st.Callback, st.Tries, st.Phase = e.state.Function, e.state.Accepted, e.state.Callback, e.state.Tries, buried
+	now := time.Now().UnixMilli()
+	q.settle(ctx, e, func(ctx context.Context) error { return q.store.bury(ctx, e.id, st, now) }, func() bool {
+		if !q.index.bury(e, st) {
+			return false
+		}
+		q.metrics.processed.WithLabelValues(queueName, e.account.function).Inc()
+		q.metrics.deadLetters.WithLabelValues(e.account.function).Inc()
+		q.cfg.Logger.Warn("a call is a dead letter", "call_id", e.id, "function", e.account.function, "reason", st.Reason)
+		return true
+	})
+}
+
+// cut reports whether an attempt was ended from outside, so that its answer says nothing about the function.
+func (q *Queue) cut(ctx context.Context, a *answer) bool {
+	if context.Cause(ctx) != nil {
+		return true
+	}
+	select {
+	case <-q.stopping:
+		return a.err != nil // the gateway takes no more connections, and cuts those that last too long
+	default:
+		return false
+	}
+}
+
+// later has a call attempted again soon, as if it had not been now. Redis need not know: it calls it due already.
+func (q *Queue) later(ctx context.Context, e *entry) {
+	if !q.index.requeue(e, e.state, time.Now().Add(again).UnixMilli()) {
+		q.interrupted(ctx, e)
+	}
+}
+
+// interrupted ends an attempt that was cut: the call was cancelled, or the process stops and the next one takes it up.
+func (q *Queue) interrupted(ctx context.Context, e *entry) {
+	if !q.index.isCancelled(e) {
+		q.later(ctx, e)
+		return
+	}
+	if q.persist(ctx, e, func(ctx context.Context) error { return q.store.remove(ctx, e.id) }) {
+		q.cancelled(e)
+	} else {
+		q.index.keep(e)
+	}
+}
+
+// settle stores an outcome and, once Redis has it, notes it in the index. An outcome that cannot be stored for want of
+// memory is forgotten: the call is attempted again. So is one that the end of the process overtakes.
+func (q *Queue) settle(ctx context.Context, e *entry, write func(context.Context) error, note func() bool) {
+	if !q.persist(ctx, e, write) {
+		q.later(ctx, e)
+		return
+	}
+	if !note() {
+		q.interrupted(ctx, e)
+	}
+}
+
+// persist repeats a write until Redis has it on disk. It gives up only if Redis lacks memory, or the process must end.
+func (q *Queue) persist(ctx context.Context, e *entry, write func(context.Context) error) bool {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, maxPause) {
+		// What has happened is to be stored even if the call was cancelled meanwhile.
+		once, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+		err := write(once)
+		cancel()
+		if err == nil {
+			return true
+		}
+		q.cfg.Logger.Warn("storing an outcome failed", "call_id", e.id, "function", e.account.function, "error", err)
+		if redis.IsOOMError(err) {
+			return false
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-q.ended:
+			timer.Stop()
+			return false
+		}
+	}
+}

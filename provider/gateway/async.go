@@ -1,0 +1,256 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	"waggle/provider/feed"
+	"waggle/provider/gateway/http1"
+)
+
+// QueuedCall is one asynchronous call: what the client sent, as the function is to get it.
+type QueuedCall struct {
+	// ID is the call's, chosen by the client or made here.
+	ID string
+	// Address is the function's as the client wrote it, name or name.namespace; Function is name.namespace.
+	Address, Function string
+	// Target is the path and query for the function, byte for byte.
+	Target string
+	// Header is its header, lines that end with CR LF: nothing in it concerns the client's connection or the body's length.
+	Header []byte
+	Body   []byte
+	// Callback is where the result goes, as the client wrote it; empty: nowhere.
+	Callback string
+	Accepted time.Time
+}
+
+// Queue keeps asynchronous calls and makes them. An error that has a method HTTPStatus says with it what a client is
+// told; its text goes to the client too. All methods are for concurrent use, and none blocks longer than a few seconds.
+type Queue interface {
+	// Enqueue returns once the call would survive this process. It does not keep Header and Body.
+	Enqueue(ctx context.Context, call QueuedCall) error
+	// Cancel sees to it that a call is not made (again) and has no result. known is false if there is no such call here.
+	Cancel(ctx context.Context, id string) (known bool, err error)
+	// Pending is the number of calls of a function, name.namespace, that wait.
+	Pending(function string) int
+	// Inspect answers operators, under /system/queue: target is what follows that, a body is JSON or an error's text.
+	Inspect(ctx context.Context, method, target string) (status int, body []byte)
+}
+
+const (
+	// queueTimeout bounds one call of Queue.
+	queueTimeout = 5 * time.Second
+	// maxCancels bounds the cancellations that wait, and those per second that are passed to other gateways.
+	maxCancels = 200
+
+	notConfigured = "asynchronous invocation is not configured: async_redis_socket is not set"
+)
+
+var (
+	asyncPrefix = []byte("/async-function/")
+	queuePrefix = []byte("/system/queue")
+)
+
+// async answers /async-function/: a POST is a call, a DELETE cancels one.
+func (ex *exchange) async(address []byte) (keep bool) {
+	switch {
+	case ex.g.cfg.Queue == nil:
+		keep = ex.refuse(404, notConfigured)
+	case string(ex.req.Method) == "POST":
+		keep = ex.enqueue(address)
+	case string(ex.req.Method) == "DELETE":
+		keep = ex.cancelCall(address)
+	default:
+		keep = ex.refuse(405, "legal methods: POST for a call, DELETE to cancel one")
+	}
+	ex.g.metrics.api(ex.req.Method, asyncPrefix, ex.status, time.Since(ex.started))
+	return keep && !ex.c.left.Load()
+}
+
+// enqueue takes one call.
+func (ex *exchange) enqueue(address []byte) (keep bool) {
+	name, _ := splitAddress(address)
+	if !ex.route(address) {
+		return ex.refuse(404, "no such function")
+	}
+	if status, reason := ex.markAsync(); status != 0 {
+		return ex.refuse(status, reason)
+	}
+	// What is parsed lies in a buffer that reading on may move.
+	call := QueuedCall{ID: string(ex.id.callID), Address: string(name), Function: ex.set.Label, Target: string(ex.path), Accepted: ex.started}
+	if ex.slash {
+		call.Target = "/" + call.Target
+	}
+	var several bool
+	if call.Callback, several = ex.callback(); several {
+		return ex.refuse(400, "more than one X-Callback-Url")
+	}
+	call.Header = ex.appendOrigin(ex.req.AppendKept(make([]byte, 0, ex.req.Size()+512)))
+	in := intake{room: &ex.g.receiving, most: ex.g.cfg.MaxAsyncBody}
+	defer in.release()
+	if status, reason := ex.receive(&in); status != 0 {
+		in.release() // the client may go on sending for a while
+		return ex.refuse(status, reason)
+	}
+	call.Body = in.body
+	if err := ex.withQueue(func(ctx context.Context) error { return ex.g.cfg.Queue.Enqueue(ctx, call) }); err != nil {
+		return ex.refuse(statusOf(err), err.Error())
+	}
+	return ex.respond(202, nil, "")
+}
+
+// withQueue calls the queue, which keeps to its own deadline; the client's connection has none meanwhile.
+func (ex *exchange) withQueue(do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), queueTimeout)
+	defer cancel()
+	ex.c.limit(0)
+	return do(ctx)
+}
+
+// markAsync gives the call its id and decides which of its fields are kept. The id stands for the right to cancel, so
+// one that is made here cannot be guessed.
+func (ex *exchange) markAsync() (status int, reason string) {
+	ex.mark()
+	id := &ex.id
+	if id.ownCallID {
+		var raw [16]byte
+		_, _ = rand.Read(raw[:]) // never fails
+		id.callID = formatCallID(&id.made, raw)
+	}
+	if !feed.ValidCallID(string(id.callID)) {
+		ex.set, ex.stats = nil, nil // a call without an id is none
+		return 400, "X-Call-Id: legal are " + feed.CallIDRule
+	}
+	// The connection's buffer may move under the id.
+	id.callID = append([]byte(nil), id.callID...)
+	fields := ex.req.All()
+	for i := range fields {
+		switch fields[i].Kind {
+		case http1.ContentLength, http1.Expect, http1.Trailer:
+			fields[i].Drop = true
+		}
+	}
+	return 0, ""
+}
+
+// callback is the value of X-Callback-Url.
+func (ex *exchange) callback() (url string, several bool) {
+	fields := ex.req.All()
+	for i := range fields {
+		if f := &fields[i]; f.Kind == http1.Other && http1.EqualFold(ex.req.Name(f), "x-callback-url") {
+			several = several || url != ""
+			url = string(ex.req.Value(f))
+		}
+	}
+	return url, several
+}
+
+// cancelCall cancels a call of this gateway's queue, or has the other gateways look for it.
+func (ex *exchange) cancelCall(id []byte) (keep bool) {
+	call, _, _ := bytes.Cut(id, []byte("?"))
+	name := string(call)
+	if !feed.ValidCallID(name) {
+		return ex.refuse(400, "call id: legal are "+feed.CallIDRule)
+	}
+	err := ex.withQueue(func(ctx context.Context) error {
+		known, err := ex.g.cfg.Queue.Cancel(ctx, name)
+		if known || err != nil {
+			return err
+		}
+		return ex.g.cancelElsewhere(ctx, name)
+	})
+	if err != nil {
+		return ex.refuse(statusOf(err), err.Error())
+	}
+	return ex.respond(202, nil, "")
+}
+
+// cancelElsewhere passes a cancellation on. Anybody may ask for one, so their rate is bounded.
+func (g *Gateway) cancelElsewhere(ctx context.Context, id string) error {
+	if g.providerGone() {
+		return &http1.Error{Status: 503, Reason: "this gateway has no such call, and the provider, which could ask the others, cannot be reached"}
+	}
+	if ok, _ := g.asked.take(time.Now()); !ok {
+		return &http1.Error{Status: 429, Reason: fmt.Sprintf("too many cancellations of calls that this gateway does not have: legal are %d a second", maxCancels)}
+	}
+	if err := g.feed.Cancel(ctx, id); err != nil {
+		g.cfg.Logger.Warn("passing on a cancellation failed", "error", err)
+		return &http1.Error{Status: 503, Reason: "this gateway has no such call, and asking the others failed"}
+	}
+	return nil
+}
+
+// cancelled is told of cancellations that other gateways' clients asked for. It never blocks; what there is no room for
+// is lost, as it would be if it came while this gateway is away for long.
+func (g *Gateway) cancelled(id string) {
+	if g.cfg.Queue == nil {
+		return
+	}
+	select {
+	case g.cancels <- id:
+	default:
+		g.cfg.Logger.Warn("a cancellation was dropped: too many are waiting", "waiting", maxCancels)
+	}
+}
+
+func (g *Gateway) runCancels(ctx context.Context) error {
+	for {
+		select {
+		case id := <-g.cancels:
+			if _, err := g.cfg.Queue.Cancel(ctx, id); err != nil && ctx.Err() == nil {
+				g.cfg.Logger.Warn("cancelling a call for another gateway failed", "error", err)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// pending is the number of asynchronous calls of a function that wait here.
+func (g *Gateway) pending(function string) int {
+	if g.cfg.Queue == nil {
+		return 0
+	}
+	return g.cfg.Queue.Pending(function)
+}
+
+// Function finds a function, name.namespace, in the newest table. That there is none says something only if known is
+// true: no table may have come yet, or the provider may be gone.
+func (g *Gateway) Function(label string) (fn feed.Function, found, known bool) {
+	known = g.feed == nil || !g.providerGone() && g.feed.Newest().Table.Epoch != ""
+	if s := g.registry.Lookup([]byte(label)); s != nil {
+		return *s.Function(), true, known
+	}
+	return feed.Function{}, false, known
+}
+
+// isQueuePath reports whether a target under /system/ is one of this gateway's own queue, which no provider knows.
+func isQueuePath(target []byte) bool {
+	rest, ok := bytes.CutPrefix(target, queuePrefix)
+	return ok && (len(rest) == 0 || rest[0] == '/' || rest[0] == '?')
+}
+
+// inspectQueue lets an operator look into the queue of this gateway, and at its dead letters.
+func (ex *exchange) inspectQueue() (keep bool) {
+	if ex.g.cfg.Queue == nil {
+		return ex.refuse(404, notConfigured)
+	}
+	path, _, _ := bytes.Cut(ex.req.Target, []byte("?"))
+	path = bytes.Clone(path)
+	var status int
+	var body []byte
+	_ = ex.withQueue(func(ctx context.Context) error {
+		status, body = ex.g.cfg.Queue.Inspect(ctx, string(ex.req.Method), string(ex.req.Target[len(queuePrefix):]))
+		return nil
+	})
+	if status >= 400 {
+		keep = ex.refuse(status, string(body))
+	} else {
+		keep = ex.respond(status, body, "Content-Type: application/json\r\nCache-Control: no-store\r\n")
+	}
+	ex.g.metrics.api(ex.req.Method, path, status, time.Since(ex.started))
+	return keep
+}
