@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,9 @@ func (b *bench) measureIdle(ctx context.Context, function *process) error {
 			c, err := d.DialContext(ctx, "tcp", proc.address)
 			if err != nil {
 				return fmt.Errorf("opening idle connection %d: %w", i, err)
+			}
+			if b.protocol.tls {
+				c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}) //nolint:gosec // our own, on loopback
 			}
 			defer c.Close()
 			if err := once(c, p.prefix+"/"); err != nil {

@@ -18,7 +18,10 @@ import (
 	"waggle/provider/feed"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Pebble, the ACME server, has no end.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/letsencrypt/pebble/v2/va.VAImpl.processTasks"))
+}
 
 // replica is a function's replica made of a handler; its health path always answers.
 func newReplica(t *testing.T, handler http.HandlerFunc) feed.Replica {

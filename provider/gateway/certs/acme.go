@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -25,6 +27,8 @@ const (
 	// requestTimeout bounds one request to the authority, maxReply its answer in bytes.
 	requestTimeout = 30 * time.Second
 	maxReply       = 1 << 20
+	// maxOrders bounds the orders that are remembered; each domain has one at a time.
+	maxOrders = 1000
 )
 
 // authority gets certificates from an ACME server.
@@ -64,31 +68,55 @@ func newAuthority(cfg Config) (*authority, error) {
 	a.manager = &autocert.Manager{
 		Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(cfg.CacheDir), HostPolicy: autocert.HostWhitelist(a.domains...), Email: cfg.Email,
 		Client: &acme.Client{DirectoryURL: directory, UserAgent: "waggle", HTTPClient: &http.Client{
-			Transport: &stoppable{transport, a.stopping}, Timeout: requestTimeout}},
+			Transport: &courier{Transport: transport, ctx: a.stopping, orders: make(map[string]string)}, Timeout: requestTimeout}},
 	}
 	a.challenges = a.manager.HTTPHandler(nil) // which also allows them
 	return a, nil
 }
 
-// stoppable ends requests when its context does: autocert gives them contexts of its own.
-type stoppable struct {
+// courier carries requests to the authority. It ends them when its context does, since autocert gives them contexts of
+// its own, and repairs the one answer that package acme cannot read: that package wants the order's address with the
+// answer to "finalize", where RFC 8555 does not ask for it and some servers leave it out (golang.org/issue/77704).
+type courier struct {
 	*http.Transport
 	ctx context.Context
+
+	mu     sync.Mutex
+	orders map[string]string // guarded by mu; from where an order is finalized to its own address
 }
 
 // RoundTrip implements http.RoundTripper. It reads the answer whole, so that nothing outlives it.
-func (t *stoppable) RoundTrip(r *http.Request) (*http.Response, error) {
+func (c *courier) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(t.ctx, cancel)()
-	resp, err := t.Transport.RoundTrip(r.WithContext(ctx))
+	defer context.AfterFunc(c.ctx, cancel)()
+	resp, err := c.Transport.RoundTrip(r.WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	resp.Body = io.NopCloser(bytes.NewReader(body))
+	c.locate(r.URL.String(), resp.Header, body)
 	return resp, err
+}
+
+// locate notes where orders are, and says so where an answer does not.
+func (c *courier) locate(asked string, header http.Header, body []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if location := header.Get("Location"); location != "" {
+		var order struct{ Finalize string }
+		if json.Unmarshal(body, &order) == nil && order.Finalize != "" {
+			if len(c.orders) == maxOrders {
+				clear(c.orders) // of those that came to nothing
+			}
+			c.orders[order.Finalize] = location
+		}
+	} else if known := c.orders[asked]; known != "" {
+		header.Set("Location", known)
+		delete(c.orders, asked)
+	}
 }
 
 // followAuthority gets each domain's certificate, and its successors, until ctx is done.

@@ -138,25 +138,32 @@ func (c *Conn) Serve(early []byte) wire.ErrCode {
 		return wire.ErrCodeProtocol
 	}
 	for {
-		err := c.readFrame()
-		var stream wire.StreamError
-		var conn wire.ConnectionError
-		switch {
-		case err == nil:
-		case errors.As(err, &stream):
-			if err := c.refuse(stream.StreamID, stream.Code); err != nil {
-				return c.quit(wire.ErrCodeEnhanceYourCalm)
+		if err := c.readFrame(); err != nil {
+			if code, over := c.judge(err); over {
+				return code
 			}
-		case errors.As(err, &conn):
-			return c.quit(wire.ErrCode(conn))
-		case errors.Is(err, wire.ErrFrameTooLarge):
-			return c.quit(wire.ErrCodeFrameSize)
-		case errors.Is(err, os.ErrDeadlineExceeded) && c.in.boundary && c.over():
-			return c.quit(wire.ErrCodeNo)
-		default:
-			return wire.ErrCodeNo
 		}
 	}
+}
+
+// judge does what an error calls for, and reports whether the connection has ended, and with which code.
+func (c *Conn) judge(err error) (code wire.ErrCode, over bool) {
+	var stream wire.StreamError
+	if errors.As(err, &stream) {
+		if err = c.refuse(stream.StreamID, stream.Code); err == nil {
+			return 0, false
+		}
+	}
+	var conn wire.ConnectionError
+	switch {
+	case errors.As(err, &conn):
+		return c.quit(wire.ErrCode(conn)), true
+	case errors.Is(err, wire.ErrFrameTooLarge):
+		return c.quit(wire.ErrCodeFrameSize), true
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.boundary && c.over():
+		return c.quit(wire.ErrCodeNo), true
+	}
+	return wire.ErrCodeNo, true
 }
 
 // greet sends the settings and opens the connection's window as far as it goes.
