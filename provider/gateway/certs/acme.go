@@ -109,13 +109,12 @@ func (c *courier) locate(asked string, header http.Header, body []byte) {
 		var order struct{ Finalize string }
 		if json.Unmarshal(body, &order) == nil && order.Finalize != "" {
 			if len(c.orders) == maxOrders {
-				clear(c.orders) // of those that came to nothing
+				clear(c.orders) // they are all over by now
 			}
 			c.orders[order.Finalize] = location
 		}
-	} else if known := c.orders[asked]; known != "" {
+	} else if known := c.orders[asked]; known != "" { // again and again: the first answer may be that a nonce is bad
 		header.Set("Location", known)
-		delete(c.orders, asked)
 	}
 }
 
