@@ -121,6 +121,22 @@ func TestConnectionBoundsCountHTTP2(t *testing.T) {
 	}
 }
 
+func TestRateLimitCountsStreams(t *testing.T) {
+	t.Parallel()
+	e := start(t, func(c *Config) { c.RateLimit, c.RateBurst = 0.001, 3 })
+	f := e.dialHTTP2(t, 1<<20)
+	for i := range 4 {
+		_, _ = f.get("/nothing")
+		want := "404"
+		if i == 3 {
+			want = "429"
+		}
+		if h := f.next(wire.FrameHeaders).(*wire.MetaHeadersFrame); h.PseudoValue("status") != want {
+			t.Errorf("request %d got %v", i+1, h.Fields)
+		}
+	}
+}
+
 // TestStreamsAreBoundedInAll: each costs the gateway what a connection does.
 func TestStreamsAreBoundedInAll(t *testing.T) {
 	t.Parallel()

@@ -173,9 +173,9 @@ func TestFloodOfAcknowledgements(t *testing.T) {
 	_ = p.nc.Close()
 }
 
-// TestHeaderBomb: a field that is sent once and referred to again and again must not be unpacked as often.
+// TestHeaderBomb: a field that is sent once and referred to again and again must not be unpacked as often. It is not
+// parallel: it looks at the whole process's allocations.
 func TestHeaderBomb(t *testing.T) {
-	t.Parallel()
 	p := serve(t, func(s *Stream) { _, _ = s.Write([]byte("HTTP/1.1 431 X\r\nContent-Length: 0\r\n\r\n")) })
 	block := p.encode(get("bomb", strings.Repeat("x", 3900))...)
 	index := p.encode("bomb", strings.Repeat("x", 3900))
@@ -189,7 +189,7 @@ func TestHeaderBomb(t *testing.T) {
 		t.Errorf("got %v", heads)
 	}
 	runtime.ReadMemStats(&after)
-	if n := after.TotalAlloc - before.TotalAlloc; n > 40<<20 { // it would be 47 MB; other tests allocate too
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 { // unpacked, it would be 47 MB
 		t.Errorf("%d bytes were allocated", n)
 	}
 }
@@ -217,7 +217,8 @@ func TestTimeouts(t *testing.T) {
 				deadline = &p.conn.idleBy
 			}
 			waiting := func() bool { return deadline.Load() > 0 }
-			eventually(t, "the wait", waiting) // the deadline is set by this clock
+			// Deadlines are set by this clock, and nothing may be under way as it is put forward.
+			eventually(t, "the wait", func() bool { return waiting() && p.conn.writeBy.Load() == 0 })
 			p.conn.Expire(p.clock.Load() + int64(tc.after-2*time.Second))
 			if p.conn.readBy.Load() == expired || p.conn.idleBy.Load() == expired {
 				t.Fatal("it ended too soon")
@@ -274,7 +275,7 @@ func TestStreamsAreNoIdleness(t *testing.T) {
 	release := make(chan struct{})
 	p := serve(t, func(s *Stream) { <-release; _ = answer(s, 1) })
 	id := p.begin(true, get()...)
-	eventually(t, "the stream", func() bool { return p.conn.idleBy.Load() == 0 })
+	eventually(t, "the stream", func() bool { return p.conn.idleBy.Load() == 0 && p.conn.writeBy.Load() == 0 })
 	p.conn.Expire(p.clock.Add(int64(time.Hour)))
 	close(release)
 	if _, body := p.response(id); body != "0" {
