@@ -84,7 +84,7 @@ func serve(ctx context.Context, address string, proto protocol, dir string, h ht
 			return s.ListenAndServeTLS(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 		}
 	}
-	if err := listen(); err != http.ErrServerClosed {
+	if err := listen(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

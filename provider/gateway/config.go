@@ -213,6 +213,9 @@ func (c Config) validate() error {
 	number("max_uri_bytes", c.MaxURI, 256, c.MaxHeader)
 	number("access_log", c.AccessLog, 0, maxRate)
 	number("rate_burst", c.RateBurst, 1, maxRate)
+	number("tls_port", c.TLSPort, 1, 65535)
+	number("tls_redirect_port", c.TLSRedirectPort, 1, 65535)
+	number("http2_max_streams", c.HTTP2MaxStreams, 1, 10_000)
 	if !(c.RateLimit >= 0 && c.RateLimit <= maxRate) { // in this form NaN is not legal
 		errs = append(errs, fmt.Errorf("rate_limit is %g: legal is 0 (no bound) to %d", c.RateLimit, maxRate))
 	}

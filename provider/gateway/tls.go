@@ -118,17 +118,9 @@ func (c Config) certificates() certs.Config {
 		DirectoryURL: c.ACMEDirectoryURL, CacheDir: c.ACMECacheDir, CAFile: c.ACMECAFile, Logger: c.Logger, Registerer: c.Registry}
 }
 
-// validateTLS checks the settings of TLS and HTTP/2, as far as they can be checked without reading files.
+// validateTLS checks how the settings of TLS go together. Where certificates come from is checked with them.
 func (c Config) validateTLS() error {
 	var errs []error
-	number := func(name string, value, low, high int) {
-		if value < low || value > high {
-			errs = append(errs, fmt.Errorf("%s is %d: legal is %d to %d", name, value, low, high))
-		}
-	}
-	number("tls_port", c.TLSPort, 1, 65535)
-	number("tls_redirect_port", c.TLSRedirectPort, 1, 65535)
-	number("http2_max_streams", c.HTTP2MaxStreams, 1, 10_000)
 	if c.certificates().On() && c.TLSPort == c.Port {
 		errs = append(errs, fmt.Errorf("tls_port is %d, as port is: legal is another one", c.TLSPort))
 	}

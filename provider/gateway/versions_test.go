@@ -349,16 +349,7 @@ func TestClientThatLeavesIsNoticedInEveryVersion(t *testing.T) {
 	t.Parallel()
 	entered, left := make(chan struct{}), make(chan error)
 	p := newPair(t)
-	e := start(t, p.secured(t, nil), function("f", newReplica(t, func(_ http.ResponseWriter, r *http.Request) {
-		entered <- struct{}{}
-		if r.URL.Path == "/upload" {
-			_, err := io.Copy(io.Discard, r.Body)
-			left <- err
-			return
-		}
-		<-r.Context().Done()
-		left <- r.Context().Err()
-	})))
+	e := start(t, p.secured(t, nil), function("f", newReplica(t, untilClientLeaves(entered, left))))
 	eachVersion(t, e, p, func(t *testing.T, _ string, client *http.Client, base string) {
 		for _, path := range []string{"", "/upload"} {
 			ctx, leave := context.WithCancel(t.Context())
