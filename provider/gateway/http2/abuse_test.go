@@ -296,7 +296,7 @@ func TestDrain(t *testing.T) {
 		return f.LastStreamID
 	}
 	p.conn.Drain(p.clock.Load())
-	if last := goAway(); last != maxWindow {
+	if last := goAway(); last != maxStreamID {
 		t.Errorf("the first GOAWAY names stream %d", last)
 	}
 	// What was sent before that arrived is still served.

@@ -40,7 +40,7 @@ func (c *Conn) Drain(now int64) {
 		return
 	case c.drain == serving:
 		c.drain, c.drainAt = warned, now+int64(drainPause)
-		c.out.goAway(maxWindow, wire.ErrCodeNo)
+		c.out.goAway(maxStreamID, wire.ErrCodeNo)
 	case c.drain == warned && now >= c.drainAt:
 		c.drain = draining
 		c.out.goAway(c.lastID, wire.ErrCodeNo)

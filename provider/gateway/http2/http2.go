@@ -47,6 +47,8 @@ const (
 	// initialWindow is every window at first (RFC 9113 §6.9.2), maxWindow the most it may come to.
 	initialWindow = 64<<10 - 1
 	maxWindow     = 1<<31 - 1
+	// maxStreamID is above every stream that there can be.
+	maxStreamID = 1<<31 - 1
 	// streamWindow is what a client may send of one body before the function has taken any of it, connWindow what it may
 	// send of all: the most that a connection makes the gateway keep.
 	streamWindow = 256 << 10

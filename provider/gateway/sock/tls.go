@@ -44,9 +44,11 @@ func (c *Conn) Handshake() (protocol string, err error) {
 type carrier struct {
 	net.Conn
 	sock *Conn
-	dry  bool    // reads find nothing; belongs to the reader
-	held *Buffer // records held back, in B[:n]; belongs to the writer
-	n    int
+	dry  bool // reads find nothing; belongs to the reader
+
+	mu   sync.Mutex // held while records go out: the reader, too, has some to send now and then (alerts, new keys)
+	held *Buffer    // guarded by mu; records held back, in B[:n]
+	n    int        // guarded by mu
 }
 
 // Read implements net.Conn.
@@ -59,14 +61,16 @@ func (c *carrier) Read(p []byte) (int, error) {
 
 // Write implements net.Conn.
 func (c *carrier) Write(p []byte) (int, error) {
-	if c.held != nil {
-		if c.n+len(p) <= len(c.held.B) {
-			c.n += copy(c.held.B[c.n:], p)
-			return len(p), nil
-		}
-		if err := c.sendHeld(); err != nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held != nil && c.n+len(p) > len(c.held.B) {
+		if err := c.send(); err != nil {
 			return 0, err
 		}
+	}
+	if c.held != nil {
+		c.n += copy(c.held.B[c.n:], p)
+		return len(p), nil
 	}
 	if err := c.sock.Write(p, nil); err != nil {
 		return 0, err
@@ -74,7 +78,25 @@ func (c *carrier) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *carrier) sendHeld() error {
+// hold makes writes wait until release.
+func (c *carrier) hold() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = heldPool.Get().(*Buffer)
+}
+
+// release sends what has been held back.
+func (c *carrier) release() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.send()
+	heldPool.Put(c.held)
+	c.held = nil
+	return err
+}
+
+// send sends what is held back. The caller holds mu.
+func (c *carrier) send() error {
 	n := c.n
 	c.n = 0
 	return c.sock.Write(c.held.B[:n], nil)
@@ -108,15 +130,9 @@ func (s *secure) write(a, b []byte) error {
 	if len(a)+len(b) <= smallWrite {
 		return s.join(a, b)
 	}
-	s.carrier.held = heldPool.Get().(*Buffer)
-	defer func() {
-		heldPool.Put(s.carrier.held)
-		s.carrier.held, s.carrier.n = nil, 0
-	}()
-	if err := s.join(a, b); err != nil {
-		return err
-	}
-	return s.carrier.sendHeld()
+	s.carrier.hold()
+	err := s.join(a, b)
+	return errors.Join(err, s.carrier.release())
 }
 
 func (s *secure) join(a, b []byte) error {
