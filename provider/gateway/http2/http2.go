@@ -78,6 +78,9 @@ type Conn struct {
 	in     input
 	block  block
 
+	noise      int // frames that brought nothing, since noiseSince; the reader's
+	noiseSince int64
+
 	// When the step under way must be over, in Unix ns; 0: never. [expired] says that Expire has ended it.
 	readBy, writeBy, idleBy atomic.Int64
 
@@ -97,9 +100,6 @@ type Conn struct {
 	tableShut bool  // HPACK's table for responses has been shut
 
 	recvWindow, consumed int64 // for DATA from the client: what it may send; read since the last WINDOW_UPDATE
-
-	noise      int // frames that brought nothing, since noiseSince
-	noiseSince int64
 }
 
 // drainState is how far a shutdown has come.
@@ -136,8 +136,8 @@ func New(cfg *Config, s *sock.Conn, take func(*Stream) bool) *Conn {
 func (c *Conn) Serve(early []byte) wire.ErrCode {
 	defer c.end()
 	c.greet()
-	if !c.in.preface(early) {
-		return wire.ErrCodeProtocol
+	if code, ok := c.in.preface(early); !ok {
+		return code
 	}
 	for {
 		if err := c.readFrame(); err != nil {
@@ -197,11 +197,13 @@ func (c *Conn) noisy() error {
 // Preface is what a client's connection begins with, before its first frame.
 var Preface = []byte(wire.ClientPreface)
 
-// preface reads it.
-func (in *input) preface(early []byte) bool {
+// preface reads it. A client that leaves before it has sent it, as browsers do that connect ahead, has done nothing wrong.
+func (in *input) preface(early []byte) (code wire.ErrCode, ok bool) {
 	in.by = in.c.cfg.Now() + int64(in.c.cfg.HeaderTimeout)
 	in.give(early)
 	var got [len(wire.ClientPreface)]byte
-	_, err := io.ReadFull(in, got[:])
-	return err == nil && bytes.Equal(got[:], Preface)
+	if _, err := io.ReadFull(in, got[:]); err != nil {
+		return wire.ErrCodeNo, false
+	}
+	return wire.ErrCodeProtocol, bytes.Equal(got[:], Preface)
 }
