@@ -1,4 +1,5 @@
-// Package gateway is the public edge: it takes HTTP/1.1 from clients and hands each request to a replica.
+// Package gateway is the public edge: it takes HTTP/1.1 and HTTP/2 from clients, with and without TLS, and hands each
+// request to a replica.
 //
 // In: client connections, the replica table from provider/feed. Out: requests to replicas (and /system/ to the
 // provider), load reports, metrics. It guarantees that a request is processed at most once unless its function or its
@@ -6,7 +7,8 @@
 // never passed on as whole, and that every wait and every buffer has a bound. It keeps working from the last table
 // while the provider is away.
 //
-// The way through: a connection (conn.go) reads a head and makes an exchange (exchange.go) of it, which is answered
+// The way through: a connection (conn.go; after a handshake if it is TLS, tls.go; a stream of one if it is HTTP/2,
+// http2.go) reads a head and makes an exchange (exchange.go) of it, which is answered
 // here (local.go) or forwarded (forward.go): heads rewritten (rewrite.go), bodies relayed (relay.go, upload.go,
 // tunnel.go). Parsing is http1's, picking upstream's, system calls are sock's.
 package gateway
