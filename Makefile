@@ -9,7 +9,7 @@ DEPLOY := deploy/bootstrap.sh
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: ## bring the whole system up on this machine's Swarm (PORT=8080), or on CLUSTER=name
+up: ## bring the whole system up on this machine's Swarm (PORT=8080, TLS_CERT=file TLS_KEY=file), or on CLUSTER=name
 	@$(DEPLOY) up
 
 down: ## stop it and keep the votes and queued calls

@@ -12,6 +12,11 @@ import (
 type settings struct {
 	// Port is the gateway's port on each edge node of this machine's Swarm; 1 to 65535.
 	Port int `envconfig:"PORT" default:"8080"`
+	// TLSCert and TLSKey are files with a certificate and its key, in PEM; together they switch TLS on, at TLSPort of each
+	// edge node.
+	TLSCert string `envconfig:"TLS_CERT"`
+	TLSKey  string `envconfig:"TLS_KEY"`
+	TLSPort int    `envconfig:"TLS_PORT" default:"8443"`
 	// Workers is the number of drain workers; 1 to 64.
 	Workers int `envconfig:"WORKERS" default:"1"`
 	// RedisMaxMemory bounds the queue of each capture node, as Redis writes it; about 120 bytes hold a vote.

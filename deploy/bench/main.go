@@ -1,9 +1,10 @@
 // Command bench measures what a request costs in the gateway, beside the proxies that people know.
 //
 // It runs everything on loopback, one proxy after the other in front of the same function, and reads each proxy's CPU
-// time from the kernel, so the load generator and the function do not blur the figure. In: wrk, and haproxy and nginx
-// where they are installed. Out: a table on standard output. Absolute figures are those of one machine; quote ratios.
-// The case chain then measures the whole system, the engine and its logging included, on a Swarm of one node container.
+// time from the kernel, so the load generator and the function do not blur the figure. In: wrk, for HTTP/2 h2load, and
+// haproxy and nginx where they are installed. Out: a table on standard output. Absolute figures are those of one machine;
+// quote ratios. The case chain then measures the whole system, the engine and its logging included, on a Swarm of one
+// node container.
 package main
 
 import (
@@ -29,6 +30,8 @@ func main() {
 	cases := flag.String("cases", "reply12,reply64k,post64k,slow,chain", "comma-separated cases; slow is clients that trickle, chain is the whole system on a Swarm of its own, and needs Docker")
 	flag.DurationVar(&b.time, "time", 5*time.Second, "length of each run, at least 1s")
 	flag.IntVar(&b.connections, "connections", 64, "client connections, 1 to 10000")
+	protocolName := flag.String("protocol", "http1", "what clients speak: http1, https1, h2c (HTTP/2 without TLS) or h2")
+	flag.IntVar(&b.streams, "streams", 10, "requests under way on each connection of HTTP/2, 1 to 250")
 	flag.IntVar(&b.rounds, "rounds", 1, "runs of each proxy; the median counts")
 	flag.IntVar(&b.idle, "idle", 10000, "idle connections for the memory figure; 0 leaves it out")
 	flag.IntVar(&b.slow, "slow", 2000, "slow clients beside the load, for the case slow")
@@ -36,6 +39,10 @@ func main() {
 	flag.Parse()
 	if b.time < time.Second || b.connections < 1 || b.connections > 10000 || b.rounds < 1 {
 		exit(fmt.Errorf("time is %s, connections %d, rounds %d: legal is 1s and more, 1 to 10000, 1 and more", b.time, b.connections, b.rounds))
+	}
+	var known bool
+	if b.protocol, known = protocols[*protocolName]; !known || b.streams < 1 || b.streams > 250 {
+		exit(fmt.Errorf("protocol is %q, streams %d: legal is http1, https1, h2c or h2, and 1 to 250", *protocolName, b.streams))
 	}
 	b.only, b.cases = split(*only), split(*cases)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -70,20 +77,26 @@ type bench struct {
 	rounds      int
 	idle        int
 	slow        int
+	protocol    protocol
+	streams     int
 	only, cases map[string]bool
 	profile     string
 	dir         string // for configuration files
 }
 
 func (b *bench) run(ctx context.Context) error {
-	if _, err := exec.LookPath("wrk"); err != nil {
-		return fmt.Errorf("looking for the load generator: %w (Debian package wrk)", err)
+	program, pkg := b.protocol.generator()
+	if _, err := exec.LookPath(program); err != nil {
+		return fmt.Errorf("looking for the load generator: %w (Debian package %s)", err, pkg)
 	}
 	var err error
 	if b.dir, err = os.MkdirTemp("", "waggle-bench"); err != nil {
 		return fmt.Errorf("making a folder for configuration: %w", err)
 	}
 	defer os.RemoveAll(b.dir)
+	if err := b.makeCertificate(); err != nil {
+		return err
+	}
 	function, err := startRole(ctx, "function", nil)
 	if err != nil {
 		return err
@@ -102,6 +115,9 @@ func (b *bench) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if b.protocol.name != "http1" {
+		return nil // what follows measures the system, not a version of HTTP
+	}
 	if b.cases["slow"] {
 		if err := b.measureSlow(ctx, function); err != nil {
 			return err
@@ -115,13 +131,13 @@ func (b *bench) run(ctx context.Context) error {
 
 // runCase prints one table.
 func (b *bench) runCase(ctx context.Context, c testCase, function *process) (err error) {
-	fmt.Printf("\n%s, %d connections, %s per run\n", c.title, b.connections, b.time)
+	fmt.Printf("\n%s, %s, %d connections, %s per run\n", c.title, b.protocol.name, b.connections, b.time)
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(out, "proxy\treq/s\tp50 ms\tp99 ms\tCPU µs/req\t× haproxy\tfunction µs/req\terrors\t")
 	defer func() { err = errors.Join(err, out.Flush()) }()
 	var reference float64
 	for _, p := range proxies {
-		if b.only != nil && !b.only[p.name] || p.shortOnly && c.name != "reply12" {
+		if b.only != nil && !b.only[p.name] || p.shortOnly && c.name != "reply12" || p.plainOnly && b.protocol.name != "http1" {
 			continue
 		}
 		got, err := b.measure(ctx, p, c, function)

@@ -17,13 +17,14 @@ import (
 type testCase struct {
 	name, title, path string
 	script            string // for wrk
+	body              int    // for h2load
 }
 
 var allCases = []testCase{
 	{name: "reply12", title: "GET, 12-byte reply", path: "/"},
 	{name: "reply64k", title: "GET, 64 KiB reply", path: "/64k"},
 	{name: "post64k", title: "POST of 64 KiB, 12-byte reply", path: "/",
-		script: "wrk.method = 'POST'\nwrk.body = string.rep('x', 65536)\n"},
+		script: "wrk.method = 'POST'\nwrk.body = string.rep('x', 65536)\n", body: 64 << 10},
 }
 
 // result is what one run, or the median of several, came to.
@@ -45,7 +46,7 @@ func (b *bench) measure(ctx context.Context, p proxy, c testCase, function *proc
 		defer proc.stop()
 		address = proc.address
 	}
-	url := "http://" + address + p.prefix + c.path
+	url := b.protocol.scheme() + address + p.prefix + c.path
 	if _, err := b.load(ctx, url, c, time.Second, proc, function); err != nil { // warm-up
 		return result{}, err
 	}
@@ -61,23 +62,36 @@ func (b *bench) measure(ctx context.Context, p proxy, c testCase, function *proc
 	return results[len(results)/2], nil
 }
 
-// load runs wrk once and sets its count of requests against the CPU time that the processes used meanwhile.
+// load makes load once and sets the count of requests against the CPU time that the processes used meanwhile.
 func (b *bench) load(ctx context.Context, url string, c testCase, length time.Duration, proc, function *process) (result, error) {
+	before, beforeFunction := proc.cpu(), function.cpu()
+	run := b.loadHTTP1
+	if b.protocol.http2 {
+		run = b.loadHTTP2
+	}
+	r, n, err := run(ctx, url, c, length)
+	if err == nil && n > 0 {
+		r.cpu = float64((proc.cpu() - before).Microseconds()) / n
+		r.functionCPU = float64((function.cpu() - beforeFunction).Microseconds()) / n
+	}
+	return r, err
+}
+
+// loadHTTP1 runs wrk once.
+func (b *bench) loadHTTP1(ctx context.Context, url string, c testCase, length time.Duration) (result, float64, error) {
 	args := []string{"-t1", "-c", strconv.Itoa(b.connections), "-d", strconv.Itoa(int(length.Seconds())) + "s", "--latency"}
 	if c.script != "" {
 		path := filepath.Join(b.dir, c.name+".lua")
 		if err := os.WriteFile(path, []byte(c.script), 0o600); err != nil {
-			return result{}, fmt.Errorf("writing wrk's script: %w", err)
+			return result{}, 0, fmt.Errorf("writing wrk's script: %w", err)
 		}
 		args = append(args, "-s", path)
 	}
-	before, beforeFunction := proc.cpu(), function.cpu()
 	out, err := exec.CommandContext(ctx, "wrk", append(args, url)...).CombinedOutput()
 	if err != nil {
-		return result{}, fmt.Errorf("running wrk: %w: %s", err, out)
+		return result{}, 0, fmt.Errorf("running wrk: %w: %s", err, out)
 	}
-	used, usedFunction := proc.cpu()-before, function.cpu()-beforeFunction
-	return parse(string(out), used, usedFunction)
+	return parse(string(out))
 }
 
 var (
@@ -89,28 +103,23 @@ var (
 	reSocket   = regexp.MustCompile(`Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)`)
 )
 
-// parse reads wrk's report.
-func parse(out string, used, usedFunction time.Duration) (result, error) {
-	var r result
+// parse reads wrk's report, and how many requests it is about.
+func parse(out string) (r result, n float64, err error) {
 	m := reRequests.FindStringSubmatch(out)
 	rate := reRate.FindStringSubmatch(out)
 	if m == nil || rate == nil {
-		return r, fmt.Errorf("wrk said nothing that can be read: %s", out)
+		return r, 0, fmt.Errorf("wrk said nothing that can be read: %s", out)
 	}
-	n, _ := strconv.ParseFloat(m[1], 64)
+	n, _ = strconv.ParseFloat(m[1], 64)
 	r.rate, _ = strconv.ParseFloat(rate[1], 64)
 	r.p50, r.p99 = millis(reP50.FindStringSubmatch(out)), millis(reP99.FindStringSubmatch(out))
-	if n > 0 {
-		r.cpu = float64(used.Microseconds()) / n
-		r.functionCPU = float64(usedFunction.Microseconds()) / n
-	}
 	for _, m := range [][]string{reNon2xx.FindStringSubmatch(out), reSocket.FindStringSubmatch(out)} {
 		for i := 1; i < len(m); i++ {
 			k, _ := strconv.Atoi(m[i])
 			r.errors += k
 		}
 	}
-	return r, nil
+	return r, n, nil
 }
 
 func millis(m []string) float64 {

@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-	"time"
 )
 
 func TestParseReport(t *testing.T) {
@@ -20,12 +19,29 @@ func TestParseReport(t *testing.T) {
   Non-2xx or 3xx responses: 5
 Requests/sec:    200.50
 `
-	got, err := parse(report, 20*time.Millisecond, 10*time.Millisecond)
-	want := result{rate: 200.5, p50: 0.812, p99: 1200, cpu: 20, functionCPU: 10, errors: 15}
-	if err != nil || got != want {
-		t.Errorf("got %+v, error %v, want %+v", got, err, want)
+	got, n, err := parse(report)
+	want := result{rate: 200.5, p50: 0.812, p99: 1200, errors: 15}
+	if err != nil || n != 1000 || got != want {
+		t.Errorf("got %+v of %v requests, error %v, want %+v", got, n, err, want)
 	}
-	if _, err := parse("unable to connect", 0, 0); err == nil {
+	if _, _, err := parse("unable to connect"); err == nil {
+		t.Error("nonsense is a report")
+	}
+}
+
+func TestParseReportOfHTTP2(t *testing.T) {
+	t.Parallel()
+	const report = `
+finished in 11.60s, 8622.71 req/s, 1.98MB/s
+requests: 1015 total, 1015 started, 1000 done, 993 succeeded, 4 failed, 2 errored, 1 timeout
+status codes: 993 2xx, 0 3xx, 3 4xx, 1 5xx
+traffic: 4.13MB (4326656) total, 1.41MB (1479000) headers (space savings 26.05%), 1.14MB (1200000) data
+`
+	got, n, err := parseHTTP2(report)
+	if want := (result{rate: 8622.71, errors: 11}); err != nil || n != 1000 || got != want {
+		t.Errorf("got %+v of %v requests, error %v, want %+v", got, n, err, want)
+	}
+	if _, _, err := parseHTTP2("Could not connect"); err == nil {
 		t.Error("nonsense is a report")
 	}
 }

@@ -19,25 +19,27 @@ type proxy struct {
 	start  func(ctx context.Context, b *bench, function string) (*process, error)
 	// shortOnly proxies take requests and responses for single reads, which long ones are not.
 	shortOnly bool
+	// plainOnly ones know neither TLS nor HTTP/2.
+	plainOnly bool
 }
 
 // The order matters: ratios are to haproxy, so it comes before those that are compared with it.
 var proxies = []proxy{
-	{name: "none"},
+	{name: "none", plainOnly: true},
 	{name: "haproxy", start: startHAProxy},
 	{name: "waggle", prefix: "/function/hello", start: func(ctx context.Context, b *bench, function string) (*process, error) {
-		return startRole(ctx, "gateway", []string{function, b.profile})
+		return startRole(ctx, "gateway", []string{function, b.protocol.name, b.dir, b.profile})
 	}},
 	{name: "nginx", start: startNginx},
-	{name: "fasthttp", start: role("fasthttp")},
-	{name: "blind-relay", start: role("blind-relay"), shortOnly: true},
+	{name: "fasthttp", start: role("fasthttp"), plainOnly: true},
+	{name: "blind-relay", start: role("blind-relay"), shortOnly: true, plainOnly: true},
 	{name: "reverseproxy-pooled", start: role("reverseproxy-pooled")},
 	{name: "reverseproxy", start: role("reverseproxy")},
 }
 
 func role(name string) func(context.Context, *bench, string) (*process, error) {
-	return func(ctx context.Context, _ *bench, function string) (*process, error) {
-		return startRole(ctx, name, []string{function})
+	return func(ctx context.Context, b *bench, function string) (*process, error) {
+		return startRole(ctx, name, []string{function, b.protocol.name, b.dir})
 	}
 }
 
@@ -127,7 +129,7 @@ defaults
   timeout server 60s
   http-reuse always
 frontend in
-  bind ADDRESS
+  bind ADDRESS OPTIONS
   default_backend functions
 backend functions
   server f FUNCTION
@@ -139,7 +141,8 @@ func startHAProxy(ctx context.Context, b *bench, function string) (*process, err
 		return nil, err
 	}
 	return startProcess(ctx, func(address string) *exec.Cmd {
-		file, err := b.config("haproxy.cfg", haproxyConfig, "ADDRESS", address, "FUNCTION", function)
+		options := map[string]string{"https1": "ssl crt " + b.dir + "/both.pem alpn http/1.1", "h2c": "proto h2", "h2": "ssl crt " + b.dir + "/both.pem alpn h2"}
+		file, err := b.config("haproxy.cfg", haproxyConfig, "ADDRESS", address, "FUNCTION", function, "OPTIONS", options[b.protocol.name])
 		if err != nil {
 			return &exec.Cmd{Path: path, Err: err}
 		}
@@ -164,7 +167,7 @@ http {
   proxy_buffers 8 32k;
   upstream functions { server FUNCTION; keepalive 256; keepalive_requests 1000000000; }
   server {
-    listen ADDRESS;
+    listen ADDRESS OPTIONS;
     location / { proxy_pass http://functions; proxy_http_version 1.1; proxy_set_header Connection ""; }
   }
 }
@@ -176,7 +179,11 @@ func startNginx(ctx context.Context, b *bench, function string) (*process, error
 		return nil, err
 	}
 	return startProcess(ctx, func(address string) *exec.Cmd {
-		file, err := b.config("nginx.conf", nginxConfig, "DIR", b.dir, "ADDRESS", address, "FUNCTION", function)
+		options := map[string]string{"https1": "ssl", "h2c": "http2", "h2": "ssl http2"}[b.protocol.name]
+		if b.protocol.tls {
+			options += "; ssl_certificate " + b.dir + "/cert.pem; ssl_certificate_key " + b.dir + "/key.pem"
+		}
+		file, err := b.config("nginx.conf", nginxConfig, "DIR", b.dir, "ADDRESS", address, "FUNCTION", function, "OPTIONS", options)
 		if err != nil {
 			return &exec.Cmd{Path: path, Err: err}
 		}

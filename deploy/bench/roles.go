@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/pprof"
 	"strings"
 	"sync"
@@ -30,18 +31,18 @@ func runRole(name string, args []string) error {
 	address, args := args[0], args[1:]
 	switch name {
 	case "function":
-		return serve(ctx, address, http.HandlerFunc(hello))
+		return serve(ctx, address, protocols["http1"], "", http.HandlerFunc(hello))
 	case "gateway":
-		return runGateway(ctx, address, args[0], args[1])
+		return runGateway(ctx, address, args[0], protocols[args[1]], args[2], args[3])
 	case "reverseproxy":
-		return serve(ctx, address, reverseProxy(args[0]))
+		return serve(ctx, address, protocols[args[1]], args[2], reverseProxy(args[0]))
 	case "reverseproxy-pooled":
 		p := reverseProxy(args[0])
 		p.BufferPool = &bufferPool{sync.Pool{New: func() any { return new([32 << 10]byte) }}}
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.MaxIdleConns, t.MaxIdleConnsPerHost = 1024, 1024
 		p.Transport = t
-		return serve(ctx, address, p)
+		return serve(ctx, address, protocols[args[1]], args[2], p)
 	case "fasthttp":
 		return serveFast(ctx, address, args[0])
 	case "blind-relay":
@@ -57,23 +58,33 @@ func reverseProxy(function string) *httputil.ReverseProxy {
 	return p
 }
 
-var big = strings.Repeat("x", 64<<10)
+var long = strings.Repeat("x", 64<<10)
 
 // hello is the function: a trivial Go server.
 func hello(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	if strings.HasSuffix(r.URL.Path, "/64k") {
-		_, _ = io.WriteString(w, big)
+		_, _ = io.WriteString(w, long)
 		return
 	}
 	_, _ = io.WriteString(w, "Hello World\n")
 }
 
-func serve(ctx context.Context, address string, h http.Handler) error {
-	s := &http.Server{Addr: address, Handler: h} //nolint:gosec // no time limits: setting deadlines would be measured too
+// serve speaks proto, with the certificate in dir.
+func serve(ctx context.Context, address string, proto protocol, dir string, h http.Handler) error {
+	s := &http.Server{Addr: address, Handler: h, Protocols: new(http.Protocols)} //nolint:gosec // no time limits: setting deadlines would be measured too
+	s.Protocols.SetHTTP1(!proto.http2)
+	s.Protocols.SetHTTP2(proto.http2)
+	s.Protocols.SetUnencryptedHTTP2(proto.http2)
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	if err := s.ListenAndServe(); err != http.ErrServerClosed {
+	listen := s.ListenAndServe
+	if proto.tls {
+		listen = func() error {
+			return s.ListenAndServeTLS(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+		}
+	}
+	if err := listen(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -99,7 +110,7 @@ func (p *bufferPool) Get() []byte  { return p.Pool.Get().(*[32 << 10]byte)[:] }
 func (p *bufferPool) Put(b []byte) { p.Pool.Put((*[32 << 10]byte)(b)) }
 
 // runGateway is the gateway with everything on and a table of one function.
-func runGateway(ctx context.Context, address, function, profile string) (err error) {
+func runGateway(ctx context.Context, address, function string, proto protocol, dir, profile string) (err error) {
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
@@ -119,9 +130,17 @@ func runGateway(ctx context.Context, address, function, profile string) (err err
 	if err != nil {
 		return fmt.Errorf("listening for metrics: %w", err)
 	}
-	g, err := gateway.New(gateway.Config{Listener: l, MetricsListener: metrics, Table: &feed.Table{Epoch: "bench", Revision: 1,
+	cfg := gateway.Config{Listener: l, MetricsListener: metrics, Table: &feed.Table{Epoch: "bench", Revision: 1,
 		Functions: []feed.Function{{Name: "hello", Namespace: "openfaas-fn", Service: "hello", Desired: 1, Min: 1, Max: 1,
-			HealthPath: "/", Replicas: []feed.Replica{{ID: "1", Address: function, State: feed.Ready}}}}}})
+			HealthPath: "/", Replicas: []feed.Replica{{ID: "1", Address: function, State: feed.Ready}}}}}}
+	if proto.tls {
+		cfg.TLSCertFile, cfg.TLSKeyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+		if cfg.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return fmt.Errorf("listening without TLS: %w", err)
+		}
+		cfg.TLSListener = l
+	}
+	g, err := gateway.New(cfg)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,7 +31,7 @@ func (s *System) checkMachine(ctx context.Context) (string, error) {
 	if err := s.checkDisk(ctx); err != nil {
 		return "", err
 	}
-	if err := s.checkPort(ctx); err != nil {
+	if err := s.checkPorts(ctx); err != nil {
 		return "", err
 	}
 	return "Docker Engine " + version, nil
@@ -57,35 +58,43 @@ func (s *System) checkDisk(ctx context.Context) error {
 	return nil
 }
 
-// checkPort makes sure that the gateway can have its port. A port held by the gateway of an earlier run is fine.
-func (s *System) checkPort(ctx context.Context) error {
+// checkPorts makes sure that the gateway can have its ports. Those held by the gateway of an earlier run are fine.
+func (s *System) checkPorts(ctx context.Context) error {
 	if s.Target.Distribute != nil {
-		return nil // The port is inside the nodes, whose ports nobody else has.
+		return nil // The ports are inside the nodes, whose ports nobody else has.
 	}
-	if port, err := s.gatewayPort(ctx); err == nil && port == s.Port {
+	held := s.gatewayPorts(ctx)
+	if err := checkPort("PORT", s.Port, held); err != nil || s.certificate.version == "" {
+		return err
+	}
+	return checkPort("TLS_PORT", s.TLSPort, held)
+}
+
+func checkPort(setting string, port int, held []string) error {
+	if slices.Contains(held, strconv.Itoa(port)) {
 		return nil
 	}
-	listener, err := net.Listen("tcp", ":"+strconv.Itoa(s.Port))
+	listener, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return failf(fmt.Sprintf("Choose another with `make up PORT=%d`.", s.Port+1), "port %d is taken by another program", s.Port)
+		return failf(fmt.Sprintf("Choose another with `make up %s=%d`.", setting, port+1), "port %d is taken by another program", port)
 	}
 	if errors.Is(err, syscall.EACCES) {
 		return nil // Only root may listen on low ports; Docker is root.
 	}
 	if err != nil {
-		return fmt.Errorf("trying port %d: %w", s.Port, err)
+		return fmt.Errorf("trying port %d: %w", port, err)
 	}
 	return listener.Close()
 }
 
-// gatewayPort is the host port that the running gateway publishes.
-func (s *System) gatewayPort(ctx context.Context) (int, error) {
+// gatewayPorts are the host ports that the running gateway publishes; none if there is no gateway.
+func (s *System) gatewayPorts(ctx context.Context) []string {
 	out, err := s.Target.Manager.Run(ctx, "service", "inspect", "--format",
-		"{{range .Spec.EndpointSpec.Ports}}{{.PublishedPort}}{{end}}", stackName+"_gateway")
+		"{{range .Spec.EndpointSpec.Ports}}{{.PublishedPort}} {{end}}", stackName+"_gateway")
 	if err != nil {
-		return 0, err
+		return nil
 	}
-	return strconv.Atoi(out)
+	return strings.Fields(out)
 }
 
 // nodeRoles are the labels that the stack's placement needs, each on at least one node.

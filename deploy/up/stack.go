@@ -83,10 +83,11 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 		"RETENTION_ENTRIES=" + strconv.Itoa(2000*megabytes),
 		"POLLS_VERSION=" + hex.EncodeToString(version[:6]),
 	}
-	stack := filepath.Join(s.Root, "deploy", "stack.yml")
-	_, err = s.Target.Manager.RunEnv(ctx, env, "stack", "deploy", "--compose-file", stack, "--resolve-image", "never", "--prune", stackName)
-	if err != nil {
-		return "", fmt.Errorf("deploying %s: %w", stack, err)
+	dir := filepath.Join(s.Root, "deploy")
+	files, more := s.stackFiles(dir)
+	args := slices.Concat([]string{"stack", "deploy", "--resolve-image", "never", "--prune"}, files, []string{stackName})
+	if _, err := s.Target.Manager.RunEnv(ctx, append(env, more...), args...); err != nil {
+		return "", fmt.Errorf("deploying %s/stack.yml: %w", dir, err)
 	}
 	return "deployed", nil
 }

@@ -54,6 +54,10 @@ type Config struct {
 	StateDir string
 	// Port is the port of the gateway on each edge node, 1 to 65535.
 	Port int
+	// TLSCert and TLSKey are files with a certificate and its key, in PEM, for TLS at the gateway; both empty: no TLS.
+	TLSCert, TLSKey string
+	// TLSPort is the port of TLS on each edge node, 1 to 65535.
+	TLSPort int
 	// Workers is the number of drain workers, at least 1.
 	Workers int
 	// RedisMaxMemory bounds each capture node's queue in megabytes, "16mb" to "999999mb"; about 120 bytes a vote.
@@ -69,9 +73,10 @@ type Config struct {
 // System is one Waggle on one Swarm. Its methods must not run at the same time.
 type System struct {
 	Config
-	state    state
-	progress *Progress
-	client   *http.Client
+	state       state
+	certificate certificate
+	progress    *Progress
+	client      *http.Client
 	// earlier are the updates that Swarm knew before this run.
 	earlier map[string]update
 }
@@ -90,6 +95,10 @@ func New(c Config) (*System, error) {
 	if _, err := redisMegabytes("QUEUE_MAXMEMORY", c.QueueMaxMemory); err != nil {
 		return nil, err
 	}
+	certificate, err := readCertificate(c)
+	if err != nil {
+		return nil, err
+	}
 	if len(c.Target.Gateways) == 0 {
 		return nil, errors.New("the target has no gateway address")
 	}
@@ -103,10 +112,11 @@ func New(c Config) (*System, error) {
 		c.Out = io.Discard
 	}
 	return &System{
-		Config:   c,
-		state:    state{dir: c.StateDir},
-		progress: NewProgress(c.Out),
-		client:   &http.Client{Timeout: 10 * time.Second},
+		Config:      c,
+		state:       state{dir: c.StateDir},
+		certificate: certificate,
+		progress:    NewProgress(c.Out),
+		client:      &http.Client{Timeout: 10 * time.Second},
 	}, nil
 }
 
@@ -140,10 +150,20 @@ func (s *System) Up(ctx context.Context) error {
 		}},
 		{"secrets", func() (string, error) {
 			created, err := s.ensureCredentials(ctx)
-			return fmt.Sprintf("%d new; kept in %s", created, s.StateDir), err
+			if err != nil {
+				return "", err
+			}
+			certificates, err := s.ensureCertificate(ctx)
+			return fmt.Sprintf("%d new; kept in %s", created+certificates, s.StateDir), err
 		}},
 		{"stack", func() (string, error) { return s.deployStack(ctx, images) }},
-		{"services", func() (string, error) { return s.awaitServices(ctx) }},
+		{"services", func() (string, error) {
+			waited, err := s.awaitServices(ctx)
+			if err != nil {
+				return waited, err
+			}
+			return waited, s.forgetCertificates(ctx)
+		}},
 		{"functions", func() (string, error) { return s.deployFunctions(ctx) }},
 		{"answers", func() (string, error) { return s.awaitAnswers(ctx) }},
 	}
@@ -184,6 +204,9 @@ func (s *System) printAddresses(changed []string) {
 	}
 	gateway := s.Target.Gateways[0]
 	fmt.Fprintf(s.Out, "  results   %s/function/results\n", gateway)
+	if s.certificate.version != "" {
+		fmt.Fprintf(s.Out, "  TLS       port %d of each edge node, by the names in the certificate\n", s.TLSPort)
+	}
 	fmt.Fprintf(s.Out, "  API       %s (user admin, password in %s)\n\n", gateway, s.state.path("basic-auth-password"))
 	fmt.Fprintf(s.Out, "  faas-cli login -g %s --password-stdin < %s\n", gateway, s.state.path("basic-auth-password"))
 }

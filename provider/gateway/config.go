@@ -99,14 +99,40 @@ type Config struct {
 	// AccessLog is the most requests per second that are logged; 0 logs none. What is left out is counted in the next line.
 	AccessLog int `envconfig:"access_log" default:"0"`
 
+	// TLSCertFile and TLSKeyFile are a certificate with its chain and the private key, in PEM; together they switch TLS on.
+	// They are read again when they change.
+	TLSCertFile string `envconfig:"tls_cert_file"`
+	TLSKeyFile  string `envconfig:"tls_key_file"`
+	// TLSPort is where TLS is served, if it is on.
+	TLSPort int `envconfig:"tls_port" default:"8443"`
+	// TLSRedirect makes Port answer nothing but GET and HEAD, with a redirect to https, and /healthz and ACME challenges.
+	TLSRedirect bool `envconfig:"tls_redirect"`
+	// TLSRedirectPort is where clients find TLSPort; default: there.
+	TLSRedirectPort int `envconfig:"tls_redirect_port"`
+	// ACMEDomains get certificates from the ACME server at ACMEDirectoryURL (default: Let's Encrypt), which switches TLS on.
+	// That server asks for proof on port 443 or 80 of each domain, which must lead to this gateway.
+	ACMEDomains      []string `envconfig:"acme_domains"`
+	ACMEDirectoryURL string   `envconfig:"acme_directory_url"`
+	// ACMEEmail is what that server may write to; default: nobody.
+	ACMEEmail string `envconfig:"acme_email"`
+	// ACMECacheDir keeps its account and certificates over restarts; required with ACMEDomains.
+	ACMECacheDir string `envconfig:"acme_cache_dir"`
+	// ACMECAFile has the roots, in PEM, that the ACME server is known by; default: the system's.
+	ACMECAFile string `envconfig:"acme_ca_file"`
+	// HTTP2MaxStreams bounds the requests under way on one HTTP/2 connection.
+	HTTP2MaxStreams int `envconfig:"http2_max_streams" default:"250"`
+	// DisableHTTP2 leaves clients HTTP/1.1 alone.
+	DisableHTTP2 bool `envconfig:"disable_http2"`
+
 	// Release is the version in X-Served-By.
 	Release string `ignored:"true"`
 	// Logger is required by nobody; default: discard.
 	Logger *slog.Logger `ignored:"true"`
 	// Registry takes the metrics and serves them; default: one of the gateway's own.
 	Registry *prometheus.Registry `ignored:"true"`
-	// Listener and MetricsListener are used instead of the ports if set.
+	// Listener, TLSListener and MetricsListener are used instead of the ports if set.
 	Listener        net.Listener `ignored:"true"`
+	TLSListener     net.Listener `ignored:"true"`
 	MetricsListener net.Listener `ignored:"true"`
 	// Table is served until the feed brings a newer one, and for ever if ProviderURL is empty.
 	Table *feed.Table `ignored:"true"`
@@ -136,7 +162,8 @@ func (c Config) withDefaults() Config {
 		value int
 	}{
 		{&c.Port, 8080}, {&c.MetricsPort, 8082}, {&c.MaxIdleConnsPerHost, 1024}, {&c.MaxHeld, 2000},
-		{&c.MaxConns, 32768}, {&c.MaxHeader, 16 << 10}, {&c.MaxURI, 8 << 10},
+		{&c.MaxConns, 32768}, {&c.MaxHeader, 16 << 10}, {&c.MaxURI, 8 << 10}, {&c.TLSPort, 8443},
+		{&c.HTTP2MaxStreams, 250},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value
@@ -147,6 +174,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxAsyncBody == 0 {
 		c.MaxAsyncBody = 1 << 20
+	}
+	if c.TLSRedirectPort == 0 {
+		c.TLSRedirectPort = c.TLSPort
 	}
 	if c.FunctionNamespace == "" {
 		c.FunctionNamespace = "openfaas-fn"
@@ -183,6 +213,9 @@ func (c Config) validate() error {
 	number("max_uri_bytes", c.MaxURI, 256, c.MaxHeader)
 	number("access_log", c.AccessLog, 0, maxRate)
 	number("rate_burst", c.RateBurst, 1, maxRate)
+	number("tls_port", c.TLSPort, 1, 65535)
+	number("tls_redirect_port", c.TLSRedirectPort, 1, 65535)
+	number("http2_max_streams", c.HTTP2MaxStreams, 1, 10_000)
 	if !(c.RateLimit >= 0 && c.RateLimit <= maxRate) { // in this form NaN is not legal
 		errs = append(errs, fmt.Errorf("rate_limit is %g: legal is 0 (no bound) to %d", c.RateLimit, maxRate))
 	}
@@ -213,6 +246,7 @@ func (c Config) validate() error {
 	if _, err := c.providerAddress(); err != nil {
 		errs = append(errs, err)
 	}
+	errs = append(errs, c.validateTLS())
 	return errors.Join(errs...)
 }
 

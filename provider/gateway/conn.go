@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"waggle/provider/gateway/http2"
 	"waggle/provider/gateway/sock"
 	"waggle/provider/gateway/upstream"
 )
@@ -29,12 +31,17 @@ type conn struct {
 	tls   bool
 	// inner connections come from this process, see [Gateway.Dial].
 	inner bool
+	// stream is set on streams of HTTP/2, see serveHTTP2: connections that have one request.
+	stream bool
+	// preface is set once a client has turned out to speak HTTP/2 without having been asked.
+	preface bool
 
 	deadline atomic.Int64                  // Unix ns; 0: none
 	upstream atomic.Pointer[upstream.Conn] // what the request under way waits for
 	idle     atomic.Bool                   // between requests
 	left     atomic.Bool                   // the client went away while its request was under way
 	requests atomic.Uint32                 // heads read so far
+	http2    atomic.Pointer[http2.Conn]    // what runs on it instead of requests in HTTP/1.1
 
 	mu     sync.Mutex    // held by the sweep while it unblocks
 	leftCh chan struct{} // guarded by mu; closed when left is set; nil unless a request waits for a replica
@@ -68,6 +75,10 @@ func (c *conn) serve() {
 			c.crashed(ex, p)
 		}
 	}()
+	if c.tls && !c.stream && !c.handshake() {
+		_ = c.sock.Close()
+		return
+	}
 	for {
 		var ok bool
 		if ex, ok = c.next(ex); !ok {
@@ -79,12 +90,20 @@ func (c *conn) serve() {
 			ex.free()
 			ex = nil
 		}
-		if !keep {
+		if !keep || c.stream {
 			break
 		}
 	}
+	var early []byte
 	if ex != nil {
+		if c.preface {
+			early = bytes.Clone(ex.in.B[ex.r:ex.w])
+		}
 		ex.free()
+		ex = nil
+	}
+	if c.preface {
+		c.serveHTTP2(early)
 	}
 	_ = c.sock.Close()
 }
@@ -122,6 +141,8 @@ func (c *conn) next(ex *exchange) (*exchange, bool) {
 	for first := true; ; first = false {
 		n, perr := ex.req.Parse(ex.in.B[ex.r:ex.w], c.g.cfg.MaxURI)
 		switch {
+		case perr != nil && c.speaksHTTP2(ex):
+			return ex, false
 		case perr != nil:
 			ex.refuseHead(perr.Status, perr.Reason)
 			return ex, false
@@ -194,6 +215,10 @@ func (c *conn) recover() {
 
 // expire unblocks the sockets if the step under way is late at now. The sweep alone calls it.
 func (c *conn) expire(now int64) {
+	if h := c.http2.Load(); h != nil {
+		h.Expire(now)
+		return
+	}
 	at := c.deadline.Load()
 	if at > 0 && at < now {
 		c.unblock(at)
@@ -216,6 +241,10 @@ func (c *conn) unblock(at int64) bool {
 
 // unblockIfIdle wakes a connection that waits for a request, so that it can see that the gateway drains.
 func (c *conn) unblockIfIdle() {
+	if h := c.http2.Load(); h != nil {
+		h.Drain(c.g.clock.Load())
+		return
+	}
 	if at := c.deadline.Load(); c.idle.Load() && at != expired {
 		c.unblock(at)
 	}
@@ -226,16 +255,22 @@ func (c *conn) checkLeft() {
 	n := c.requests.Load()
 	old := c.seen
 	c.seen = n
-	if c.idle.Load() || old != n || c.left.Load() || !c.sock.Gone() {
+	if c.idle.Load() || old != n || c.http2.Load() != nil {
 		return
 	}
-	c.left.Store(true)
-	c.mu.Lock()
-	if c.leftCh != nil {
-		close(c.leftCh)
-		c.leftCh = nil
+	if !c.left.Load() {
+		if !c.sock.Gone() {
+			return
+		}
+		c.left.Store(true)
+		c.mu.Lock()
+		if c.leftCh != nil {
+			close(c.leftCh)
+			c.leftCh = nil
+		}
+		c.mu.Unlock()
 	}
-	c.mu.Unlock()
+	// Again and again: when it was noticed first, the request may have had no replica to wait for yet.
 	if at := c.deadline.Load(); at != expired && c.upstream.Load() != nil {
 		c.unblock(at)
 	}

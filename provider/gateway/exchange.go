@@ -185,6 +185,11 @@ func (ex *exchange) serve() (keep bool) {
 	if !ex.withinRate() {
 		return ex.refuse(429, fmt.Sprintf("too many requests from this network: legal are %g a second, %d at once", ex.g.cfg.RateLimit, ex.g.cfg.RateBurst))
 	}
+	if ex.g.cfg.TLSRedirect && !ex.c.tls && !ex.c.inner {
+		if keep, done := ex.toTLS(); done {
+			return keep
+		}
+	}
 	switch target := ex.req.Target; {
 	case string(ex.req.Method) == "CONNECT":
 		return ex.refuse(405, "CONNECT is not supported")

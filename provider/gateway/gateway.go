@@ -1,4 +1,5 @@
-// Package gateway is the public edge: it takes HTTP/1.1 from clients and hands each request to a replica.
+// Package gateway is the public edge: it takes HTTP/1.1 and HTTP/2 from clients, with and without TLS, and hands each
+// request to a replica.
 //
 // In: client connections, the replica table from provider/feed. Out: requests to replicas (and /system/ to the
 // provider), load reports, metrics. It guarantees that a request is processed at most once unless its function or its
@@ -6,7 +7,8 @@
 // never passed on as whole, and that every wait and every buffer has a bound. It keeps working from the last table
 // while the provider is away.
 //
-// The way through: a connection (conn.go) reads a head and makes an exchange (exchange.go) of it, which is answered
+// The way through: a connection (conn.go; after a handshake if it is TLS, tls.go; a stream of one if it is HTTP/2,
+// http2.go) reads a head and makes an exchange (exchange.go) of it, which is answered
 // here (local.go) or forwarded (forward.go): heads rewritten (rewrite.go), bodies relayed (relay.go, upload.go,
 // tunnel.go). Parsing is http1's, picking upstream's, system calls are sock's.
 package gateway
@@ -28,6 +30,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"waggle/provider/feed"
+	"waggle/provider/gateway/certs"
+	"waggle/provider/gateway/http2"
 	"waggle/provider/gateway/ratelimit"
 	"waggle/provider/gateway/upstream"
 )
@@ -43,6 +47,8 @@ type Gateway struct {
 	limiter   *ratelimit.Limiter // nil: no bound
 	trusted   []netip.Prefix
 	accessLog sampler
+	certs     *certs.Store // nil without TLS
+	http2     http2.Config
 	servedBy  string
 	epoch     string
 	hostname  string
@@ -60,7 +66,8 @@ type Gateway struct {
 
 	mu      sync.Mutex
 	conns   map[*conn]struct{} // guarded by mu
-	clients int                // guarded by mu; those of conns that are not inner ones
+	clients int                // guarded by mu; those of conns that are clients' connections
+	streams int                // guarded by mu; those of conns that are streams of HTTP/2
 	perIP   map[string]int     // guarded by mu
 	open    sync.WaitGroup     // connections being served
 }
@@ -90,6 +97,12 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g.accessLog.most = uint64(cfg.AccessLog)
 	g.metrics = newMetrics(cfg.Registry, g)
+	if c := cfg.certificates(); c.On() {
+		if g.certs, err = certs.New(c); err != nil {
+			return nil, fmt.Errorf("configuring the gateway: %w", err)
+		}
+	}
+	g.http2 = cfg.http2(g.clock.Load)
 	g.registry, err = upstream.New(upstream.Config{
 		DefaultNamespace:  cfg.FunctionNamespace,
 		Node:              cfg.NodeID,
@@ -122,18 +135,20 @@ func New(cfg Config) (*Gateway, error) {
 // Run serves until ctx is done, then stops in order: unready, no new connections, requests under way finish, and only
 // then the feed and the registry, which they need. It returns an error only if it could not start or a server broke.
 func (g *Gateway) Run(ctx context.Context) error {
-	listener, err := listen(g.cfg.Listener, g.cfg.Port)
+	doors, err := g.openDoors()
 	if err != nil {
-		return fmt.Errorf("listening for clients: %w", err)
+		return err
 	}
-	defer listener.Close()
+	defer closeDoors(doors)
 	metricsListener, err := listen(g.cfg.MetricsListener, g.cfg.MetricsPort)
 	if err != nil {
 		return fmt.Errorf("listening for metrics: %w", err)
 	}
 	defer metricsListener.Close()
 	g.boundConns()
-	g.cfg.Logger.Info("gateway started", "address", listener.Addr().String(), "metrics", metricsListener.Addr().String())
+	for _, d := range doors {
+		g.cfg.Logger.Info("gateway started", "address", d.Addr().String(), "tls", d.config != nil, "metrics", metricsListener.Addr().String())
+	}
 
 	// What requests need lives in a second lifetime that ends after the last of them.
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
@@ -150,17 +165,25 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.feed != nil {
 		group.Go(func() error { return g.feed.Run(inner) })
 	}
-	accepting := make(chan error, 1)
-	go func() { accepting <- g.accept(listener) }()
+	if g.certs != nil {
+		group.Go(func() error { return g.certs.Run(inner) })
+	}
+	accepting := make(chan error, len(doors))
+	for _, d := range doors {
+		go func() { accepting <- g.accept(d) }()
+	}
 
 	var acceptErr error
+	accepts := len(doors)
 	select {
 	case acceptErr = <-accepting:
-		accepting <- nil
+		accepts--
 	case <-outer.Done():
 	}
-	g.shutdown(listener)
-	acceptErr = errors.Join(acceptErr, <-accepting)
+	g.shutdown(doors)
+	for range accepts {
+		acceptErr = errors.Join(acceptErr, <-accepting)
+	}
 	stopInner()
 	return errors.Join(acceptErr, group.Wait())
 }
@@ -174,14 +197,14 @@ func listen(given net.Listener, port int) (net.Listener, error) {
 
 // shutdown ends the connections: first /healthz turns 503 for a while, then idle connections close, then the others
 // after their request, and whatever is left at the deadline is cut.
-func (g *Gateway) shutdown(listener net.Listener) {
+func (g *Gateway) shutdown(doors []door) {
 	g.unready.Store(true)
 	g.cfg.Logger.Info("gateway unready", "delay", g.cfg.ShutdownDelay.String())
 	time.Sleep(time.Duration(g.cfg.ShutdownDelay)) //nolint:forbidigo // nothing may shorten it: balancers need this long to see the 503
 	g.mu.Lock()
 	g.draining.Store(true) // under mu, so that no connection is admitted once open is waited for
 	g.mu.Unlock()
-	_ = listener.Close()
+	closeDoors(doors)
 	g.eachConn(func(c *conn) { c.unblockIfIdle() })
 	finished := make(chan struct{})
 	go func() { g.open.Wait(); close(finished) }()

@@ -66,6 +66,9 @@ func (ex *exchange) local() (keep bool) {
 	case "*":
 		return ex.respond(204, nil, "")
 	}
+	if ex.g.certs != nil && bytes.HasPrefix(path, challengePath) {
+		return ex.challenge(path)
+	}
 	return ex.refuse(404, "404 page not found")
 }
 

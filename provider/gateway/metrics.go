@@ -25,6 +25,8 @@ type metrics struct {
 	refused      *prometheus.CounterVec   // status: requests refused before they had a function
 	connections  prometheus.Gauge
 	connsRefused prometheus.Counter
+	handshakes   prometheus.Counter     // TLS handshakes that failed
+	http2Errors  *prometheus.CounterVec // code: connections ended for a fault of the client's
 }
 
 func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
@@ -45,9 +47,11 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 		refused:      counter("gateway_refused_requests_total", "Requests refused before they reached a function or the API.", "status"),
 		connections:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "gateway_client_connections", Help: "Open client connections."}),
 		connsRefused: prometheus.NewCounter(prometheus.CounterOpts{Name: "gateway_client_connections_refused_total", Help: "Client connections refused by a bound."}),
+		handshakes:   prometheus.NewCounter(prometheus.CounterOpts{Name: "gateway_tls_handshake_errors_total", Help: "TLS handshakes that failed."}),
+		http2Errors:  counter("gateway_http2_connection_errors_total", "HTTP/2 connections ended for a fault of the client's.", "code"),
 	}
 	reg.MustRegister(m.invocations, m.seconds, m.started, m.requests, m.requestTime, m.retries, m.ejections, m.held,
-		m.refused, m.connections, m.connsRefused, newGauges(g),
+		m.refused, m.connections, m.connsRefused, m.handshakes, m.http2Errors, newGauges(g),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -2,11 +2,14 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"syscall"
 	"time"
+
+	"waggle/provider/gateway/sock"
 )
 
 // sweepEvery is how exact deadlines are. Four looks a second at each connection cost nothing that can be measured.
@@ -27,14 +30,14 @@ func (g *Gateway) boundConns() {
 }
 
 // accept takes connections until the listener closes; that, in turn, is an error only if nobody asked for it.
-func (g *Gateway) accept(l net.Listener) error {
+func (g *Gateway) accept(d door) error {
 	pause := time.Duration(0)
 	for {
-		nc, err := l.Accept()
+		nc, err := d.Accept()
 		switch {
 		case err == nil:
 			pause = 0
-			g.welcome(nc)
+			g.welcome(nc, d.config)
 		case g.draining.Load() || errors.Is(err, net.ErrClosed):
 			if g.draining.Load() {
 				return nil
@@ -52,12 +55,17 @@ func (g *Gateway) accept(l net.Listener) error {
 var refusal = []byte("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\nX-OpenFaaS-Internal: gateway\r\n\r\n")
 
 // welcome serves a client's connection, or refuses it where the bounds leave no room for it.
-func (g *Gateway) welcome(nc net.Conn) {
+func (g *Gateway) welcome(nc net.Conn, config *tls.Config) {
 	c := g.newConn(nc)
+	if config != nil {
+		c.sock, c.tls = sock.NewTLS(nc, config), true
+	}
 	if !g.admit(c) {
 		g.metrics.connsRefused.Inc()
-		_ = c.sock.Write(refusal, nil) // fits into an empty socket buffer, so it cannot block
-		_ = c.sock.Close()
+		if !c.tls { // nobody would understand it before a handshake
+			_ = c.sock.Write(refusal, nil) // fits into an empty socket buffer, so it cannot block
+		}
+		_ = nc.Close()
 	}
 }
 
@@ -65,10 +73,13 @@ func (g *Gateway) welcome(nc net.Conn) {
 // connections, whose number is bounded by what dials them.
 func (g *Gateway) admit(c *conn) bool {
 	g.mu.Lock()
-	ok := !g.draining.Load() && (c.inner || g.clients < g.cfg.MaxConns && (g.cfg.MaxConnsPerIP == 0 || g.perIP[c.ip] < g.cfg.MaxConnsPerIP))
+	ok := g.hasRoom(c)
 	if ok {
 		g.conns[c] = struct{}{}
-		if !c.inner {
+		switch {
+		case c.stream:
+			g.streams++
+		case !c.inner:
 			g.clients++
 			g.perIP[c.ip]++
 			g.metrics.connections.Inc()
@@ -85,10 +96,25 @@ func (g *Gateway) admit(c *conn) bool {
 	return ok
 }
 
+// hasRoom reports whether c may be served. Streams are bounded as connections are, since each costs as much, and go on
+// while the gateway drains: their client knows, and their connection still counts as open. The caller holds mu.
+func (g *Gateway) hasRoom(c *conn) bool {
+	switch {
+	case c.stream:
+		return g.streams < g.cfg.MaxConns
+	case g.draining.Load():
+		return false
+	}
+	return c.inner || g.clients < g.cfg.MaxConns && (g.cfg.MaxConnsPerIP == 0 || g.perIP[c.ip] < g.cfg.MaxConnsPerIP)
+}
+
 func (g *Gateway) dismiss(c *conn) {
 	g.mu.Lock()
 	delete(g.conns, c)
-	if !c.inner {
+	switch {
+	case c.stream:
+		g.streams--
+	case !c.inner:
 		g.clients--
 		if g.perIP[c.ip]--; g.perIP[c.ip] == 0 {
 			delete(g.perIP, c.ip)

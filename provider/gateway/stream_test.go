@@ -431,10 +431,9 @@ func TestBrokenResponseIsNeverWhole(t *testing.T) {
 	}
 }
 
-func TestClientThatLeavesIsNoticed(t *testing.T) {
-	t.Parallel()
-	entered, left := make(chan struct{}, 2), make(chan error, 2)
-	r := newReplica(t, func(_ http.ResponseWriter, r *http.Request) {
+// untilClientLeaves is a function that says when it has been entered, and how its client has left.
+func untilClientLeaves(entered chan<- struct{}, left chan<- error) http.HandlerFunc {
+	return func(_ http.ResponseWriter, r *http.Request) {
 		entered <- struct{}{}
 		if r.URL.Path == "/upload" {
 			_, err := io.Copy(io.Discard, r.Body)
@@ -443,8 +442,13 @@ func TestClientThatLeavesIsNoticed(t *testing.T) {
 		}
 		<-r.Context().Done()
 		left <- r.Context().Err()
-	})
-	e := start(t, nil, function("f", r))
+	}
+}
+
+func TestClientThatLeavesIsNoticed(t *testing.T) {
+	t.Parallel()
+	entered, left := make(chan struct{}, 2), make(chan error, 2)
+	e := start(t, nil, function("f", newReplica(t, untilClientLeaves(entered, left))))
 	for name, raw := range map[string]string{
 		"within its body":               "POST /function/f/upload HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n123",
 		"while the function is at work": "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",

@@ -69,3 +69,10 @@ func (b *Body) Decode(p []byte) (n int, payload []byte, done bool, err error) {
 	n, done, err = b.Advance(p)
 	return n, p[:n], done, err
 }
+
+// KeepTrailers makes the trailers of a chunked body available from Trailers; by default they only pass through.
+func (b *Body) KeepTrailers() { b.chunks.keep = true }
+
+// Trailers is the trailer section of a chunked body that has ended, the empty line behind it included; no more than that
+// line if there were no trailers. Fields.Parse reads it.
+func (b *Body) Trailers() []byte { return b.chunks.kept }

@@ -8,6 +8,8 @@ type chunks struct {
 	line   int    // bytes of this size line's extension, or of all trailers
 	name   [maxTrailerName]byte
 	named  int // bytes in name
+	keep   bool
+	kept   []byte // the trailer section so far, if keep is set
 }
 
 type chunkState uint8
@@ -143,6 +145,9 @@ func (c *chunks) stepExtension(b byte) *Error {
 func (c *chunks) stepTrailer(b byte) *Error {
 	if c.line++; c.line > maxTrailers {
 		return errTrailers
+	}
+	if c.keep {
+		c.kept = append(c.kept, b)
 	}
 	switch c.state {
 	case atTrailerStart:

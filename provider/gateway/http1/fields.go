@@ -195,6 +195,12 @@ var (
 	errIncomplete = &Error{0, "incomplete"}
 )
 
+// Parse reads lines up to and including an empty one, such as [Body.Trailers] gives.
+func (f *Fields) Parse(lines []byte) *Error {
+	_, err := f.parse(lines, 0)
+	return err
+}
+
 // parse reads lines from buf[at:] up to and including the empty one and returns the offset behind it.
 func (f *Fields) parse(buf []byte, at int) (int, *Error) {
 	f.buf, f.n = buf, 0
@@ -287,6 +293,9 @@ func lineEnd(buf []byte, i int) (int, *Error) {
 		}
 	}
 }
+
+// IsToken reports whether c may stand in a field name (RFC 9110 §5.6.2).
+func IsToken(c byte) bool { return isToken[c] }
 
 // isToken marks the characters of RFC 9110 §5.6.2.
 var isToken = func() (t [256]bool) {

@@ -10,8 +10,12 @@ import (
 
 // Gone reports whether the peer has closed or broken the connection, as far as the kernel knows. It never blocks and
 // takes no byte away, so it may run beside a reader. A connection without a socket is asked for its own method Gone;
-// one that has none counts as there.
+// one that has none counts as there. Of TLS the TCP connection is asked: a client's farewell in TLS lies before its FIN
+// like data, and only the reader can tell the two apart.
 func (c *Conn) Gone() bool {
+	if c.secure != nil {
+		return c.secure.under.finished()
+	}
 	if c.raw == nil {
 		asked, ok := c.nc.(interface{ Gone() bool })
 		return ok && asked.Gone()
@@ -25,9 +29,14 @@ func (c *Conn) Gone() bool {
 }
 
 // Quiet reports whether a connection without a request under way is fit for one: open, and nothing unasked for in it.
+// It belongs to the reader. A connection without a socket is asked for its own method Quiet; one that has none is quiet.
 func (c *Conn) Quiet() bool {
+	if c.secure != nil {
+		return c.secure.quiet()
+	}
 	if c.raw == nil {
-		return true
+		asked, ok := c.nc.(interface{ Quiet() bool })
+		return !ok || asked.Quiet()
 	}
 	quiet := false
 	err := c.raw.Control(func(fd uintptr) {
@@ -50,8 +59,44 @@ const (
 	tcpInfoUnacked    = 24
 	tcpInfoBytesAcked = 120
 	tcpInfoNeeded     = tcpInfoBytesAcked + 8
-	tcpStateClosed    = 7
 )
+
+// States of <net/tcp_states.h>.
+const (
+	tcpStateClosed    = 7
+	tcpStateCloseWait = 8 // the peer's FIN has come
+	tcpStateLastAck   = 9 // and ours has gone
+	tcpStateClosing   = 11
+)
+
+// tcpInfo asks for struct tcp_info; it returns nil if the kernel does not give all that is used of it.
+func tcpInfo(fd uintptr, into *[256]byte) []byte {
+	size := uint32(len(into))
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+		uintptr(unsafe.Pointer(into)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 || size < tcpInfoNeeded {
+		return nil
+	}
+	return into[:size]
+}
+
+// finished reports whether the peer sends no more, by the state of TCP alone: unread data does not hide it.
+func (c *Conn) finished() bool {
+	if c.raw == nil {
+		return c.Gone()
+	}
+	over := false
+	err := c.raw.Control(func(fd uintptr) {
+		var space [256]byte
+		if info := tcpInfo(fd, &space); info != nil {
+			switch info[tcpInfoState] {
+			case tcpStateClosed, tcpStateCloseWait, tcpStateLastAck, tcpStateClosing:
+				over = true
+			}
+		}
+	})
+	return over || err != nil
+}
 
 // NeverArrived reports whether it is certain that the peer's process received no byte beyond the first sent ones, on a
 // connection that ended with ended. A false answer means "not certain"; pending then says that the peer's verdict on
@@ -69,11 +114,9 @@ func (c *Conn) NeverArrived(sent uint64, ended error) (certain, pending bool) {
 		return false, false
 	}
 	_ = c.raw.Control(func(fd uintptr) {
-		var info [256]byte
-		size := uint32(len(info))
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-		if errno != 0 || size < tcpInfoNeeded {
+		var space [256]byte
+		info := tcpInfo(fd, &space)
+		if info == nil {
 			return
 		}
 		acked := binary.NativeEndian.Uint64(info[tcpInfoBytesAcked:])

@@ -6,10 +6,12 @@
 //
 // It goes past net.Conn because that costs a scheduler hand-over around every system call, which for calls that never
 // block (these sockets are non-blocking) is a tenth of the gateway's time. The runtime's poller, deadlines and
-// life cycle stay in charge; a connection that is no kernel socket (TLS) falls back to its own Read and Write.
+// life cycle stay in charge. TLS runs on top of such a socket (NewTLS). A connection without one (a pipe within the
+// process, a stream of HTTP/2) falls back to its own Read and Write, and to Gone, Quiet, Abort and WriteBoth if it has them.
 package sock
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"os"
@@ -21,8 +23,10 @@ import (
 
 // Conn is a connection. One goroutine may read while another writes; Gone, Unblock and Close are free for all.
 type Conn struct {
-	nc  net.Conn
-	raw syscall.RawConn // nil if this is no kernel socket
+	nc     net.Conn
+	raw    syscall.RawConn // nil if this is no kernel socket
+	secure *secure         // nil if this is not TLS
+	both   bothWriter      // nil unless nc, which is no socket, is one
 
 	// Written counts the bytes the kernel has taken for sending. It belongs to the writer.
 	Written uint64
@@ -46,6 +50,12 @@ type writeState struct {
 	msg  syscall.Msghdr
 }
 
+// bothWriter is a connection without a socket that would rather have the two pieces of a write together.
+type bothWriter interface {
+	// WriteBoth sends a, then b, whole, and returns how many bytes went out.
+	WriteBoth(a, b []byte) (int, error)
+}
+
 // Buffer is a borrowed buffer; its owner puts it back.
 type Buffer struct{ B []byte }
 
@@ -56,8 +66,10 @@ func New(nc net.Conn) *Conn {
 		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw
 			c.tryRead, c.tryBorrow, c.tryWrite = c.doRead, c.doBorrow, c.doWrite
+			return c
 		}
 	}
+	c.both, _ = nc.(bothWriter)
 	return c
 }
 
@@ -69,14 +81,25 @@ func (c *Conn) Close() error { return c.nc.Close() }
 
 // Abort closes it so that the peer cannot take what it has received for the whole: with a reset where TCP has one.
 func (c *Conn) Abort() {
-	if tcp, ok := c.nc.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
+	switch nc := c.nc.(type) {
+	case *net.TCPConn:
+		_ = nc.SetLinger(0)
+	case *tls.Conn:
+		c.secure.under.Abort() // no farewell: it would make what was sent look whole, and can block
+		return
+	case interface{ Abort() }:
+		nc.Abort()
+		return
 	}
 	_ = c.nc.Close()
 }
 
 // CloseWrite ends the sending direction, if the connection can.
 func (c *Conn) CloseWrite() {
+	if c.secure != nil {
+		c.secure.closeWrite()
+		return
+	}
 	if half, ok := c.nc.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
 	}
@@ -88,12 +111,18 @@ var past = time.Unix(1, 0)
 // Unblock makes reads and writes return os.ErrDeadlineExceeded, now and until Rearm.
 func (c *Conn) Unblock() { _ = c.nc.SetDeadline(past) }
 
-// Rearm ends the effect of Unblock.
+// UnblockRead is Unblock for reads alone.
+func (c *Conn) UnblockRead() { _ = c.nc.SetReadDeadline(past) }
+
+// Rearm ends the effect of Unblock and UnblockRead.
 func (c *Conn) Rearm() { _ = c.nc.SetDeadline(time.Time{}) }
 
 // Read reads into p; at the end of the stream it returns io.EOF.
 func (c *Conn) Read(p []byte) (int, error) {
 	if c.raw == nil {
+		if c.secure != nil {
+			return c.secure.read(p)
+		}
 		return c.nc.Read(p)
 	}
 	c.read.into = p
@@ -106,6 +135,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 // The buffer is the caller's if n > 0; otherwise it is nil.
 func (c *Conn) Borrow(pool *sync.Pool) (b *Buffer, n int, err error) {
 	if c.raw == nil {
+		if c.secure != nil {
+			return c.secure.borrow(pool)
+		}
 		b = pool.Get().(*Buffer)
 		n, err = c.nc.Read(b.B)
 		if n == 0 {
@@ -168,16 +200,7 @@ func (c *Conn) recv(fd uintptr, p []byte) bool {
 // Write sends a, then b, whole; b may be empty. Where it fails, Written says how far it came.
 func (c *Conn) Write(a, b []byte) error {
 	if c.raw == nil {
-		for _, p := range [2][]byte{a, b} {
-			if len(p) > 0 {
-				n, err := c.nc.Write(p)
-				c.Written += uint64(n)
-				if err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+		return c.writeOther(a, b)
 	}
 	w := &c.write
 	w.iov[0].Base, w.iov[0].Len = unsafe.SliceData(a), uint64(len(a))
@@ -192,6 +215,28 @@ func (c *Conn) Write(a, b []byte) error {
 		err = os.NewSyscallError("send", w.err)
 	}
 	return err
+}
+
+// writeOther is Write where there is no socket.
+func (c *Conn) writeOther(a, b []byte) error {
+	if c.secure != nil {
+		return c.secure.write(a, b)
+	}
+	if c.both != nil {
+		n, err := c.both.WriteBoth(a, b)
+		c.Written += uint64(n)
+		return err
+	}
+	for _, p := range [2][]byte{a, b} {
+		if len(p) > 0 {
+			n, err := c.nc.Write(p)
+			c.Written += uint64(n)
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // doWrite sends until everything is gone, the socket is full or broken.

@@ -1,0 +1,262 @@
+package http2
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	wire "golang.org/x/net/http2"
+	"pgregory.net/rapid"
+)
+
+// answer writes a response with a body of n bytes.
+func answer(s *Stream, n int) error {
+	body := bytes.Repeat([]byte("0123456789"), n/10+1)[:n]
+	_, err := s.WriteBoth(fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", n), body)
+	return err
+}
+
+// data reads DATA frames of a stream until it has n bytes.
+func (p *peer) data(id uint32, n int) {
+	p.t.Helper()
+	for n > 0 {
+		if f, ok := p.read().(*wire.DataFrame); ok && f.StreamID == id {
+			n -= len(f.Data())
+		}
+	}
+	if n < 0 {
+		p.t.Fatalf("%d bytes more than the window has room for", -n)
+	}
+}
+
+func TestWindowsHoldResponsesBack(t *testing.T) {
+	t.Parallel()
+	p := serve(t, func(s *Stream) {
+		if err := answer(s, 200_000); err != nil {
+			t.Error(err)
+		}
+	}, wire.Setting{ID: wire.SettingInitialWindowSize, Val: 10})
+	id := p.begin(true, get()...)
+	p.data(id, 10)
+	p.must(p.WriteWindowUpdate(id, 5))
+	p.data(id, 5)
+	// A window may become smaller than nothing; what opens it again has to make up for that.
+	p.must(p.WriteSettings(wire.Setting{ID: wire.SettingInitialWindowSize, Val: 0}))
+	p.must(p.WriteWindowUpdate(id, 10+7))
+	p.data(id, 7)
+	p.must(p.WriteWindowUpdate(id, 1<<20))
+	p.data(id, initialWindow-22) // now it is the connection's that is shut
+	p.must(p.WriteWindowUpdate(0, 1<<20))
+	p.data(id, 200_000-initialWindow)
+}
+
+func TestStreamsShareTheConnectionInTurns(t *testing.T) {
+	t.Parallel()
+	p := serve(t, func(s *Stream) { _ = answer(s, 100_000) }, wire.Setting{ID: wire.SettingInitialWindowSize, Val: 1 << 20})
+	first, second := p.begin(true, get()...), p.begin(true, get()...)
+	got := map[uint32]int{}
+	for got[first]+got[second] < 200_000 {
+		f, ok := p.read().(*wire.DataFrame)
+		if !ok {
+			continue
+		}
+		got[f.StreamID] += len(f.Data())
+		if n := got[first] + got[second]; n >= initialWindow && n%1000 == initialWindow%1000 && n < 200_000 {
+			p.must(p.WriteWindowUpdate(0, 1000))
+		}
+	}
+	if got[first] != got[second] {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestDeadlinesEndWritesAndReads(t *testing.T) {
+	t.Parallel()
+	results := make(chan error, 3)
+	blocked, release := make(chan *Stream, 1), make(chan struct{})
+	p := serve(t, func(s *Stream) {
+		blocked <- s
+		results <- answer(s, 100)
+		_ = s.SetDeadline(time.Time{})
+		_, err := s.Read(make([]byte, 9000))
+		results <- err
+		<-release
+		_, err = io.ReadAll(s)
+		results <- err
+	}, wire.Setting{ID: wire.SettingInitialWindowSize, Val: 10})
+	id := p.begin(false, post()...)
+	s := <-blocked
+	p.data(id, 10)
+	_ = s.SetDeadline(time.Unix(1, 0))
+	if err := <-results; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the write ended with %v", err)
+	}
+	if err := <-results; err != nil {
+		t.Errorf("the read after it ended with %v", err)
+	}
+	_ = s.SetDeadline(time.Unix(1, 0))
+	close(release)
+	if err := <-results; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the read ended with %v", err)
+	}
+	p.wantReset(id, wire.ErrCodeInternal)
+}
+
+func TestUploadsAreBoundedByWindows(t *testing.T) {
+	t.Parallel()
+	read := make(chan int)
+	p := serve(t, func(s *Stream) {
+		b := make([]byte, streamWindow)
+		for n := range read {
+			if _, err := io.ReadFull(s, b[:n]); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = answer(s, 0)
+	})
+	id := p.begin(false, post("content-length", "10000000")...)
+	for sent := 0; sent < streamWindow; sent += maxFrame {
+		p.must(p.WriteData(id, false, make([]byte, maxFrame)))
+	}
+	read <- len("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 10000000\r\n\r\n") + streamWindow/2
+	for {
+		if f, ok := p.read().(*wire.WindowUpdateFrame); ok && f.StreamID == id {
+			if f.Increment != streamWindow/2 {
+				t.Errorf("the window opens by %d", f.Increment)
+			}
+			break
+		}
+	}
+	for range streamWindow/2/maxFrame + 1 { // one more than there is room for
+		p.must(p.WriteData(id, false, make([]byte, maxFrame)))
+	}
+	p.wantReset(id, wire.ErrCodeFlowControl)
+	close(read)
+}
+
+func TestBodiesThatNobodyReadsAreCredited(t *testing.T) {
+	t.Parallel()
+	for name, handle := range map[string]func(*Stream){
+		"refused and lingering": func(s *Stream) {
+			_ = answer(s, 0)
+			_ = s.CloseWrite()
+			_, _ = io.Copy(io.Discard, s)
+		},
+		"refused":      func(s *Stream) { _ = answer(s, 0) },
+		"not answered": func(*Stream) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := serve(t, handle)
+			done := make(chan struct{})
+			go func() { // what the server says is read all the time
+				defer close(done)
+				for {
+					if _, err := p.ReadFrame(); err != nil {
+						return
+					}
+				}
+			}()
+			for range 3 * connWindow / streamWindow {
+				id := p.begin(false, post()...)
+				for range 5 {
+					p.must(p.WriteDataPadded(id, false, make([]byte, 10_000), make([]byte, 200)))
+				}
+				p.must(p.WriteRSTStream(id, wire.ErrCodeCancel))
+			}
+			eventually(t, "the window", func() bool {
+				p.conn.mu.Lock()
+				defer p.conn.mu.Unlock()
+				return p.conn.recvWindow+p.conn.consumed == connWindow
+			})
+			_ = p.nc.Close()
+			<-done
+		})
+	}
+}
+
+func TestClientThatResetsIsNoticed(t *testing.T) {
+	t.Parallel()
+	began, gone := make(chan *Stream), make(chan error, 2)
+	p := serve(t, func(s *Stream) {
+		began <- s
+		_, err := io.ReadAll(s)
+		gone <- err
+		gone <- answer(s, 0)
+	})
+	id := p.begin(false, post()...)
+	s := <-began
+	if s.Gone() || s.Quiet() {
+		t.Error("an open stream is gone, or quiet")
+	}
+	p.must(p.WriteRSTStream(id, wire.ErrCodeCancel))
+	if err := <-gone; !errors.Is(err, errReset) || !s.Gone() {
+		t.Errorf("reading ended with %v, gone: %t", err, s.Gone())
+	}
+	if err := <-gone; !errors.Is(err, errReset) {
+		t.Errorf("the response ended with %v", err)
+	}
+	// The connection goes on.
+	id = p.begin(true, get()...)
+	<-began
+	p.response(id)
+}
+
+func TestQueueKeepsOrder(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var q queue
+		var model []byte
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
+			if rapid.Bool().Draw(t, "put") {
+				p := bytes.Repeat([]byte{byte(rapid.IntRange(0, 255).Draw(t, "byte"))}, rapid.IntRange(0, 3*maxFrame).Draw(t, "length"))
+				q.put(p)
+				model = append(model, p...)
+				continue
+			}
+			p := make([]byte, rapid.IntRange(0, 3*maxFrame).Draw(t, "wanted"))
+			n := q.get(p)
+			if n != min(len(p), len(model)) || !bytes.Equal(p[:n], model[:n]) {
+				t.Fatalf("got %d bytes, want %d", n, min(len(p), len(model)))
+			}
+			model = model[n:]
+		}
+		if q.n != len(model) || q.drop() != len(model) {
+			t.Fatalf("%d bytes are left, want %d", q.n, len(model))
+		}
+	})
+}
+
+func TestManyStreamsAtOnce(t *testing.T) {
+	t.Parallel()
+	p := serve(t, echo)
+	const rounds = 200
+	for range rounds {
+		want := map[uint32]string{}
+		got := map[uint32]string{}
+		for i := range 5 {
+			id := p.begin(false, post("content-length", "3")...)
+			p.must(p.WriteData(id, true, fmt.Appendf(nil, "%03d", i)))
+			want[id] = fmt.Sprintf("|%03d", i)
+		}
+		for ended := 0; ended < 5; {
+			if f, ok := p.skip().(*wire.DataFrame); ok {
+				got[f.StreamID] += string(f.Data())
+				if f.StreamEnded() {
+					ended++
+				}
+				p.must(p.WriteWindowUpdate(0, max(f.Length, 1)))
+			}
+		}
+		for id, text := range want {
+			if !strings.HasSuffix(got[id], text) {
+				t.Fatalf("stream %d got %q, want %q at its end", id, got[id], text)
+			}
+		}
+	}
+}
