@@ -254,6 +254,33 @@ func TestWatcherCompletesASecretsUpdate(t *testing.T) {
 	})
 }
 
+// TestARollBackFindsItsSecret: between the change of a service and its managers' first step nothing says that an update
+// is under way, which may roll back to the secret's old version.
+func TestARollBackFindsItsSecret(t *testing.T) {
+	t.Parallel()
+	engine, cluster := newCluster(t)
+	if err := cluster.CreateSecret(t.Context(), types.Secret{Name: "key", Value: "1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Deploy(t.Context(), types.FunctionDeployment{Service: "fn", Image: testImage, Secrets: []string{"key"}}); err != nil {
+		t.Fatal(err)
+	}
+	engine.Delay()
+	if err := cluster.UpdateSecret(t.Context(), types.Secret{Name: "key", Value: "2"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := engine.SecretNames(); !slices.Equal(got, []string{"openfaas-fn.key.1", "openfaas-fn.key.2"}) {
+		t.Errorf("before the first step stored are %v, want both versions", got)
+	}
+	engine.Settle()
+	if err := cluster.Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := engine.SecretNames(); !slices.Equal(got, []string{"openfaas-fn.key.2"}) {
+		t.Errorf("afterwards stored are %v, want the second version alone", got)
+	}
+}
+
 // TestKilledInTheMiddle stops the provider after each call to Docker that changes something, for each operation: the next
 // provider finds the function as it was or as it was asked for.
 func TestKilledInTheMiddle(t *testing.T) {

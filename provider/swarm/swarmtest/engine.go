@@ -38,6 +38,7 @@ type Engine struct {
 	logs     map[string]*taskLog
 	watchers map[chan events.Message]bool
 	held     bool
+	slow     bool
 	away     bool
 	rivals   int
 	// killBefore and killAfter name the next changing call at which the caller is cut off.
@@ -97,10 +98,23 @@ func (e *Engine) Hold() {
 	e.held = true
 }
 
-// Settle ends Hold: what should run runs, what should not has ended.
+// Delay makes the managers accept updates of services without acting on them yet, until Settle.
+func (e *Engine) Delay() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.slow = true
+}
+
+// Settle ends Hold and Delay: what should run runs, what should not has ended.
 func (e *Engine) Settle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.slow {
+		e.slow = false
+		for id := range e.services {
+			e.follow(id)
+		}
+	}
 	e.held = false
 	for id, task := range e.tasks {
 		e.tasks[id] = settled(task)
@@ -376,20 +390,29 @@ func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.Serv
 		return client.ServiceUpdateResult{}, err
 	}
 	before := service.Spec
-	service.PreviousSpec, service.Spec = &before, clone(options.Spec)
+	service.PreviousSpec, service.Spec, service.UpdateStatus = &before, clone(options.Spec), nil
 	service.Version.Index, service.UpdatedAt = e.next(), time.Now().UTC()
-	service.UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStateCompleted}
 	e.services[id] = service
-	if !equal(before.TaskTemplate, service.Spec.TaskTemplate) {
-		for task := range e.tasks {
-			if e.tasks[task].ServiceID == id {
-				e.stop(task)
-			}
-		}
+	if !e.slow {
+		e.follow(id)
 	}
-	e.orchestrate(service)
 	e.tell(events.ServiceEventType, id)
 	return client.ServiceUpdateResult{}, e.after("ServiceUpdate")
+}
+
+// follow brings the tasks of a service to its spec.
+func (e *Engine) follow(id string) {
+	service := e.services[id]
+	for task := range e.tasks {
+		if e.tasks[task].ServiceID == id && !equal(e.tasks[task].Spec, service.Spec.TaskTemplate) {
+			e.stop(task)
+		}
+	}
+	if service.PreviousSpec != nil {
+		service.UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStateCompleted}
+	}
+	e.services[id] = service
+	e.orchestrate(service)
 }
 
 // ServiceRemove ends one.
