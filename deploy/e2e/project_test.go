@@ -47,6 +47,7 @@ func (s *system) testControlPlane(t *testing.T) {
 	t.Run("the conformance suite", p.testConformance)
 	t.Run("a storm of writers", p.testStorm)
 	t.Run("the provider is killed", p.testProviderKilled)
+	t.Run("the provider is killed at each failpoint", p.testFailpoints)
 }
 
 func (s *system) newProject(t *testing.T) *project {
