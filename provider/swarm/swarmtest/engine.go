@@ -40,18 +40,20 @@ type Engine struct {
 	held     bool
 	slow     bool
 	away     bool
-	rivals   int
+	// host is the node on which further tasks start.
+	host   string
+	rivals int
 	// killBefore and killAfter name the next changing call at which the caller is cut off.
 	killBefore, killAfter string
 	network               string
 }
 
-// NewEngine returns one with a single node, whose overlay for functions is called network.
+// NewEngine returns one with a single node, its own, whose overlay for functions is called network.
 func NewEngine(network string) *Engine {
 	return &Engine{
 		services: map[string]swarm.Service{}, tasks: map[string]swarm.Task{}, secrets: map[string]swarm.Secret{},
 		configs: map[string]swarm.Config{}, images: map[string]string{}, pulled: map[string][]string{}, remote: map[string]remoteImage{}, logs: map[string]*taskLog{},
-		watchers: map[chan events.Message]bool{}, network: network,
+		watchers: map[chan events.Message]bool{}, network: network, host: "node1",
 		nodes: []swarm.Node{{ID: "node1", Status: swarm.NodeStatus{State: swarm.NodeStateReady}}},
 	}
 }
@@ -117,7 +119,10 @@ func (e *Engine) Settle() {
 	}
 	e.held = false
 	for id, task := range e.tasks {
-		e.tasks[id] = settled(task)
+		if task := settled(task); task.Status.State != e.tasks[id].Status.State {
+			e.tellContainer(task)
+			e.tasks[id] = task
+		}
 	}
 }
 
@@ -152,7 +157,15 @@ func (e *Engine) Interfere(n int) {
 	e.rivals = n
 }
 
-// SetNodeState says whether the only node answers.
+// Elsewhere makes further tasks start on another node. Of what happens to their containers this engine tells nobody.
+func (e *Engine) Elsewhere() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.host = "node2"
+	e.nodes = append(e.nodes, swarm.Node{ID: e.host, Status: swarm.NodeStatus{State: swarm.NodeStateReady}})
+}
+
+// SetNodeState says whether the engine's own node answers.
 func (e *Engine) SetNodeState(state swarm.NodeState) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -160,13 +173,24 @@ func (e *Engine) SetNodeState(state swarm.NodeState) {
 	e.tell(events.NodeEventType, e.nodes[0].ID)
 }
 
-// SetTask changes a task, as the Swarm does when a replica fails or a health check passes.
+// SetTask changes a task, as the Swarm does when a replica fails or a health check passes. If it runs here, its
+// container's event comes first.
 func (e *Engine) SetTask(id string, change func(*swarm.Task)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	task := e.tasks[id]
 	change(&task)
+	e.tellContainer(task)
 	e.tasks[id] = task
+}
+
+// tellContainer sends the event of a container on this engine, with the labels that it has.
+func (e *Engine) tellContainer(task swarm.Task) {
+	if task.NodeID == e.nodes[0].ID {
+		e.send(events.Message{Type: events.ContainerEventType, Actor: events.Actor{
+			ID: task.Status.ContainerStatus.ContainerID, Attributes: task.Spec.ContainerSpec.Labels,
+		}})
+	}
 }
 
 // KillBefore makes the engine go away just before the next call of this name, KillAfter just after it, without an answer:
@@ -239,11 +263,17 @@ func (e *Engine) next() uint64 {
 	return e.serial
 }
 
-// tell sends an event to those who listen; like a real engine it drops what they do not take.
+// tell sends an event about a service or node.
 func (e *Engine) tell(kind events.Type, id string) {
+	e.send(events.Message{Type: kind, Actor: events.Actor{ID: id}})
+}
+
+// send gives an event to those who listen; like a real engine it drops what they do not take.
+func (e *Engine) send(event events.Message) {
+	event.TimeNano = time.Now().UnixNano()
 	for watcher := range e.watchers {
 		select {
-		case watcher <- events.Message{Type: kind, Actor: events.Actor{ID: id}, TimeNano: time.Now().UnixNano()}:
+		case watcher <- event:
 		default:
 		}
 	}
@@ -256,7 +286,7 @@ func (e *Engine) Ping(context.Context, client.PingOptions) (client.PingResult, e
 	return client.PingResult{APIVersion: "1.41"}, e.answers()
 }
 
-// Info describes the only node, a manager.
+// Info describes the engine's own node, a manager.
 func (e *Engine) Info(context.Context, client.InfoOptions) (client.SystemInfoResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -265,7 +295,7 @@ func (e *Engine) Info(context.Context, client.InfoOptions) (client.SystemInfoRes
 	}}}, e.answers()
 }
 
-// Events follows what happens to services and nodes until ctx ends.
+// Events follows what happens to services, nodes and containers until ctx ends.
 func (e *Engine) Events(ctx context.Context, _ client.EventsListOptions) client.EventsResult {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -302,7 +332,7 @@ func (e *Engine) Events(ctx context.Context, _ client.EventsListOptions) client.
 	return client.EventsResult{Messages: outer, Err: failed}
 }
 
-// NodeList gives the only node.
+// NodeList gives all nodes.
 func (e *Engine) NodeList(context.Context, client.NodeListOptions) (client.NodeListResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -403,9 +433,9 @@ func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.Serv
 // follow brings the tasks of a service to its spec.
 func (e *Engine) follow(id string) {
 	service := e.services[id]
-	for task := range e.tasks {
-		if e.tasks[task].ServiceID == id && !equal(e.tasks[task].Spec, service.Spec.TaskTemplate) {
-			e.stop(task)
+	for name, task := range e.tasks {
+		if task.ServiceID == id && task.DesiredState == swarm.TaskStateRunning && !equal(task.Spec, service.Spec.TaskTemplate) {
+			e.stop(name)
 		}
 	}
 	if service.PreviousSpec != nil {
@@ -456,7 +486,7 @@ func (e *Engine) orchestrate(service swarm.Service) {
 func (e *Engine) start(service swarm.Service) {
 	n := e.next()
 	task := swarm.Task{
-		ID: fmt.Sprintf("task%06d", n), ServiceID: service.ID, NodeID: e.nodes[0].ID, Spec: service.Spec.TaskTemplate,
+		ID: fmt.Sprintf("task%06d", n), ServiceID: service.ID, NodeID: e.host, Spec: service.Spec.TaskTemplate,
 		DesiredState: swarm.TaskStateRunning,
 		Status: swarm.TaskStatus{State: swarm.TaskStateStarting, Timestamp: time.Now(),
 			ContainerStatus: &swarm.ContainerStatus{ContainerID: fmt.Sprintf("container%d", n)}},
