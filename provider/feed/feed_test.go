@@ -369,6 +369,25 @@ func FuzzReport(f *testing.F) {
 	})
 }
 
+// FuzzRoutes sends anything to the routes that take a body: an answer is never a server's error, and a refusal says why.
+func FuzzRoutes(f *testing.F) {
+	f.Add(true, []byte(`{"name":"f","namespace":"openfaas-fn"}`))
+	f.Add(false, []byte(`{"gateway":"g","epoch":"e","functions":[{"name":"f","inflight":-1}]}`))
+	f.Add(false, []byte(`{`))
+	f.Fuzz(func(t *testing.T, wake bool, body []byte) {
+		h, err := NewHub(HubConfig{Waker: wakerFunc(func(context.Context, string, string) error { return ErrUnknownFunction })})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := map[bool]string{true: "/feed/wake", false: "/feed/load"}[wake]
+		recorder := httptest.NewRecorder()
+		h.Handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body)))
+		if code := recorder.Code; code != 202 && (code < 400 || code > 499 || recorder.Body.Len() == 0) {
+			t.Errorf("%s %q: %d %q", path, body, code, recorder.Body)
+		}
+	})
+}
+
 // FuzzTableStream feeds a gateway anything in place of lines: none is longer than the bound, and all but the newest
 // line's end is read.
 func FuzzTableStream(f *testing.F) {

@@ -13,7 +13,7 @@ import (
 	"waggle/provider/feed"
 )
 
-// List gives each function of a namespace, sorted by name; never nil.
+// List gives each function of a namespace, sorted by name; never nil. A service that cannot be read is left out.
 func (c *Cluster) List(ctx context.Context, namespace string) ([]types.FunctionStatus, error) {
 	namespace = c.namespace(namespace)
 	if err := checkName("namespace", namespace); err != nil {
@@ -34,8 +34,9 @@ func (c *Cluster) List(ctx context.Context, namespace string) ([]types.FunctionS
 	list := make([]types.FunctionStatus, 0, len(services))
 	for _, service := range services {
 		status, err := functionStatus(service, tasks[service.ID])
-		if err != nil {
-			return nil, err
+		if err != nil { // somebody changed our label: the others are still there
+			c.cfg.Logger.Warn("a service that cannot be read is left out of the list", "service", service.Spec.Name, "error", err)
+			continue
 		}
 		list = append(list, status)
 	}
