@@ -371,15 +371,17 @@ func FuzzReport(f *testing.F) {
 
 // FuzzRoutes sends anything to the routes that take a body: an answer is never a server's error, and a refusal says why.
 func FuzzRoutes(f *testing.F) {
-	f.Add(true, []byte(`{"name":"f","namespace":"openfaas-fn"}`))
-	f.Add(false, []byte(`{"gateway":"g","epoch":"e","functions":[{"name":"f","inflight":-1}]}`))
-	f.Add(false, []byte(`{`))
-	f.Fuzz(func(t *testing.T, wake bool, body []byte) {
+	paths := []string{"/feed/wake", "/feed/load", "/feed/usage"}
+	f.Add(uint8(0), []byte(`{"name":"f","namespace":"openfaas-fn"}`))
+	f.Add(uint8(1), []byte(`{"gateway":"g","epoch":"e","functions":[{"name":"f","inflight":-1}]}`))
+	f.Add(uint8(2), []byte(`{"replicas":[{"id":"t","cpu":1e308,"memory":-0}]}`))
+	f.Add(uint8(2), []byte(`{`))
+	f.Fuzz(func(t *testing.T, route uint8, body []byte) {
 		h, err := NewHub(HubConfig{Waker: wakerFunc(func(context.Context, string, string) error { return ErrUnknownFunction })})
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := map[bool]string{true: "/feed/wake", false: "/feed/load"}[wake]
+		path := paths[int(route)%len(paths)]
 		recorder := httptest.NewRecorder()
 		h.Handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body)))
 		if code := recorder.Code; code != 202 && (code < 400 || code > 499 || recorder.Body.Len() == 0) {

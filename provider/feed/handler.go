@@ -23,15 +23,17 @@ const (
 // emptyLine is a heartbeat.
 var emptyLine = []byte("\n")
 
-// Handler serves the hub's three routes. It does no authentication: the provider wraps it like its other routes.
+// Handler serves the hub's routes. It does no authentication: the provider wraps it like its other routes.
 //
 //	GET  /feed/table  ndjson: the newest table at once and whenever it changes; empty lines are heartbeats
 //	POST /feed/load   one Report
+//	POST /feed/usage  one UsageReport
 //	POST /feed/wake   {"name":…,"namespace":…}; 202 once replicas have been asked for, 404 for an unknown function
 func (h *Hub) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /feed/table", h.serveTable)
 	mux.HandleFunc("POST /feed/load", h.serveLoad)
+	mux.HandleFunc("POST /feed/usage", h.serveUsage)
 	mux.HandleFunc("POST /feed/wake", h.serveWake)
 	return mux
 }

@@ -28,6 +28,7 @@ import (
 
 	"waggle/provider/feed"
 	"waggle/provider/gateway/upstream"
+	"waggle/provider/gateway/usage"
 )
 
 // Gateway is one running edge. Make it with New, run it once with Run.
@@ -35,7 +36,8 @@ type Gateway struct {
 	cfg      Config
 	creds    credentials
 	registry *upstream.Registry
-	feed     *feed.Client // nil if a fixed table is served
+	feed     *feed.Client  // nil if a fixed table is served
+	usage    *usage.Reader // nil if what replicas consume is not read
 	provider *upstream.Set
 	metrics  *metrics
 	servedBy string
@@ -94,6 +96,13 @@ func New(cfg Config) (*Gateway, error) {
 			return nil, fmt.Errorf("configuring the gateway: %w", err)
 		}
 	}
+	if g.feed != nil && cfg.UsageInterval > 0 {
+		g.usage, err = usage.New(usage.Config{Table: func() feed.Table { return g.feed.Newest().Table }, Report: g.feed.ReportUsage,
+			Interval: time.Duration(cfg.UsageInterval), Registerer: cfg.Registry, Logger: cfg.Logger})
+		if err != nil {
+			return nil, fmt.Errorf("configuring the gateway: %w", err)
+		}
+	}
 	if cfg.Table != nil {
 		g.registry.Apply(*cfg.Table)
 	}
@@ -129,6 +138,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.serveMetrics(inner, metricsListener) })
 	if g.feed != nil {
 		group.Go(func() error { return g.feed.Run(inner) })
+	}
+	if g.usage != nil {
+		group.Go(func() error { return g.usage.Run(inner) })
 	}
 	accepting := make(chan error, 1)
 	go func() { accepting <- g.accept(listener) }()

@@ -11,6 +11,8 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/openfaas/faas-provider/types"
 	"golang.org/x/sync/errgroup"
+
+	"waggle/provider/feed"
 )
 
 const (
@@ -22,45 +24,64 @@ const (
 	maxMeasured = 64
 )
 
-// usage measures what a function's replicas consume: processors in thousandths and memory in bytes. A manager's
-// engine can only look into its own containers, so the replicas on other nodes are not in it; nil when none of them
-// is here, because a part that is 0 would be taken for the whole.
+// usage is what a function's replicas consume: processors in thousandths and memory in bytes. The engine measures those
+// of its own node now; of the others counts what a gateway has read of them lately. It is the whole or nil: a part of it,
+// or a part scaled up, would be taken for what the function consumes. So it is nil for some seconds after a replica has
+// started on another node, and always while one runs there that shows no figures.
 func (c *Cluster) usage(ctx context.Context, tasks []swarm.Task) *types.FunctionUsage {
-	node, err := c.ownNode(ctx)
-	if err != nil {
+	var running []swarm.Task
+	for _, task := range tasks {
+		if task.DesiredState == swarm.TaskStateRunning && task.Status.State == swarm.TaskStateRunning {
+			running = append(running, task)
+		}
+	}
+	if len(running) == 0 {
 		return nil
 	}
-	var ids []string
+	measured := c.measureOwn(ctx, running)
+	var total types.FunctionUsage
+	for _, task := range running {
+		one, ok := measured[task.ID]
+		if !ok {
+			if one, ok = c.cfg.Usages.Of(task.ID, time.Now()); !ok {
+				return nil
+			}
+		}
+		total.CPU += one.CPU
+		total.TotalMemoryBytes += one.Memory
+	}
+	return &total
+}
+
+// measureOwn measures those of the tasks that run on the engine's own node, as far as that is possible.
+func (c *Cluster) measureOwn(ctx context.Context, tasks []swarm.Task) map[string]feed.Usage {
+	measured := make(map[string]feed.Usage)
+	node, err := c.ownNode(ctx)
+	if err != nil {
+		return measured
+	}
+	var ids, containers []string
 	for _, task := range tasks {
-		if task.NodeID == node && task.Status.State == swarm.TaskStateRunning && task.Status.ContainerStatus != nil && len(ids) < maxMeasured {
-			ids = append(ids, task.Status.ContainerStatus.ContainerID)
+		if task.NodeID == node && task.Status.ContainerStatus != nil && len(ids) < maxMeasured {
+			ids, containers = append(ids, task.ID), append(containers, task.Status.ContainerStatus.ContainerID)
 		}
 	}
 	if len(ids) == 0 {
-		return nil
+		return measured
 	}
 	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
 	defer cancel()
-	before := c.measure(ctx, ids)
+	before := c.measure(ctx, containers)
 	if err := pause(ctx, usageInterval); err != nil {
-		return nil
+		return measured
 	}
-	after := c.measure(ctx, ids)
-
-	var total types.FunctionUsage
-	measured := false
-	for i := range ids {
-		if before[i] == nil || after[i] == nil {
-			continue // it ended meanwhile
+	after := c.measure(ctx, containers)
+	for i, id := range ids {
+		if before[i] != nil && after[i] != nil { // else it ended meanwhile
+			measured[id] = feed.Usage{ID: id, CPU: milliCPUs(before[i], after[i]), Memory: workingSet(after[i].MemoryStats)}
 		}
-		measured = true
-		total.CPU += milliCPUs(before[i], after[i])
-		total.TotalMemoryBytes += workingSet(after[i].MemoryStats)
 	}
-	if !measured {
-		return nil
-	}
-	return &total
+	return measured
 }
 
 // ownNode is the Swarm's id of the node this engine is.
