@@ -95,6 +95,8 @@ func TestStatuses(t *testing.T) {
 		{"describe unknown", "GET", "/system/function/none", "", 404, ""},
 		{"describe in another namespace", "GET", "/system/function/fn?namespace=dev", "", 404, ""},
 		{"usage of nonsense", "GET", "/system/function/fn?usage=x", "", 400, "usage"},
+		{"what was told comes back", "PUT", "/system/functions", strings.Replace(fn, `"annotations":{}`, `"annotations":{"com.waggle.state":"rolled back","topic":"t"}`, 1), 202, ""},
+		{"the state is not kept", "GET", "/system/function/fn", "", 200, `"annotations":{"topic":"t"}`},
 		{"scale", "POST", "/system/scale-function/fn", `{"serviceName":"fn","replicas":3}`, 202, ""},
 		{"scale by query", "POST", "/system/scale-function/fn?namespace=openfaas-fn", `{"serviceName":"fn","replicas":2}`, 202, ""},
 		{"scale to zero", "POST", "/system/scale-function/fn", `{"replicas":0}`, 202, ""},

@@ -121,6 +121,7 @@ func TestRefusalsSayWhatIsLegal(t *testing.T) {
 		// Namespaces.
 		{"POST", "/system/namespace/", `{"name":"A","labels":{"openfaas":"1"}}`, 400, []string{`name: "A"`, "1 to 63 of a-z"}},
 		{"POST", "/system/namespace/", `{"name":"x"}`, 400, []string{"labels", `openfaas: "1"`}},
+		{"POST", "/system/namespace/", `{"name":"x","labels":{"openfaas":"0"}}`, 400, []string{"labels", `openfaas: "1"`}},
 		{"POST", "/system/namespace/", `{"name":"dev","labels":{"openfaas":"1"}}`, 409, []string{`namespace "dev" exists`}},
 		{"POST", "/system/namespace/y", `{"name":"x","labels":{"openfaas":"1"}}`, 400, []string{`name: "x"`, `want "y"`}},
 		{"PUT", "/system/namespace/none", `{"name":"none","labels":{"openfaas":"1"}}`, 404, []string{`namespace "none" does not exist`}},

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -149,8 +150,14 @@ func (c *Cluster) Update(ctx context.Context, d types.FunctionDeployment) error 
 	})
 }
 
-// prepare checks what can be checked without the Swarm and resolves the image.
+// prepare checks what can be checked without the Swarm and resolves the image. A client that sends back what it was told
+// of a function sends back its state, too, which is no wish of its user.
 func (c *Cluster) prepare(ctx context.Context, d *types.FunctionDeployment) (image, error) {
+	if _, found := deref(d.Annotations)[annotationState]; found {
+		annotations := maps.Clone(*d.Annotations)
+		delete(annotations, annotationState)
+		d.Annotations = &annotations
+	}
 	if err := checkName("namespace", d.Namespace); err != nil {
 		return image{}, err
 	}

@@ -24,61 +24,68 @@ const (
 	maxMeasured = 64
 )
 
-// usage is what a function's replicas consume: processors in thousandths and memory in bytes. The engine measures those
-// of its own node now; of the others counts what a gateway has read of them lately. It is the whole or nil: a part of it,
-// or a part scaled up, would be taken for what the function consumes. So it is nil for some seconds after a replica has
-// started on another node, and always while one runs there that shows no figures.
+// usage is what a function's replicas consume: processors in thousandths and memory in bytes. What a gateway has read of
+// a replica lately comes first, because it is at hand: an engine looks at its containers once a second, so that it takes
+// one or two to tell of a rate. It is asked about those of its own node that no gateway could read, such as one that has
+// just started. The answer is the whole or nil: a part of it, or a part scaled up, would be taken for what the function
+// consumes. So it is nil for some seconds after a replica has started on another node, and always while one runs there
+// that shows no figures.
 func (c *Cluster) usage(ctx context.Context, tasks []swarm.Task) *types.FunctionUsage {
-	var running []swarm.Task
+	var total types.FunctionUsage
+	add := func(u feed.Usage) {
+		total.CPU += u.CPU
+		total.TotalMemoryBytes += u.Memory
+	}
+	running := 0
+	var unknown []swarm.Task
 	for _, task := range tasks {
-		if task.DesiredState == swarm.TaskStateRunning && task.Status.State == swarm.TaskStateRunning {
-			running = append(running, task)
+		if task.DesiredState != swarm.TaskStateRunning || task.Status.State != swarm.TaskStateRunning {
+			continue
+		}
+		running++
+		if reported, ok := c.cfg.Usages.Of(task.ID, time.Now()); ok {
+			add(reported)
+		} else {
+			unknown = append(unknown, task)
 		}
 	}
-	if len(running) == 0 {
+	measured := c.measureOwn(ctx, unknown)
+	if running == 0 || len(measured) < len(unknown) {
 		return nil
 	}
-	measured := c.measureOwn(ctx, running)
-	var total types.FunctionUsage
-	for _, task := range running {
-		one, ok := measured[task.ID]
-		if !ok {
-			if one, ok = c.cfg.Usages.Of(task.ID, time.Now()); !ok {
-				return nil
-			}
-		}
-		total.CPU += one.CPU
-		total.TotalMemoryBytes += one.Memory
+	for _, one := range measured {
+		add(one)
 	}
 	return &total
 }
 
-// measureOwn measures those of the tasks that run on the engine's own node, as far as that is possible.
-func (c *Cluster) measureOwn(ctx context.Context, tasks []swarm.Task) map[string]feed.Usage {
-	measured := make(map[string]feed.Usage)
+// measureOwn measures tasks that all run on the engine's own node; nil if one does not, or there are too many.
+func (c *Cluster) measureOwn(ctx context.Context, tasks []swarm.Task) []feed.Usage {
+	if len(tasks) == 0 || len(tasks) > maxMeasured {
+		return nil
+	}
 	node, err := c.ownNode(ctx)
 	if err != nil {
-		return measured
+		return nil
 	}
-	var ids, containers []string
-	for _, task := range tasks {
-		if task.NodeID == node && task.Status.ContainerStatus != nil && len(ids) < maxMeasured {
-			ids, containers = append(ids, task.ID), append(containers, task.Status.ContainerStatus.ContainerID)
+	containers := make([]string, len(tasks))
+	for i, task := range tasks {
+		if task.NodeID != node || task.Status.ContainerStatus == nil {
+			return nil
 		}
-	}
-	if len(ids) == 0 {
-		return measured
+		containers[i] = task.Status.ContainerStatus.ContainerID
 	}
 	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
 	defer cancel()
 	before := c.measure(ctx, containers)
 	if err := pause(ctx, usageInterval); err != nil {
-		return measured
+		return nil
 	}
 	after := c.measure(ctx, containers)
-	for i, id := range ids {
+	var measured []feed.Usage
+	for i, task := range tasks {
 		if before[i] != nil && after[i] != nil { // else it ended meanwhile
-			measured[id] = feed.Usage{ID: id, CPU: milliCPUs(before[i], after[i]), Memory: workingSet(after[i].MemoryStats)}
+			measured = append(measured, feed.Usage{ID: task.ID, CPU: milliCPUs(before[i], after[i]), Memory: workingSet(after[i].MemoryStats)})
 		}
 	}
 	return measured

@@ -12,8 +12,8 @@ import (
 	"waggle/provider/swarm/swarmtest"
 )
 
-// TestUsage: the engine measures the containers of its own node at 100 thousandths and 5 MiB each, gateways tell of
-// the others, and what is not known of all replicas is not told at all.
+// TestUsage: gateways tell of the replicas that they could read, 7 thousandths and 3 MiB each, the engine measures the
+// others of its own node at 100 thousandths and 5 MiB, and what is not known of all replicas is not told at all.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	const megabyte = 1 << 20
@@ -26,16 +26,18 @@ func TestUsage(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		here, elsewhere uint64
-		// report is how many of the replicas elsewhere a gateway has read, age how long ago.
-		report int
-		age    time.Duration
-		want   *types.FunctionUsage
+		// own and report are how many of the replicas here and elsewhere a gateway has read, age is how long ago.
+		own, report int
+		age         time.Duration
+		want        *types.FunctionUsage
 	}{
 		"on the own node":           {here: 2, want: &types.FunctionUsage{CPU: 200, TotalMemoryBytes: 10 * megabyte}},
+		"on the own node, read":     {here: 2, own: 2, want: &types.FunctionUsage{CPU: 14, TotalMemoryBytes: 6 * megabyte}},
 		"on another":                {elsewhere: 2, report: 2, want: &types.FunctionUsage{CPU: 14, TotalMemoryBytes: 6 * megabyte}},
 		"on both":                   {here: 1, elsewhere: 1, report: 1, want: &types.FunctionUsage{CPU: 107, TotalMemoryBytes: 8 * megabyte}},
 		"one of them not read yet":  {here: 1, elsewhere: 2, report: 1},
 		"read too long ago":         {elsewhere: 1, report: 1, age: time.Minute},
+		"too many to be measured":   {here: 65},
 		"none of them can be read":  {elsewhere: 2},
 		"without a replica running": {},
 	} {
@@ -56,6 +58,7 @@ func TestUsage(t *testing.T) {
 					t.Fatal(err)
 				}
 				usages.Add(reported(difference(engine.TaskIDs(), own)[:test.report]...), time.Now())
+				usages.Add(reported(own[:test.own]...), time.Now())
 				time.Sleep(test.age)
 				status, err := cluster.Status(t.Context(), "", "fn", true)
 				if err != nil {
