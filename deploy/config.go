@@ -16,6 +16,8 @@ type settings struct {
 	Workers int `envconfig:"WORKERS" default:"1"`
 	// RedisMaxMemory bounds the queue of each capture node, as Redis writes it; about 120 bytes hold a vote.
 	RedisMaxMemory string `envconfig:"REDIS_MAXMEMORY" default:"512mb"`
+	// RegistryConfig is a Docker config.json with the credentials of private registries; empty keeps those of earlier runs.
+	RegistryConfig string `envconfig:"REGISTRY_CONFIG"`
 	// Cluster names the many-node Swarm of node containers to work on; empty means this machine's own engine.
 	Cluster string `envconfig:"CLUSTER"`
 	// Nodes is the size of the cluster that `cluster` creates; 1 to 9.

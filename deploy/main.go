@@ -99,6 +99,7 @@ func newSystem(ctx context.Context, s settings) (*up.System, error) {
 		Port:           s.Port,
 		Workers:        s.Workers,
 		RedisMaxMemory: s.RedisMaxMemory,
+		RegistryConfig: s.RegistryConfig,
 		Out:            os.Stdout,
 	})
 }

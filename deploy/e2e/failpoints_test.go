@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -68,16 +65,7 @@ func (p *project) testFailpoints(t *testing.T) {
 			return err
 		})
 	}()
-	dir, err := os.MkdirTemp("", "waggle-lab-") // the path of a socket must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &lab{project: p, binary: filepath.Join(dir, "provider"), sockets: dir, engine: dialEngine(t, p.target.Manager.Host)}
-	defer os.RemoveAll(dir)
-	defer l.close()
-	if out, err := exec.Command("go", "build", "-o", l.binary, "waggle/provider").CombinedOutput(); err != nil {
-		t.Fatalf("building the provider: %v\n%s", err, out)
-	}
+	l := p.newLab(t)
 	l.steady = l.start(t, nil)
 	l.base = l.picture(t)
 	kills := 0

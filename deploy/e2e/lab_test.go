@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -33,11 +34,24 @@ type lab struct {
 	children []*child
 }
 
-// close ends all providers.
-func (l *lab) close() {
-	for _, c := range l.children {
-		c.kill()
+// newLab builds the provider. What it starts ends with the test.
+func (p *project) newLab(t *testing.T) *lab {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "waggle-lab-") // the path of a socket must be short
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l := &lab{project: p, binary: filepath.Join(dir, "provider"), sockets: dir, engine: dialEngine(t, p.target.Manager.Host)}
+	t.Cleanup(func() {
+		for _, c := range l.children {
+			c.kill()
+		}
+	})
+	if out, err := exec.Command("go", "build", "-o", l.binary, "waggle/provider").CombinedOutput(); err != nil {
+		t.Fatalf("building the provider: %v\n%s", err, out)
+	}
+	return l
 }
 
 // picture is everything of ours on the Swarm, by kind and name: what the API says and what Docker has. Two systems in
@@ -173,8 +187,8 @@ type child struct {
 	over    chan struct{}
 }
 
-// start runs a provider on the engine, through a cutter if there is one, and returns when it answers.
-func (l *lab) start(t *testing.T, cut *cutter) *child {
+// start runs a provider on the engine, through a cutter if there is one, and returns when it answers. Env adds settings.
+func (l *lab) start(t *testing.T, cut *cutter, env ...string) *child {
 	t.Helper()
 	host := l.target.Manager.Host
 	if cut != nil {
@@ -182,7 +196,7 @@ func (l *lab) start(t *testing.T, cut *cutter) *child {
 	}
 	port := freePort(t)
 	c := &child{url: "http://127.0.0.1:" + port, process: exec.Command(l.binary), cutter: cut, stderr: &bytes.Buffer{}, over: make(chan struct{})}
-	c.process.Env = []string{"role=provider", "basic_auth=false", "port=" + port, "DOCKER_HOST=" + host}
+	c.process.Env = append([]string{"role=provider", "basic_auth=false", "port=" + port, "DOCKER_HOST=" + host}, env...)
 	c.process.Stderr = c.stderr
 	if err := c.process.Start(); err != nil {
 		t.Fatal(err)

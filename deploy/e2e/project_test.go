@@ -44,6 +44,7 @@ func (s *system) testControlPlane(t *testing.T) {
 	t.Run("log lines of every length arrive whole", p.testLogLines)
 	t.Run("logs follow replicas that come and go", p.testFollow)
 	t.Run("a ready replica is in the gateway's table", p.testTable)
+	t.Run("images of registries", p.testRegistries)
 	t.Run("the conformance suite", p.testConformance)
 	t.Run("a storm of writers", p.testStorm)
 	t.Run("the provider is killed", p.testProviderKilled)

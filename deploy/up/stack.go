@@ -67,6 +67,10 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	registries, err := s.ensureRegistries()
+	if err != nil {
+		return "", err
+	}
 	// A Swarm config never changes, so another file needs another name.
 	version := sha256.Sum256(polls)
 	env := []string{
@@ -83,7 +87,7 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 		"POLLS_VERSION=" + hex.EncodeToString(version[:6]),
 	}
 	stack := filepath.Join(s.Root, "deploy", "stack.yml")
-	_, err = s.Target.Manager.RunEnv(ctx, env, "stack", "deploy", "--compose-file", stack, "--resolve-image", "never", "--prune", stackName)
+	_, err = s.Target.Manager.RunEnv(ctx, append(env, registries...), "stack", "deploy", "--compose-file", stack, "--resolve-image", "never", "--prune", stackName)
 	if err != nil {
 		return "", fmt.Errorf("deploying %s: %w", stack, err)
 	}

@@ -58,6 +58,8 @@ type Config struct {
 	Workers int
 	// RedisMaxMemory bounds each capture node's queue in megabytes, "16mb" to "999999mb"; about 120 bytes a vote.
 	RedisMaxMemory string
+	// RegistryConfig is a Docker config.json with the credentials of private registries; "" keeps those of earlier runs.
+	RegistryConfig string
 	// Timeout bounds each wait for services and functions to answer; 0 means 3 minutes.
 	Timeout time.Duration
 	// Out receives the progress lines; nil discards them.
