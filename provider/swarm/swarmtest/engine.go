@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -171,26 +170,6 @@ func (e *Engine) SetNodeState(state swarm.NodeState) {
 	defer e.mu.Unlock()
 	e.nodes[0].Status.State = state
 	e.tell(events.NodeEventType, e.nodes[0].ID)
-}
-
-// SetTask changes a task, as the Swarm does when a replica fails or a health check passes. If it runs here, its
-// container's event comes first.
-func (e *Engine) SetTask(id string, change func(*swarm.Task)) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	task := e.tasks[id]
-	change(&task)
-	e.tellContainer(task)
-	e.tasks[id] = task
-}
-
-// tellContainer sends the event of a container on this engine, with the labels that it has.
-func (e *Engine) tellContainer(task swarm.Task) {
-	if task.NodeID == e.nodes[0].ID {
-		e.send(events.Message{Type: events.ContainerEventType, Actor: events.Actor{
-			ID: task.Status.ContainerStatus.ContainerID, Attributes: task.Spec.ContainerSpec.Labels,
-		}})
-	}
 }
 
 // KillBefore makes the engine go away just before the next call of this name, KillAfter just after it, without an answer:
@@ -461,91 +440,6 @@ func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRem
 	return client.ServiceRemoveResult{}, e.after("ServiceRemove")
 }
 
-// orchestrate makes the number of tasks that should run what the service asks for.
-func (e *Engine) orchestrate(service swarm.Service) {
-	var running []string
-	for id, task := range e.tasks {
-		if task.ServiceID == service.ID && task.DesiredState == swarm.TaskStateRunning {
-			running = append(running, id)
-		}
-	}
-	slices.Sort(running)
-	want := 1
-	if replicated := service.Spec.Mode.Replicated; replicated != nil && replicated.Replicas != nil {
-		want = int(*replicated.Replicas)
-	}
-	for len(running) > want {
-		e.stop(running[len(running)-1])
-		running = running[:len(running)-1]
-	}
-	for range want - len(running) {
-		e.start(service)
-	}
-}
-
-func (e *Engine) start(service swarm.Service) {
-	n := e.next()
-	task := swarm.Task{
-		ID: fmt.Sprintf("task%06d", n), ServiceID: service.ID, NodeID: e.host, Spec: service.Spec.TaskTemplate,
-		DesiredState: swarm.TaskStateRunning,
-		Status: swarm.TaskStatus{State: swarm.TaskStateStarting, Timestamp: time.Now(),
-			ContainerStatus: &swarm.ContainerStatus{ContainerID: fmt.Sprintf("container%d", n)}},
-		NetworksAttachments: []swarm.NetworkAttachment{{
-			Network:   swarm.Network{Spec: swarm.NetworkSpec{Annotations: swarm.Annotations{Name: e.network}}},
-			Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 8)},
-		}},
-	}
-	if !e.held {
-		task = settled(task)
-	}
-	e.tasks[task.ID] = task
-}
-
-func (e *Engine) stop(id string) {
-	task := e.tasks[id]
-	task.DesiredState = swarm.TaskStateShutdown
-	if !e.held {
-		task = settled(task)
-	}
-	e.tasks[id] = task
-}
-
-func settled(task swarm.Task) swarm.Task {
-	if task.DesiredState == swarm.TaskStateRunning && task.Status.State == swarm.TaskStateStarting {
-		task.Status.State = swarm.TaskStateRunning
-	}
-	if task.DesiredState == swarm.TaskStateShutdown {
-		task.Status.State = swarm.TaskStateShutdown
-	}
-	return task
-}
-
-// TaskList gives the tasks of the filter's service and desired states.
-func (e *Engine) TaskList(_ context.Context, options client.TaskListOptions) (client.TaskListResult, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
-		return client.TaskListResult{}, err
-	}
-	for id := range options.Filters["service"] {
-		if _, found := e.services[id]; !found {
-			return client.TaskListResult{}, fmt.Errorf("service %s not found: %w", id, errdefs.ErrNotFound)
-		}
-	}
-	var ids []string
-	for id, task := range e.tasks {
-		if in(options.Filters["service"], task.ServiceID) && in(options.Filters["desired-state"], string(task.DesiredState)) {
-			ids = append(ids, id)
-		}
-	}
-	slices.Sort(ids)
-	found := make([]swarm.Task, len(ids))
-	for i, id := range ids {
-		found[i] = e.tasks[id]
-	}
-	return client.TaskListResult{Items: found}, nil
-}
-
 func in(values map[string]bool, value string) bool { return len(values) == 0 || values[value] }
 
 func hasLabels(labels map[string]string, filters client.Filters) bool {
@@ -582,11 +476,4 @@ func equal(a, b any) bool {
 		panic(err)
 	}
 	return string(left) == string(right)
-}
-
-// TaskIDs gives the ids of all tasks.
-func (e *Engine) TaskIDs() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Collect(maps.Keys(e.tasks))
 }
