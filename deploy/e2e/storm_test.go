@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/deploy/docker"
 )
 
 // testConformance runs the suite that the Swarm in memory passes on this Swarm: what unit tests rely on is so.
@@ -81,6 +83,10 @@ func (p *project) testStorm(t *testing.T) {
 	operations := 0
 	for _, n := range st.statuses {
 		operations += n
+	}
+	if t.Failed() {
+		out, err := docker.Engine{}.Run(t.Context(), "logs", "--tail", "80", p.cluster.Nodes[0].Container)
+		t.Logf("the last words of the node's engine: %v\n%s", err, out)
 	}
 	t.Logf("%d calls in %s, by status: %v, the slowest took %s", operations, stormDuration, st.statuses, st.slowest)
 	listed, made := p.functionNames(t), p.serviceNames(t)
