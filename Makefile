@@ -27,7 +27,7 @@ cluster: ## make a Swarm of NODES=3 node containers on this machine, to be used 
 cluster-down: ## remove it without a trace
 	@$(DEPLOY) cluster-down
 
-test: unit e2e ## run every test this machine can run
+test: unit e2e fuzz ## run every test this machine can run
 
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
 	go vet ./... && go vet -tags e2e ./...
@@ -37,11 +37,8 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
 	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/cluster ./deploy/e2e
 
-fuzz: ## run each fuzz target for FUZZTIME=30s
-	@for target in $$(grep -rHo '^func Fuzz[A-Za-z0-9]*' --include='*_test.go' --exclude-dir=build . | sed 's/:func /:/'); do \
-		echo "$${target##*:} of $$(dirname $${target%%:*})"; \
-		go test -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(or $(FUZZTIME),30s) $$(dirname $${target%%:*}) >/tmp/fuzz.$$$$ || { cat /tmp/fuzz.$$$$; exit 1; }; \
-	done; rm -f /tmp/fuzz.$$$$
+fuzz: ## run each fuzz target for FUZZTIME=30s, two at a time
+	.ci/fuzz
 
 lint: ## static checks (golangci-lint v2)
 	golangci-lint run ./...

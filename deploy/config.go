@@ -23,6 +23,8 @@ type settings struct {
 	RedisMaxMemory string `envconfig:"REDIS_MAXMEMORY" default:"512mb"`
 	// QueueMaxMemory bounds the asynchronous calls that wait on each edge node likewise.
 	QueueMaxMemory string `envconfig:"QUEUE_MAXMEMORY" default:"256mb"`
+	// RegistryConfig is a Docker config.json with the credentials of private registries; empty keeps those of earlier runs.
+	RegistryConfig string `envconfig:"REGISTRY_CONFIG"`
 	// Cluster names the many-node Swarm of node containers to work on; empty means this machine's own engine.
 	Cluster string `envconfig:"CLUSTER"`
 	// Nodes is the size of the cluster that `cluster` creates; 1 to 9.

@@ -102,6 +102,7 @@ func newSystem(ctx context.Context, s settings) (*up.System, error) {
 		Workers:        s.Workers,
 		RedisMaxMemory: s.RedisMaxMemory,
 		QueueMaxMemory: s.QueueMaxMemory,
+		RegistryConfig: s.RegistryConfig,
 		Out:            os.Stdout,
 	})
 }

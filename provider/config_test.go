@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,25 @@ func FuzzAuthHeader(f *testing.F) {
 		header, err := authHeader(file, host)
 		if header != "" && err != nil {
 			t.Errorf("both %q and %v", header, err)
+		}
+	})
+}
+
+// FuzzDuration reads settings that are Go's durations or whole seconds; no other text is taken for either.
+func FuzzDuration(f *testing.F) {
+	for _, text := range []string{"60s", "60", "1m30s", "-1", "+5", "9999999999", "1e3", " 1", ""} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var d duration
+		err := d.Decode(text)
+		if seconds, intErr := strconv.ParseUint(text, 10, 31); intErr == nil && (err != nil || time.Duration(d) != time.Duration(seconds)*time.Second) {
+			t.Errorf("%q: %s, %v; want %d seconds", text, d, err, seconds)
+		}
+		if parsed, goErr := time.ParseDuration(text); goErr == nil && text != "0" && text != "+0" && text != "-0" && (err != nil || time.Duration(d) != parsed) {
+			t.Errorf("%q: %s, %v; want %s", text, d, err, parsed)
+		} else if err != nil && !strings.Contains(err.Error(), "want a duration") {
+			t.Errorf("%q: %v does not say what is legal", text, err)
 		}
 	})
 }

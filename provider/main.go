@@ -78,15 +78,16 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	if err != nil {
 		return err
 	}
+	usages := &feed.UsageBook{}
 	cluster, err := swarm.New(swarm.Config{
 		Docker: docker, Namespace: c.FunctionNamespace, Network: c.FunctionsNetwork, User: c.FunctionUser,
 		AllowedNetworks: c.AllowedNetworks, AllowedVolumes: c.AllowedVolumes,
-		RegistryAuth: registryAuth(c.RegistryConfig, logger), Logger: logger,
+		RegistryAuth: registryAuth(c.RegistryConfig, logger), Usages: usages, Logger: logger,
 	})
 	if err != nil {
 		return err
 	}
-	hub, err := feed.NewHub(feed.HubConfig{Waker: cluster, Logger: logger})
+	hub, err := feed.NewHub(feed.HubConfig{Waker: cluster, Usages: usages, Logger: logger})
 	if err != nil {
 		return err
 	}

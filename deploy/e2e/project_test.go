@@ -47,10 +47,12 @@ func (s *system) testControlPlane(t *testing.T) {
 	t.Run("500 calls at once wake a function", p.testCrowdAtZero)
 	t.Run("names of functions that do not exist", p.testStrangeNames)
 	t.Run("clients that send a byte at a time", p.testTricklers)
+	t.Run("images of registries", p.testRegistries)
 	t.Run("the conformance suite", p.testConformance)
 	t.Run("asynchronous calls", p.testAsync)
 	t.Run("a storm of writers", p.testStorm)
 	t.Run("the provider is killed", p.testProviderKilled)
+	t.Run("the provider is killed at each failpoint", p.testFailpoints)
 }
 
 func (s *system) newProject(t *testing.T) *project {

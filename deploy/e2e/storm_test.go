@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/deploy/docker"
 )
 
 // testConformance runs the suite that the Swarm in memory passes on this Swarm: what unit tests rely on is so.
@@ -43,6 +45,7 @@ func (p *project) onlyOurs(t *testing.T, want ...string) {
 const (
 	stormClients   = 64
 	stormFunctions = 40
+	stormDuration  = time.Minute
 )
 
 // change is one accepted change of a function: what it set, and from when to when it took place.
@@ -65,12 +68,8 @@ type storm struct {
 // testStorm lets many clients write the same functions at once through the gateway. They are tied to a node that does
 // not exist: it is the control plane that is tried, not the machine.
 func (p *project) testStorm(t *testing.T) {
-	duration := 20 * time.Second
-	if os.Getenv("E2E_LONG") == "1" {
-		duration = time.Minute
-	}
 	st := &storm{project: p, accepted: map[string][]change{}, statuses: map[int]int{}}
-	stop := time.Now().Add(duration)
+	stop := time.Now().Add(stormDuration)
 	var group sync.WaitGroup
 	for client := range stormClients {
 		random := rand.New(rand.NewPCG(1, uint64(client)))
@@ -85,7 +84,11 @@ func (p *project) testStorm(t *testing.T) {
 	for _, n := range st.statuses {
 		operations += n
 	}
-	t.Logf("%d calls in %s, by status: %v, the slowest took %s", operations, duration, st.statuses, st.slowest)
+	if t.Failed() {
+		out, err := docker.Engine{}.Run(t.Context(), "logs", "--tail", "80", p.cluster.Nodes[0].Container)
+		t.Logf("the last words of the node's engine: %v\n%s", err, out)
+	}
+	t.Logf("%d calls in %s, by status: %v, the slowest took %s", operations, stormDuration, st.statuses, st.slowest)
 	listed, made := p.functionNames(t), p.serviceNames(t)
 	if !slices.Equal(listed, made) {
 		t.Errorf("the API lists %v, Docker has %v", listed, made)

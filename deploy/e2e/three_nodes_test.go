@@ -33,6 +33,8 @@ func TestThreeNodes(t *testing.T) {
 		}
 	})
 
+	t.Run("usage covers replicas on other nodes", s.testUsage)
+
 	t.Run("votes are acknowledged while no worker runs and counted when one does", func(t *testing.T) {
 		s.scale(t, "waggle_worker", 0)
 		before, err := s.results()

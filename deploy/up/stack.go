@@ -67,6 +67,10 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	registries, err := s.ensureRegistries()
+	if err != nil {
+		return "", err
+	}
 	// A Swarm config never changes, so another file needs another name.
 	version := sha256.Sum256(polls)
 	env := []string{
@@ -86,7 +90,7 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 	dir := filepath.Join(s.Root, "deploy")
 	files, more := s.stackFiles(dir)
 	args := slices.Concat([]string{"stack", "deploy", "--resolve-image", "never", "--prune"}, files, []string{stackName})
-	if _, err := s.Target.Manager.RunEnv(ctx, append(env, more...), args...); err != nil {
+	if _, err := s.Target.Manager.RunEnv(ctx, slices.Concat(env, more, registries), args...); err != nil {
 		return "", fmt.Errorf("deploying %s/stack.yml: %w", dir, err)
 	}
 	return "deployed", nil

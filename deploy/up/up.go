@@ -64,6 +64,8 @@ type Config struct {
 	RedisMaxMemory string
 	// QueueMaxMemory bounds each gateway's queue of asynchronous calls likewise.
 	QueueMaxMemory string
+	// RegistryConfig is a Docker config.json with the credentials of private registries; "" keeps those of earlier runs.
+	RegistryConfig string
 	// Timeout bounds each wait for services and functions to answer; 0 means 3 minutes.
 	Timeout time.Duration
 	// Out receives the progress lines; nil discards them.

@@ -34,7 +34,8 @@ type alertMessage struct {
 }
 
 // alert scales by messages of Alertmanager, for those who bring their own: one that fires adds a step, one that is
-// resolved goes back to the lower bound.
+// resolved goes back to the lower bound. What is about no function, or about one that is gone, is let pass: Alertmanager
+// groups alerts as its user likes, and alerts outlive the functions they are about.
 func (a *API) alert(w http.ResponseWriter, r *http.Request) error {
 	var message alertMessage
 	if err := decode(w, r, &message); err != nil {
@@ -49,18 +50,19 @@ func (a *API) alert(w http.ResponseWriter, r *http.Request) error {
 		if status == "" {
 			status = message.Status
 		}
-		if err := a.follow(r.Context(), status, alert.Labels["function_name"]); err != nil {
-			problems = append(problems, fmt.Errorf("[%d] %w", i, err))
+		function := alert.Labels["function_name"]
+		if function == "" {
+			continue
+		}
+		if err := a.follow(r.Context(), status, function); err != nil {
+			problems = append(problems, fmt.Errorf("alerts[%d]: %w", i, err))
 		}
 	}
 	return errors.Join(problems...)
 }
 
-// follow acts on one alert. An unknown function is no error: alerts outlive the functions they are about.
+// follow acts on one alert.
 func (a *API) follow(ctx context.Context, status, function string) error {
-	if function == "" {
-		return badRequest("alerts: one without label function_name")
-	}
 	name, namespace := function, ""
 	if dot := strings.LastIndexByte(function, '.'); dot >= 0 {
 		name, namespace = function[:dot], function[dot+1:]

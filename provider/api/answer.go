@@ -1,22 +1,16 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
 
 	"waggle/provider/swarm"
 )
-
-// maxBody bounds a request. The largest that is legal is a secret of 500 KiB, sent twice: as text and in base64.
-const maxBody = 2 << 20
 
 // handler is a route that leaves the answering of its error to [API.answer].
 type handler func(w http.ResponseWriter, r *http.Request) error
@@ -102,33 +96,6 @@ func (a *API) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// decode reads a JSON body into value. Fields that nobody knows are let through: old clients send some.
-func decode(w http.ResponseWriter, r *http.Request, value any) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return &requestError{http.StatusRequestEntityTooLarge, fmt.Sprintf("body: more than %d bytes", maxBody)}
-	}
-	if err != nil {
-		return badRequest("body: cannot be read: %v", err)
-	}
-	if len(bytes.TrimSpace(body)) == 0 {
-		return badRequest("body: empty; want a JSON object")
-	}
-	if body[0] != '{' && !strings.HasPrefix(strings.TrimSpace(string(body)), "{") {
-		return badRequest("body: want a JSON object")
-	}
-	err = json.Unmarshal(body, value)
-	var wrongType *json.UnmarshalTypeError
-	if errors.As(err, &wrongType) {
-		return badRequest("%s: got a JSON %s; want %s", wrongType.Field, wrongType.Value, wrongType.Type)
-	}
-	if err != nil {
-		return badRequest("body: not JSON: %v", err)
-	}
-	return nil
 }
 
 // reply sends value as JSON with status 200.

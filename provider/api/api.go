@@ -171,6 +171,7 @@ func (a *API) routes() *http.ServeMux {
 	bounded("DELETE /system/namespace/{name}", a.deleteNamespace)
 
 	bounded("GET /system/info", a.info)
+	bounded("GET /system/telemetry", a.telemetry)
 	system.Handle("GET /system/logs", a.answer(a.logs))
 
 	// The password is asked for first: without it no path under /system can be told from another, existing or not.

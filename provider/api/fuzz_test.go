@@ -1,9 +1,11 @@
 package api_test
 
 import (
+	"encoding/json"
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -48,6 +50,46 @@ func FuzzCalls(f *testing.F) {
 		}
 		if list := b.do("GET", "/system/functions", ""); list.Code != 200 {
 			t.Errorf("after %s %s %q the list is %d %q", call.method, request.URL.Path, body, list.Code, list.Body)
+		}
+	})
+}
+
+// FuzzAlert fires and resolves alerts with anything in the labels that bound them: what is accepted leaves the replicas
+// within the bounds, and what is refused leaves them as they are.
+func FuzzAlert(f *testing.F) {
+	f.Add("firing", "fn.openfaas-fn", "2", "9", "10", uint8(3))
+	f.Add("resolved", "fn", "", "", "", uint8(0))
+	f.Add("firing", ".", "-1", "1e9", "101", uint8(255))
+	f.Fuzz(func(t *testing.T, status, function, least, most, factor string, start uint8) {
+		b := setup(t)
+		encode := func(value any) string {
+			text, err := json.Marshal(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+		bounds := map[string]string{"com.openfaas.scale.min": least, "com.openfaas.scale.max": most, "com.openfaas.scale.factor": factor}
+		if got := b.do("POST", "/system/functions", strings.Replace(fn, `"labels":{}`, `"labels":`+encode(bounds), 1)); got.Code != 202 {
+			return // refused, and said so: FuzzDeploy's affair
+		}
+		if err := b.cluster.Scale(t.Context(), "", "fn", uint64(start)); err != nil {
+			t.Fatal(err)
+		}
+		got := b.do("POST", "/system/alert", encode(map[string]any{"status": status, "alerts": []any{map[string]any{"labels": map[string]string{"function_name": function}}}}))
+		after, err := b.cluster.Status(t.Context(), "", "fn", false)
+		if err != nil || got.Code != 200 {
+			t.Fatalf("%q of %q: %d %q, %v", status, function, got.Code, got.Body, err)
+		}
+		atLeast := func(key string, absent uint64) uint64 {
+			if n, err := strconv.ParseUint(bounds[key], 10, 64); err == nil {
+				return n
+			}
+			return absent
+		}
+		floor, ceiling := atLeast("com.openfaas.scale.min", 1), atLeast("com.openfaas.scale.max", 20)
+		if n := after.Replicas; n != uint64(start) && (n < min(floor, uint64(start)) || n > max(ceiling, floor, 1)) {
+			t.Errorf("%q of %q took %d replicas to %d with bounds %v", status, function, start, n, bounds)
 		}
 	})
 }

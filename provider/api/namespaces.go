@@ -65,7 +65,7 @@ func decodeNamespace(w http.ResponseWriter, r *http.Request) (types.FunctionName
 		return namespace, badRequest("name: %q; want %q, as in the path", namespace.Name, inPath)
 	}
 	// OpenFaaS' mark of a namespace for functions, in either map: clients set it in both.
-	if namespace.Labels["openfaas"] == "" && namespace.Annotations["openfaas"] == "" {
+	if namespace.Labels["openfaas"] != "1" && namespace.Annotations["openfaas"] != "1" {
 		return namespace, badRequest(`labels: want openfaas: "1" among them`)
 	}
 	return namespace, nil

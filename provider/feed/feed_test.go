@@ -370,6 +370,27 @@ func FuzzReport(f *testing.F) {
 	})
 }
 
+// FuzzRoutes sends anything to the routes that take a body: an answer is never a server's error, and a refusal says why.
+func FuzzRoutes(f *testing.F) {
+	paths := []string{"/feed/wake", "/feed/load", "/feed/usage"}
+	f.Add(uint8(0), []byte(`{"name":"f","namespace":"openfaas-fn"}`))
+	f.Add(uint8(1), []byte(`{"gateway":"g","epoch":"e","functions":[{"name":"f","inflight":-1}]}`))
+	f.Add(uint8(2), []byte(`{"replicas":[{"id":"t","cpu":1e308,"memory":-0}]}`))
+	f.Add(uint8(2), []byte(`{`))
+	f.Fuzz(func(t *testing.T, route uint8, body []byte) {
+		h, err := NewHub(HubConfig{Waker: wakerFunc(func(context.Context, string, string) error { return ErrUnknownFunction })})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := paths[int(route)%len(paths)]
+		recorder := httptest.NewRecorder()
+		h.Handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body)))
+		if code := recorder.Code; code != 202 && (code < 400 || code > 499 || recorder.Body.Len() == 0) {
+			t.Errorf("%s %q: %d %q", path, body, code, recorder.Body)
+		}
+	})
+}
+
 // FuzzTableStream feeds a gateway anything in place of lines: none is longer than the bound, and all but the newest
 // line's end is read.
 func FuzzTableStream(f *testing.F) {

@@ -28,12 +28,14 @@ var emptyLine = []byte("\n")
 //	GET  /feed/table   ndjson: the newest table at once and whenever it changes; empty lines are heartbeats;
 //	                   {"cancel":<call id>} is an asynchronous call that whoever has it is to cancel
 //	POST /feed/load    one Report
+//	POST /feed/usage   one UsageReport
 //	POST /feed/wake    {"name":…,"namespace":…}; 202 once replicas have been asked for, 404 for an unknown function
 //	POST /feed/cancel  {"cancel":<call id>}; 202 once every gateway that listens, or comes back soon, will be told
 func (h *Hub) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /feed/table", h.serveTable)
 	mux.HandleFunc("POST /feed/load", h.serveLoad)
+	mux.HandleFunc("POST /feed/usage", h.serveUsage)
 	mux.HandleFunc("POST /feed/wake", h.serveWake)
 	mux.HandleFunc("POST /feed/cancel", h.serveCancel)
 	return mux

@@ -25,6 +25,8 @@ type Waker interface {
 type HubConfig struct {
 	// Waker is required.
 	Waker Waker
+	// Usages takes what gateways read of replicas; default: a book of the hub's own.
+	Usages *UsageBook
 	// Logger takes what changed; default: discard.
 	Logger *slog.Logger
 	// Heartbeat is the longest silence on a table stream; default 2 s, at most 5 s because clients give up at twice that.
@@ -36,6 +38,9 @@ type HubConfig struct {
 }
 
 func (c HubConfig) withDefaults() HubConfig {
+	if c.Usages == nil {
+		c.Usages = &UsageBook{}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

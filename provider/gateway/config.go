@@ -74,6 +74,9 @@ type Config struct {
 	// ShutdownTimeout bounds the wait for requests under way, after that delay.
 	ShutdownTimeout Duration `envconfig:"shutdown_timeout" default:"60s"`
 
+	// UsageInterval lies between two readings of what a replica consumes, from its metrics port; 0 means none are taken.
+	UsageInterval Duration `envconfig:"usage_interval" default:"10s"`
+
 	// MaxIdleConnsPerHost bounds the idle connections kept to each replica.
 	MaxIdleConnsPerHost int `envconfig:"max_idle_conns_per_host" default:"1024"`
 	// MaxHeld bounds the requests of one function that wait for a replica.
@@ -237,7 +240,7 @@ func (c Config) validate() error {
 		{"upstream_timeout", c.UpstreamTimeout, time.Second}, {"header_timeout", c.HeaderTimeout, time.Second},
 		{"idle_timeout", c.IdleTimeout, time.Second}, {"hold_timeout", c.HoldTimeout, 0},
 		{"tunnel_timeout", c.TunnelTimeout, time.Second}, {"shutdown_delay", c.ShutdownDelay, 0},
-		{"shutdown_timeout", c.ShutdownTimeout, 0},
+		{"shutdown_timeout", c.ShutdownTimeout, 0}, {"usage_interval", c.UsageInterval, 0},
 	} {
 		if time.Duration(d.value) < d.low || time.Duration(d.value) > 24*time.Hour {
 			errs = append(errs, fmt.Errorf("%s is %s: legal is %s to 24h", d.name, d.value, d.low))

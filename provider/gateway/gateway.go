@@ -34,6 +34,7 @@ import (
 	"waggle/provider/gateway/http2"
 	"waggle/provider/gateway/ratelimit"
 	"waggle/provider/gateway/upstream"
+	"waggle/provider/gateway/usage"
 )
 
 // Gateway is one running edge. Make it with New, run it once with Run.
@@ -41,7 +42,8 @@ type Gateway struct {
 	cfg       Config
 	creds     credentials
 	registry  *upstream.Registry
-	feed      *feed.Client // nil if a fixed table is served
+	feed      *feed.Client  // nil if a fixed table is served
+	usage     *usage.Reader // nil if what replicas consume is not read
 	provider  *upstream.Set
 	metrics   *metrics
 	limiter   *ratelimit.Limiter // nil: no bound
@@ -126,6 +128,13 @@ func New(cfg Config) (*Gateway, error) {
 			return nil, fmt.Errorf("configuring the gateway: %w", err)
 		}
 	}
+	if g.feed != nil && cfg.UsageInterval > 0 {
+		g.usage, err = usage.New(usage.Config{Table: func() feed.Table { return g.feed.Newest().Table }, Report: g.feed.ReportUsage,
+			Interval: time.Duration(cfg.UsageInterval), Registerer: cfg.Registry, Logger: cfg.Logger})
+		if err != nil {
+			return nil, fmt.Errorf("configuring the gateway: %w", err)
+		}
+	}
 	if cfg.Table != nil {
 		g.registry.Apply(*cfg.Table)
 	}
@@ -164,6 +173,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.serveMetrics(inner, metricsListener) })
 	if g.feed != nil {
 		group.Go(func() error { return g.feed.Run(inner) })
+	}
+	if g.usage != nil {
+		group.Go(func() error { return g.usage.Run(inner) })
 	}
 	if g.certs != nil {
 		group.Go(func() error { return g.certs.Run(inner) })

@@ -23,6 +23,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
+
+	"waggle/provider/feed"
 )
 
 // Labels by which objects are ours. Whatever else we note about one sits under [privatePrefix], which users cannot set.
@@ -56,6 +58,8 @@ type Config struct {
 	// RegistryAuth gives the credentials for the registry at a host such as "ghcr.io", encoded for Docker's
 	// X-Registry-Auth header, or "". Nil means that no registry needs any.
 	RegistryAuth func(host string) string
+	// Usages holds what gateways read of replicas on nodes other than the engine's. Nil means that nothing is known of them.
+	Usages *feed.UsageBook
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 }
@@ -66,6 +70,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Network == "" {
 		c.Network = "waggle-functions"
+	}
+	if c.Usages == nil {
+		c.Usages = &feed.UsageBook{}
 	}
 	if c.RegistryAuth == nil {
 		c.RegistryAuth = func(string) string { return "" }

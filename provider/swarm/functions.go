@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -13,7 +14,7 @@ import (
 	"waggle/provider/feed"
 )
 
-// List gives each function of a namespace, sorted by name; never nil.
+// List gives each function of a namespace, sorted by name; never nil. A service that cannot be read is left out.
 func (c *Cluster) List(ctx context.Context, namespace string) ([]types.FunctionStatus, error) {
 	namespace = c.namespace(namespace)
 	if err := checkName("namespace", namespace); err != nil {
@@ -34,8 +35,9 @@ func (c *Cluster) List(ctx context.Context, namespace string) ([]types.FunctionS
 	list := make([]types.FunctionStatus, 0, len(services))
 	for _, service := range services {
 		status, err := functionStatus(service, tasks[service.ID])
-		if err != nil {
-			return nil, err
+		if err != nil { // somebody changed our label: the others are still there
+			c.cfg.Logger.Warn("a service that cannot be read is left out of the list", "service", service.Spec.Name, "error", err)
+			continue
 		}
 		list = append(list, status)
 	}
@@ -148,8 +150,14 @@ func (c *Cluster) Update(ctx context.Context, d types.FunctionDeployment) error 
 	})
 }
 
-// prepare checks what can be checked without the Swarm and resolves the image.
+// prepare checks what can be checked without the Swarm and resolves the image. A client that sends back what it was told
+// of a function sends back its state, too, which is no wish of its user.
 func (c *Cluster) prepare(ctx context.Context, d *types.FunctionDeployment) (image, error) {
+	if _, found := deref(d.Annotations)[annotationState]; found {
+		annotations := maps.Clone(*d.Annotations)
+		delete(annotations, annotationState)
+		d.Annotations = &annotations
+	}
 	if err := checkName("namespace", d.Namespace); err != nil {
 		return image{}, err
 	}

@@ -10,12 +10,15 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/provider/feed"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -224,6 +227,30 @@ func FuzzConstraints(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		if checkConstraints([]string{text}) == nil && strings.Count(text, "==")+strings.Count(text, "!=") != 1 {
 			t.Errorf("%q is let through", text)
+		}
+	})
+}
+
+// FuzzDeploymentLabel reads back anything in place of what we once wrote: whoever has the Swarm's credentials can put it
+// there, and one service that cannot be read must not hide the others.
+func FuzzDeploymentLabel(f *testing.F) {
+	f.Add(`{"service":"fn","image":"a","namespace":"openfaas-fn"}`)
+	f.Add(`{"labels":{"com.openfaas.scale.min":"x"}}`)
+	f.Add(`null`)
+	f.Fuzz(func(t *testing.T, label string) {
+		c := goldenConfig()
+		sound, err := c.serviceSpec(&types.FunctionDeployment{Service: "sound", Namespace: "openfaas-fn", Image: "a"}, goldenImage, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken := sound
+		broken.Labels = map[string]string{labelDeployment: label}
+		table, skipped := c.functions(view{services: []swarm.Service{{ID: "a", Spec: sound}, {ID: "b", Spec: broken}}})
+		if len(table)+len(skipped) != 2 || !slices.ContainsFunc(table, func(f feed.Function) bool { return f.Name == "sound" }) {
+			t.Errorf("%q: table %v, skipped %v", label, table, skipped)
+		}
+		if status, err := functionStatus(swarm.Service{Spec: broken}, nil); err == nil && (status.Labels == nil || status.Annotations == nil) {
+			t.Errorf("%q: %+v", label, status)
 		}
 	})
 }

@@ -13,6 +13,8 @@ import (
 // registryTimeout bounds the question to a registry; without a network its name often just times out.
 const registryTimeout = 15 * time.Second
 
+const legalImage = "the name of an image such as ghcr.io/owner/name:tag"
+
 // resolveImage finds out what runs under a name, so that a typing error is an error of the request and not of tasks
 // later, and so that new content under an old name is noticed.
 //
@@ -21,12 +23,15 @@ const registryTimeout = 15 * time.Second
 // here belongs to no registry: all nodes must have been given it, and its id on this engine stands for its content.
 func (c *Cluster) resolveImage(ctx context.Context, name string) (image, error) {
 	if strings.TrimSpace(name) == "" {
-		return image{}, failf(ErrInvalid, "image: missing; want the name of an image such as ghcr.io/owner/name:tag")
+		return image{}, failf(ErrInvalid, "image: missing; want "+legalImage)
 	}
 	if strings.ContainsAny(name, " \t\r\n?#%\\") || len(name) > 1024 {
-		return image{}, failf(ErrInvalid, "image: %q; want the name of an image such as ghcr.io/owner/name:tag", shorten(name))
+		return image{}, failf(ErrInvalid, "image: %q; want "+legalImage, shorten(name))
 	}
 	local, localErr := c.docker.ImageInspect(ctx, name)
+	if errdefs.IsInvalidArgument(localErr) {
+		return image{}, failf(ErrInvalid, "image: %q; want "+legalImage+" (%s)", shorten(name), daemonText(localErr))
+	}
 	if localErr != nil && !errdefs.IsNotFound(localErr) {
 		return image{}, dockerError("looking for the image", localErr)
 	}
@@ -44,7 +49,21 @@ func (c *Cluster) resolveImage(ctx context.Context, name string) (image, error) 
 	if ctx.Err() != nil {
 		return image{}, dockerError("asking the registry", ctx.Err())
 	}
-	return image{}, failf(ErrInvalid, "image: %q is not on the manager's engine, and the registry said: %s", name, daemonText(remoteErr))
+	return image{}, failf(ErrInvalid, "image: %q is not on the manager's engine, and %s", name, c.refusal(host, remoteErr))
+}
+
+// refusal says why a registry gave nothing: its own words, if it was reached.
+func (c *Cluster) refusal(host string, err error) string {
+	text := daemonText(err)
+	for _, mark := range []string{"dial tcp", "timeout", "deadline exceeded", "TLS handshake", "x509:", "EOF"} {
+		if strings.Contains(text, mark) {
+			return "its registry cannot be reached: " + text
+		}
+	}
+	if c.cfg.RegistryAuth(host) == "" {
+		return "the registry said: " + text + "; it was asked without credentials, of which the provider has none for it"
+	}
+	return "the registry said: " + text + "; it was asked with the provider's credentials"
 }
 
 func (c *Cluster) askRegistry(ctx context.Context, name, host string) (image, error) {

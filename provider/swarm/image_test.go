@@ -88,3 +88,28 @@ func TestANewImageUnderAnOldTagRolls(t *testing.T) {
 		t.Errorf("runs as %s", identity)
 	}
 }
+
+// FuzzImage deploys under any name: a name is refused with its reason or runs, it never is an error of ours, and whose
+// password is sent is never in doubt.
+func FuzzImage(f *testing.F) {
+	for _, name := range []string{"", "vote:1", "ghcr.io/me/vote:1", "localhost/a", "a.b:5000/c@sha256:d", "../x", "a/b?c", "https://ghcr.io/me/vote", "ghcr.io", "\x00/b.c/d"} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		engine := swarmtest.NewEngine("waggle-functions")
+		engine.AddRemoteImage(name, "sha256:d", "")
+		cluster, err := swarm.New(swarm.Config{Docker: engine, Logger: quiet(), RegistryAuth: func(host string) string {
+			if host != "" && (!strings.HasPrefix(name, host+"/") || strings.Contains(host, "/")) {
+				t.Errorf("%q: the password of %q is asked for", name, host)
+			}
+			return ""
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = cluster.Deploy(t.Context(), types.FunctionDeployment{Service: "fn", Image: name})
+		if err != nil && (!errors.Is(err, swarm.ErrInvalid) || !strings.Contains(err.Error(), "image")) {
+			t.Errorf("%q: %v", name, err)
+		}
+	})
+}

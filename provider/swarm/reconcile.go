@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
 )
 
 // Reconcile finishes what an update of a secret began: functions that refer to an old version are moved to the newest,
@@ -25,7 +26,7 @@ func (c *Cluster) Reconcile(ctx context.Context) error {
 	}
 	var problems []error
 	for _, service := range services {
-		if refersTo(&service.Spec, old) && !rolledBack(service) {
+		if refersTo(service, old) && !rolledBack(service) {
 			problems = append(problems, c.rebuild(ctx, service.Spec.Labels[labelNamespace], service.Spec.Labels[labelFunction]))
 		}
 	}
@@ -55,7 +56,9 @@ func (c *Cluster) rebuild(ctx context.Context, namespace, name string) error {
 	return err
 }
 
-// collect removes the old versions that no service refers to, nor could roll back to.
+// collect removes the old versions that no service refers to, nor could roll back to. That a roll-back is possible shows
+// in the state of the update, but for the moment between the change of a service and its managers' first step, in which
+// there is no state yet: until then replicas of the old kind are still to run, and they refer to it.
 func (c *Cluster) collect(ctx context.Context) error {
 	c.secretsMu.Lock()
 	defer c.secretsMu.Unlock()
@@ -64,20 +67,30 @@ func (c *Cluster) collect(ctx context.Context) error {
 		return err
 	}
 	old := outdated(stored)
+	if len(old) == 0 {
+		return nil
+	}
+	// Replicas before services: one that is stopped in between leaves a state behind.
+	running, err := c.docker.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("desired-state", "running")})
+	if err != nil {
+		return dockerError("listing replicas", err)
+	}
 	services, err := c.services(ctx)
 	if err != nil {
 		return err
 	}
+	needed := make(map[string]bool)
 	for _, service := range services {
-		for id := range old {
-			one := map[string]bool{id: true}
-			if refersTo(&service.Spec, one) || (updating(service) && refersTo(service.PreviousSpec, one)) {
-				delete(old, id)
-			}
+		note(needed, service.Spec.TaskTemplate)
+		if updating(service) && service.PreviousSpec != nil {
+			note(needed, service.PreviousSpec.TaskTemplate)
 		}
 	}
+	for _, task := range running.Items {
+		note(needed, task.Spec)
+	}
 	for _, secret := range stored {
-		if !old[secret.ID] {
+		if !old[secret.ID] || needed[secret.ID] {
 			continue
 		}
 		if err := c.removeSecret(ctx, secret); err != nil && !errors.Is(err, ErrInUse) {
@@ -102,11 +115,18 @@ func outdated(stored []swarm.Secret) map[string]bool {
 	return old
 }
 
-func refersTo(spec *swarm.ServiceSpec, ids map[string]bool) bool {
-	if spec == nil || spec.TaskTemplate.ContainerSpec == nil {
-		return false
+// note adds the ids of the secrets that a template refers to.
+func note(ids map[string]bool, template swarm.TaskSpec) {
+	if template.ContainerSpec == nil {
+		return
 	}
-	return slices.ContainsFunc(spec.TaskTemplate.ContainerSpec.Secrets, func(r *swarm.SecretReference) bool { return ids[r.SecretID] })
+	for _, reference := range template.ContainerSpec.Secrets {
+		ids[reference.SecretID] = true
+	}
+}
+
+func refersTo(service swarm.Service, ids map[string]bool) bool {
+	return slices.ContainsFunc(service.Spec.TaskTemplate.ContainerSpec.Secrets, func(r *swarm.SecretReference) bool { return ids[r.SecretID] })
 }
 
 func updating(service swarm.Service) bool {

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"reflect"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -11,15 +12,15 @@ import (
 
 // A manager that is told to remove a service while it deletes one of the service's tasks may end in a nil pointer, and
 // takes its whole engine along (swarmkit's SetServiceTasksRemove reads the tasks in one transaction and uses them in
-// the next; seen with engine 20.10 under 64 clients). Tasks are deleted shortly after their service was changed, so a
-// removal waits until the last change has settled: a few tenths of a second, and none for a function at rest.
+// the next; seen with engine 20.10 under 64 clients). So a removal waits until no task of the service is about to be
+// deleted: none for a function at rest, a few tenths of a second after a change, longer where managers are behind.
 const (
-	// settleTime is longer than the 250 ms for which the manager gathers tasks to delete.
-	settleTime = 400 * time.Millisecond
 	// settleLook is the time between two looks.
 	settleLook = 50 * time.Millisecond
 	// maxSettle bounds the wait: a function that never rests can be removed, too.
-	maxSettle = 3 * time.Second
+	maxSettle = 15 * time.Second
+	// defaultTaskHistory is how many tasks of a slot a Swarm keeps unless it is told otherwise.
+	defaultTaskHistory = 5
 )
 
 // Delete removes a function, or gives ErrNotFound. Its replicas end within their stop grace; its name is free at once.
@@ -47,6 +48,10 @@ func (c *Cluster) Delete(ctx context.Context, namespace, name string) error {
 
 // settle waits until nothing of a service's last change is under way.
 func (c *Cluster) settle(ctx context.Context, id string) error {
+	history, err := c.taskHistory(ctx)
+	if err != nil {
+		return err
+	}
 	for started := time.Now(); time.Since(started) < maxSettle; {
 		found, err := c.docker.ServiceInspect(ctx, id, client.ServiceInspectOptions{})
 		if errdefs.IsNotFound(err) {
@@ -59,28 +64,87 @@ func (c *Cluster) settle(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		if atRest(found.Service, tasks, time.Now()) {
+		if atRest(found.Service, tasks, history) {
 			return nil
 		}
 		if err := pause(ctx, settleLook); err != nil {
 			return err
 		}
 	}
+	c.cfg.Logger.Warn("a function is removed although its managers are not done with its last change", "service", id)
 	return nil
 }
 
-// atRest is true when no task of the service is about to be deleted.
-func atRest(service swarm.Service, tasks []swarm.Task, now time.Time) bool {
-	if now.Sub(service.UpdatedAt) < settleTime {
-		return false
+// taskHistory is how many tasks of each slot the Swarm keeps; less than 0 means all.
+func (c *Cluster) taskHistory(ctx context.Context) (int64, error) {
+	info, err := c.docker.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return 0, dockerError("asking for the Swarm's settings", err)
 	}
+	if cluster := info.Info.Swarm.Cluster; cluster != nil && cluster.Spec.Orchestration.TaskHistoryRetentionLimit != nil {
+		return *cluster.Spec.Orchestration.TaskHistoryRetentionLimit, nil
+	}
+	return defaultTaskHistory, nil
+}
+
+// atRest is true when the managers have acted on the service's last change and no task of it is about to be deleted.
+// Tasks that end are kept as history, up to a number for each slot; beyond it, and where a slot was given up, they are
+// deleted.
+func atRest(service swarm.Service, tasks []swarm.Task, history int64) bool {
+	type slot struct {
+		tasks, over int64
+		current     bool
+	}
+	slots := make(map[int]*slot)
+	filled := uint64(0)
 	for _, task := range tasks {
-		switch {
-		case task.DesiredState == swarm.TaskStateRemove:
+		over := isOver(task)
+		if task.DesiredState == swarm.TaskStateRemove && over {
 			return false
-		case !live(task.Status.State) && now.Sub(task.UpdatedAt) < settleTime:
+		}
+		s := slots[task.Slot]
+		if s == nil {
+			s = &slot{}
+			slots[task.Slot] = s
+		}
+		s.tasks++
+		if over {
+			s.over++
+		}
+		if wanted(task) {
+			if !s.current {
+				filled++
+			}
+			s.current = true
+			// Until an update has a state, nobody has acted on it.
+			task.Spec.Runtime = service.Spec.TaskTemplate.Runtime // which engines tell of services alone
+			if service.UpdateStatus == nil && !reflect.DeepEqual(task.Spec, service.Spec.TaskTemplate) {
+				return false
+			}
+		}
+	}
+	for _, s := range slots {
+		if history >= 0 && s.over > 0 && s.tasks > max(history, 1) {
 			return false
 		}
 	}
-	return true
+	return filled == desired(service)
+}
+
+// wanted is true for a task that is to run, now or once the one before it has ended.
+func wanted(task swarm.Task) bool {
+	switch task.DesiredState {
+	case swarm.TaskStateRunning, swarm.TaskStateReady, swarm.TaskStateAccepted:
+		return true
+	}
+	return false
+}
+
+// isOver is true for a task that has ended, or was given up before a node had it.
+func isOver(task swarm.Task) bool {
+	switch task.Status.State {
+	case swarm.TaskStateNew, swarm.TaskStateAllocated, swarm.TaskStatePending:
+		return !wanted(task)
+	}
+	return !live(task.Status.State)
 }

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,18 +92,34 @@ func (c *Cluster) UpdateSecret(ctx context.Context, s types.Secret) error {
 	return nil
 }
 
+// nextVersion stores a value under the number after the newest. Another provider may take that number first, or take it
+// and the next and have removed the first by the time we store ours under it, so that it has to be seen to be the newest.
 func (c *Cluster) nextVersion(ctx context.Context, s types.Secret, data []byte) error {
 	c.secretsMu.Lock()
 	defer c.secretsMu.Unlock()
-	newest, err := c.newestSecrets(ctx, s.Namespace)
-	if err != nil {
-		return err
+	stored := uint64(0)
+	for attempt := 1; ; attempt++ {
+		newest, err := c.newestSecrets(ctx, s.Namespace)
+		if err != nil {
+			return err
+		}
+		current, exists := newest[s.Name]
+		if !exists {
+			return failf(ErrNotFound, "secret %q does not exist in namespace %q", s.Name, s.Namespace)
+		}
+		if current.Number == stored {
+			return nil
+		}
+		if attempt > updateAttempts {
+			return failf(ErrUnavailable, "changing secret %q: others change it all the time; try again", s.Name)
+		}
+		stored = current.Number + 1
+		if err := c.storeSecret(ctx, s, stored, data); errors.Is(err, ErrExists) {
+			stored = 0
+		} else if err != nil {
+			return err
+		}
 	}
-	current, exists := newest[s.Name]
-	if !exists {
-		return failf(ErrNotFound, "secret %q does not exist in namespace %q", s.Name, s.Namespace)
-	}
-	return c.storeSecret(ctx, s, current.Number+1, data)
 }
 
 // DeleteSecret removes a secret and all its versions, or gives ErrNotFound, or ErrInUse with the functions that use it.

@@ -11,6 +11,8 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/openfaas/faas-provider/types"
 	"golang.org/x/sync/errgroup"
+
+	"waggle/provider/feed"
 )
 
 const (
@@ -22,45 +24,71 @@ const (
 	maxMeasured = 64
 )
 
-// usage measures what a function's replicas consume: processors in thousandths and memory in bytes. A manager's
-// engine can only look into its own containers, so the replicas on other nodes are not in it; nil when none of them
-// is here, because a part that is 0 would be taken for the whole.
+// usage is what a function's replicas consume: processors in thousandths and memory in bytes. What a gateway has read of
+// a replica lately comes first, because it is at hand: an engine looks at its containers once a second, so that it takes
+// one or two to tell of a rate. It is asked about those of its own node that no gateway could read, such as one that has
+// just started. The answer is the whole or nil: a part of it, or a part scaled up, would be taken for what the function
+// consumes. So it is nil for some seconds after a replica has started on another node, and always while one runs there
+// that shows no figures.
 func (c *Cluster) usage(ctx context.Context, tasks []swarm.Task) *types.FunctionUsage {
+	var total types.FunctionUsage
+	add := func(u feed.Usage) {
+		total.CPU += u.CPU
+		total.TotalMemoryBytes += u.Memory
+	}
+	running := 0
+	var unknown []swarm.Task
+	for _, task := range tasks {
+		if task.DesiredState != swarm.TaskStateRunning || task.Status.State != swarm.TaskStateRunning {
+			continue
+		}
+		running++
+		if reported, ok := c.cfg.Usages.Of(task.ID, time.Now()); ok {
+			add(reported)
+		} else {
+			unknown = append(unknown, task)
+		}
+	}
+	measured := c.measureOwn(ctx, unknown)
+	if running == 0 || len(measured) < len(unknown) {
+		return nil
+	}
+	for _, one := range measured {
+		add(one)
+	}
+	return &total
+}
+
+// measureOwn measures tasks that all run on the engine's own node; nil if one does not, or there are too many.
+func (c *Cluster) measureOwn(ctx context.Context, tasks []swarm.Task) []feed.Usage {
+	if len(tasks) == 0 || len(tasks) > maxMeasured {
+		return nil
+	}
 	node, err := c.ownNode(ctx)
 	if err != nil {
 		return nil
 	}
-	var ids []string
-	for _, task := range tasks {
-		if task.NodeID == node && task.Status.State == swarm.TaskStateRunning && task.Status.ContainerStatus != nil && len(ids) < maxMeasured {
-			ids = append(ids, task.Status.ContainerStatus.ContainerID)
+	containers := make([]string, len(tasks))
+	for i, task := range tasks {
+		if task.NodeID != node || task.Status.ContainerStatus == nil {
+			return nil
 		}
-	}
-	if len(ids) == 0 {
-		return nil
+		containers[i] = task.Status.ContainerStatus.ContainerID
 	}
 	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
 	defer cancel()
-	before := c.measure(ctx, ids)
+	before := c.measure(ctx, containers)
 	if err := pause(ctx, usageInterval); err != nil {
 		return nil
 	}
-	after := c.measure(ctx, ids)
-
-	var total types.FunctionUsage
-	measured := false
-	for i := range ids {
-		if before[i] == nil || after[i] == nil {
-			continue // it ended meanwhile
+	after := c.measure(ctx, containers)
+	var measured []feed.Usage
+	for i, task := range tasks {
+		if before[i] != nil && after[i] != nil { // else it ended meanwhile
+			measured = append(measured, feed.Usage{ID: task.ID, CPU: milliCPUs(before[i], after[i]), Memory: workingSet(after[i].MemoryStats)})
 		}
-		measured = true
-		total.CPU += milliCPUs(before[i], after[i])
-		total.TotalMemoryBytes += workingSet(after[i].MemoryStats)
 	}
-	if !measured {
-		return nil
-	}
-	return &total
+	return measured
 }
 
 // ownNode is the Swarm's id of the node this engine is.

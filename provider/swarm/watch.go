@@ -20,17 +20,12 @@ import (
 )
 
 const (
-	// lookCalm and lookBusy lie between two looks at the tasks, of which Swarm sends no events: 0.8 s finds a replica
-	// that crashed within the second a table may take, 0.2 s follows one that starts.
-	lookCalm = 800 * time.Millisecond
-	lookBusy = 200 * time.Millisecond
-	// gather lets the events of one change arrive together.
-	gather = 20 * time.Millisecond
 	// relistEvery bounds how long a lost event about a service or node goes unnoticed.
 	relistEvery = 30 * time.Second
 	// lookTimeout bounds one look; an engine that takes longer is as good as gone.
 	lookTimeout = 10 * time.Second
-	// maxRetryWait bounds the wait between attempts at an engine that is away.
+	// minRetryWait and maxRetryWait bound the wait between attempts at an engine that is away.
+	minRetryWait = 200 * time.Millisecond
 	maxRetryWait = 2 * time.Second
 )
 
@@ -67,6 +62,7 @@ type Watcher struct {
 	lastEvent int64
 	// suspicious means that services or nodes may have changed, calm that Swarm has nothing left to do for any function.
 	suspicious, calm bool
+	pace             pace
 }
 
 // NewWatcher returns one that does nothing until Run.
@@ -92,7 +88,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	group.Go(func() { w.reconcile(ctx) })
 	defer group.Wait()
 
-	wait := lookBusy
+	wait := minRetryWait
 	for ctx.Err() == nil {
 		started := time.Now()
 		err := w.session(ctx)
@@ -102,7 +98,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		w.metrics.failures.Inc()
 		w.logger.Warn("watching Docker is interrupted, the replica table stays as it is", "error", err)
 		if time.Since(started) > maxRetryWait {
-			wait = lookBusy
+			wait = minRetryWait
 		}
 		if pause(ctx, wait) != nil {
 			break
@@ -130,20 +126,31 @@ func (w *Watcher) reconcile(ctx context.Context) {
 	}
 }
 
+// watchedEvents are what may change the table. Of containers there are only those of this engine's own node: a hint that
+// comes sooner than the next look, where there is one.
+func watchedEvents() client.Filters {
+	return make(client.Filters).
+		Add("type", string(events.ServiceEventType), string(events.NodeEventType), string(events.ContainerEventType)).
+		Add("event", string(events.ActionCreate), string(events.ActionUpdate), string(events.ActionRemove),
+			string(events.ActionStart), string(events.ActionKill), string(events.ActionDie), string(events.ActionHealthStatus))
+}
+
 // session lists everything, then follows events and looks at tasks until something fails.
 func (w *Watcher) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	options := client.EventsListOptions{Filters: make(client.Filters).Add("type", string(events.ServiceEventType), string(events.NodeEventType))}
+	options := client.EventsListOptions{Filters: watchedEvents()}
 	if w.lastEvent > 0 {
 		options.Since = strconv.FormatInt(w.lastEvent/int64(time.Second), 10)
 	}
 	// The stream opens first: what happens between it and the list is then in one of them.
 	stream := w.cluster.docker.Events(ctx, options)
+	w.pace.looking(time.Now())
 	if err := w.relist(ctx); err != nil {
 		return err
 	}
-	timer := time.NewTimer(w.interval())
+	w.pace.looked(time.Now(), w.calm)
+	timer := time.NewTimer(time.Until(w.pace.due))
 	defer timer.Stop()
 	for {
 		select {
@@ -153,22 +160,28 @@ func (w *Watcher) session(ctx context.Context) error {
 			return dockerError("following events", cmpErr(err))
 		case event := <-stream.Messages:
 			w.lastEvent = event.TimeNano
-			w.suspicious = true
-			timer.Reset(gather)
+			if event.Type == events.ContainerEventType && event.Actor.Attributes[labelNamespace] == "" {
+				continue // no function's
+			}
+			w.suspicious = w.suspicious || event.Type != events.ContainerEventType
+			w.calm = false
+			w.pace.stir(time.Now())
 		case <-w.cluster.changed:
 			w.suspicious = true
-			timer.Reset(gather)
+			w.pace.stir(time.Now())
 		case <-timer.C:
 			if err := w.turn(ctx); err != nil {
 				return err
 			}
-			timer.Reset(w.interval())
+			w.pace.looked(time.Now(), w.calm)
 		}
+		timer.Reset(time.Until(w.pace.due))
 	}
 }
 
 // turn reads as much as there is reason to.
 func (w *Watcher) turn(ctx context.Context) error {
+	w.pace.looking(time.Now())
 	if w.suspicious || time.Since(w.listed) >= relistEvery {
 		return w.relist(ctx)
 	}
@@ -181,13 +194,6 @@ func cmpErr(err error) error {
 		return errors.New("the stream ended")
 	}
 	return err
-}
-
-func (w *Watcher) interval() time.Duration {
-	if w.calm {
-		return lookCalm
-	}
-	return lookBusy
 }
 
 // relist reads services, nodes and tasks.
@@ -281,6 +287,7 @@ func (w *Watcher) publish() {
 	before := w.table.Functions
 	w.table = feed.Table{Epoch: w.table.Epoch, Revision: w.table.Revision + 1, Functions: functions}
 	w.metrics.observe(w.table)
+	w.pace.moved(time.Now())
 	w.publisher.Publish(w.table)
 	for _, function := range before {
 		if !slices.ContainsFunc(functions, func(f feed.Function) bool {

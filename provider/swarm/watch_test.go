@@ -2,7 +2,6 @@ package swarm_test
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -156,17 +155,49 @@ func TestWatcherFollowsReplicas(t *testing.T) {
 	})
 }
 
-// TestWatcherSeesACrashInCalmTimes has nothing but the looks at tasks to notice: there is no event.
+// crash ends the first replica of the first function in the table.
+func crash(engine *swarmtest.Engine, seen *publications) {
+	engine.SetTask(seen.newest().Functions[0].Replicas[0].ID, func(task *mobyswarm.Task) {
+		task.Status.State, task.DesiredState = mobyswarm.TaskStateFailed, mobyswarm.TaskStateShutdown
+	})
+}
+
+// TestWatcherSeesACrashInCalmTimes has nothing but the looks at tasks to notice: of another node there is no event.
 func TestWatcherSeesACrashInCalmTimes(t *testing.T) {
 	watched(t, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
+		engine.Elsewhere()
 		deploy(t, cluster, "fn", 2)
 		within(t, time.Minute)
 		wantStates(t, seen, "fn", feed.Ready, feed.Ready)
-		engine.SetTask(seen.newest().Functions[0].Replicas[0].ID, func(task *mobyswarm.Task) {
-			task.Status.State, task.DesiredState = mobyswarm.TaskStateFailed, mobyswarm.TaskStateShutdown
-		})
+		crash(engine, seen)
 		within(t, time.Second)
 		wantStates(t, seen, "fn", feed.Ready)
+	})
+}
+
+func TestWatcherHearsOfACrashOnItsOwnNode(t *testing.T) {
+	watched(t, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
+		deploy(t, cluster, "fn", 2)
+		within(t, time.Minute)
+		crash(engine, seen)
+		within(t, 50*time.Millisecond)
+		wantStates(t, seen, "fn", feed.Ready)
+	})
+}
+
+// TestWatcherIsNotPutOff has a change every 10 ms for ten seconds: each must not delay the look that the one before it asked for.
+func TestWatcherIsNotPutOff(t *testing.T) {
+	watched(t, func(t *testing.T, _ *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
+		deploy(t, cluster, "fn", 1)
+		for n := range 1000 {
+			if err := cluster.Scale(t.Context(), "", "fn", uint64(1+n%2)); err != nil {
+				t.Fatal(err)
+			}
+			within(t, 10*time.Millisecond)
+			if behind := time.Since(seen.at[len(seen.at)-1]); n > 100 && behind > time.Second {
+				t.Fatalf("after %d changes the newest table is %s old", n, behind)
+			}
+		}
 	})
 }
 
@@ -254,6 +285,33 @@ func TestWatcherCompletesASecretsUpdate(t *testing.T) {
 	})
 }
 
+// TestARollBackFindsItsSecret: between the change of a service and its managers' first step nothing says that an update
+// is under way, which may roll back to the secret's old version.
+func TestARollBackFindsItsSecret(t *testing.T) {
+	t.Parallel()
+	engine, cluster := newCluster(t)
+	if err := cluster.CreateSecret(t.Context(), types.Secret{Name: "key", Value: "1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Deploy(t.Context(), types.FunctionDeployment{Service: "fn", Image: testImage, Secrets: []string{"key"}}); err != nil {
+		t.Fatal(err)
+	}
+	engine.Delay()
+	if err := cluster.UpdateSecret(t.Context(), types.Secret{Name: "key", Value: "2"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := engine.SecretNames(); !slices.Equal(got, []string{"openfaas-fn.key.1", "openfaas-fn.key.2"}) {
+		t.Errorf("before the first step stored are %v, want both versions", got)
+	}
+	engine.Settle()
+	if err := cluster.Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := engine.SecretNames(); !slices.Equal(got, []string{"openfaas-fn.key.2"}) {
+		t.Errorf("afterwards stored are %v, want the second version alone", got)
+	}
+}
+
 // TestKilledInTheMiddle stops the provider after each call to Docker that changes something, for each operation: the next
 // provider finds the function as it was or as it was asked for.
 func TestKilledInTheMiddle(t *testing.T) {
@@ -297,33 +355,6 @@ func TestKilledInTheMiddle(t *testing.T) {
 					t.Errorf("found %d replicas, env %v", got.Replicas, got.EnvVars)
 				}
 			})
-		}
-	}
-}
-
-func BenchmarkList(b *testing.B) {
-	_, cluster := newCluster(b)
-	for i := range 500 {
-		deploy(b, cluster, fmt.Sprintf("fn%03d", i), 3)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		list, err := cluster.List(b.Context(), "")
-		if err != nil || len(list) != 500 {
-			b.Fatal(len(list), err)
-		}
-	}
-}
-
-func BenchmarkStatus(b *testing.B) {
-	_, cluster := newCluster(b)
-	for i := range 500 {
-		deploy(b, cluster, fmt.Sprintf("fn%03d", i), 3)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := cluster.Status(b.Context(), "", "fn250", false); err != nil {
-			b.Fatal(err)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -38,19 +37,22 @@ type Engine struct {
 	logs     map[string]*taskLog
 	watchers map[chan events.Message]bool
 	held     bool
+	slow     bool
 	away     bool
-	rivals   int
+	// host is the node on which further tasks start.
+	host   string
+	rivals int
 	// killBefore and killAfter name the next changing call at which the caller is cut off.
 	killBefore, killAfter string
 	network               string
 }
 
-// NewEngine returns one with a single node, whose overlay for functions is called network.
+// NewEngine returns one with a single node, its own, whose overlay for functions is called network.
 func NewEngine(network string) *Engine {
 	return &Engine{
 		services: map[string]swarm.Service{}, tasks: map[string]swarm.Task{}, secrets: map[string]swarm.Secret{},
 		configs: map[string]swarm.Config{}, images: map[string]string{}, pulled: map[string][]string{}, remote: map[string]remoteImage{}, logs: map[string]*taskLog{},
-		watchers: map[chan events.Message]bool{}, network: network,
+		watchers: map[chan events.Message]bool{}, network: network, host: "node1",
 		nodes: []swarm.Node{{ID: "node1", Status: swarm.NodeStatus{State: swarm.NodeStateReady}}},
 	}
 }
@@ -97,13 +99,29 @@ func (e *Engine) Hold() {
 	e.held = true
 }
 
-// Settle ends Hold: what should run runs, what should not has ended.
+// Delay makes the managers accept updates of services without acting on them yet, until Settle.
+func (e *Engine) Delay() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.slow = true
+}
+
+// Settle ends Hold and Delay: what should run runs, what should not has ended.
 func (e *Engine) Settle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.slow {
+		e.slow = false
+		for id := range e.services {
+			e.follow(id)
+		}
+	}
 	e.held = false
 	for id, task := range e.tasks {
-		e.tasks[id] = settled(task)
+		if task := settled(task); task.Status.State != e.tasks[id].Status.State {
+			e.tellContainer(task)
+			e.tasks[id] = task
+		}
 	}
 }
 
@@ -138,21 +156,20 @@ func (e *Engine) Interfere(n int) {
 	e.rivals = n
 }
 
-// SetNodeState says whether the only node answers.
+// Elsewhere makes further tasks start on another node. Of what happens to their containers this engine tells nobody.
+func (e *Engine) Elsewhere() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.host = "node2"
+	e.nodes = append(e.nodes, swarm.Node{ID: e.host, Status: swarm.NodeStatus{State: swarm.NodeStateReady}})
+}
+
+// SetNodeState says whether the engine's own node answers.
 func (e *Engine) SetNodeState(state swarm.NodeState) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.nodes[0].Status.State = state
 	e.tell(events.NodeEventType, e.nodes[0].ID)
-}
-
-// SetTask changes a task, as the Swarm does when a replica fails or a health check passes.
-func (e *Engine) SetTask(id string, change func(*swarm.Task)) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	task := e.tasks[id]
-	change(&task)
-	e.tasks[id] = task
 }
 
 // KillBefore makes the engine go away just before the next call of this name, KillAfter just after it, without an answer:
@@ -225,11 +242,17 @@ func (e *Engine) next() uint64 {
 	return e.serial
 }
 
-// tell sends an event to those who listen; like a real engine it drops what they do not take.
+// tell sends an event about a service or node.
 func (e *Engine) tell(kind events.Type, id string) {
+	e.send(events.Message{Type: kind, Actor: events.Actor{ID: id}})
+}
+
+// send gives an event to those who listen; like a real engine it drops what they do not take.
+func (e *Engine) send(event events.Message) {
+	event.TimeNano = time.Now().UnixNano()
 	for watcher := range e.watchers {
 		select {
-		case watcher <- events.Message{Type: kind, Actor: events.Actor{ID: id}, TimeNano: time.Now().UnixNano()}:
+		case watcher <- event:
 		default:
 		}
 	}
@@ -242,7 +265,7 @@ func (e *Engine) Ping(context.Context, client.PingOptions) (client.PingResult, e
 	return client.PingResult{APIVersion: "1.41"}, e.answers()
 }
 
-// Info describes the only node, a manager.
+// Info describes the engine's own node, a manager.
 func (e *Engine) Info(context.Context, client.InfoOptions) (client.SystemInfoResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -251,7 +274,7 @@ func (e *Engine) Info(context.Context, client.InfoOptions) (client.SystemInfoRes
 	}}}, e.answers()
 }
 
-// Events follows what happens to services and nodes until ctx ends.
+// Events follows what happens to services, nodes and containers until ctx ends.
 func (e *Engine) Events(ctx context.Context, _ client.EventsListOptions) client.EventsResult {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -288,7 +311,7 @@ func (e *Engine) Events(ctx context.Context, _ client.EventsListOptions) client.
 	return client.EventsResult{Messages: outer, Err: failed}
 }
 
-// NodeList gives the only node.
+// NodeList gives all nodes.
 func (e *Engine) NodeList(context.Context, client.NodeListOptions) (client.NodeListResult, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -376,20 +399,29 @@ func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.Serv
 		return client.ServiceUpdateResult{}, err
 	}
 	before := service.Spec
-	service.PreviousSpec, service.Spec = &before, clone(options.Spec)
+	service.PreviousSpec, service.Spec, service.UpdateStatus = &before, clone(options.Spec), nil
 	service.Version.Index, service.UpdatedAt = e.next(), time.Now().UTC()
-	service.UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStateCompleted}
 	e.services[id] = service
-	if !equal(before.TaskTemplate, service.Spec.TaskTemplate) {
-		for task := range e.tasks {
-			if e.tasks[task].ServiceID == id {
-				e.stop(task)
-			}
-		}
+	if !e.slow {
+		e.follow(id)
 	}
-	e.orchestrate(service)
 	e.tell(events.ServiceEventType, id)
 	return client.ServiceUpdateResult{}, e.after("ServiceUpdate")
+}
+
+// follow brings the tasks of a service to its spec.
+func (e *Engine) follow(id string) {
+	service := e.services[id]
+	for name, task := range e.tasks {
+		if task.ServiceID == id && task.DesiredState == swarm.TaskStateRunning && !equal(task.Spec, service.Spec.TaskTemplate) {
+			e.stop(name)
+		}
+	}
+	if service.PreviousSpec != nil {
+		service.UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStateCompleted}
+	}
+	e.services[id] = service
+	e.orchestrate(service)
 }
 
 // ServiceRemove ends one.
@@ -406,91 +438,6 @@ func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRem
 	maps.DeleteFunc(e.tasks, func(_ string, t swarm.Task) bool { return t.ServiceID == id })
 	e.tell(events.ServiceEventType, id)
 	return client.ServiceRemoveResult{}, e.after("ServiceRemove")
-}
-
-// orchestrate makes the number of tasks that should run what the service asks for.
-func (e *Engine) orchestrate(service swarm.Service) {
-	var running []string
-	for id, task := range e.tasks {
-		if task.ServiceID == service.ID && task.DesiredState == swarm.TaskStateRunning {
-			running = append(running, id)
-		}
-	}
-	slices.Sort(running)
-	want := 1
-	if replicated := service.Spec.Mode.Replicated; replicated != nil && replicated.Replicas != nil {
-		want = int(*replicated.Replicas)
-	}
-	for len(running) > want {
-		e.stop(running[len(running)-1])
-		running = running[:len(running)-1]
-	}
-	for range want - len(running) {
-		e.start(service)
-	}
-}
-
-func (e *Engine) start(service swarm.Service) {
-	n := e.next()
-	task := swarm.Task{
-		ID: fmt.Sprintf("task%06d", n), ServiceID: service.ID, NodeID: e.nodes[0].ID, Spec: service.Spec.TaskTemplate,
-		DesiredState: swarm.TaskStateRunning,
-		Status: swarm.TaskStatus{State: swarm.TaskStateStarting, Timestamp: time.Now(),
-			ContainerStatus: &swarm.ContainerStatus{ContainerID: fmt.Sprintf("container%d", n)}},
-		NetworksAttachments: []swarm.NetworkAttachment{{
-			Network:   swarm.Network{Spec: swarm.NetworkSpec{Annotations: swarm.Annotations{Name: e.network}}},
-			Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 8)},
-		}},
-	}
-	if !e.held {
-		task = settled(task)
-	}
-	e.tasks[task.ID] = task
-}
-
-func (e *Engine) stop(id string) {
-	task := e.tasks[id]
-	task.DesiredState = swarm.TaskStateShutdown
-	if !e.held {
-		task = settled(task)
-	}
-	e.tasks[id] = task
-}
-
-func settled(task swarm.Task) swarm.Task {
-	if task.DesiredState == swarm.TaskStateRunning && task.Status.State == swarm.TaskStateStarting {
-		task.Status.State = swarm.TaskStateRunning
-	}
-	if task.DesiredState == swarm.TaskStateShutdown {
-		task.Status.State = swarm.TaskStateShutdown
-	}
-	return task
-}
-
-// TaskList gives the tasks of the filter's service and desired states.
-func (e *Engine) TaskList(_ context.Context, options client.TaskListOptions) (client.TaskListResult, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := e.answers(); err != nil {
-		return client.TaskListResult{}, err
-	}
-	for id := range options.Filters["service"] {
-		if _, found := e.services[id]; !found {
-			return client.TaskListResult{}, fmt.Errorf("service %s not found: %w", id, errdefs.ErrNotFound)
-		}
-	}
-	var ids []string
-	for id, task := range e.tasks {
-		if in(options.Filters["service"], task.ServiceID) && in(options.Filters["desired-state"], string(task.DesiredState)) {
-			ids = append(ids, id)
-		}
-	}
-	slices.Sort(ids)
-	found := make([]swarm.Task, len(ids))
-	for i, id := range ids {
-		found[i] = e.tasks[id]
-	}
-	return client.TaskListResult{Items: found}, nil
 }
 
 func in(values map[string]bool, value string) bool { return len(values) == 0 || values[value] }
@@ -529,11 +476,4 @@ func equal(a, b any) bool {
 		panic(err)
 	}
 	return string(left) == string(right)
-}
-
-// TaskIDs gives the ids of all tasks.
-func (e *Engine) TaskIDs() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Collect(maps.Keys(e.tasks))
 }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -43,6 +44,7 @@ func Run(t *testing.T, target Target) {
 		"a secret's update moves functions over":           secretVersions,
 		"what is not ours cannot be touched":               foreign,
 		"concurrent writers all succeed":                   writers,
+		"concurrent writers of a secret all succeed":       secretWriters,
 		"the table follows replicas":                       table,
 		"logs of an unknown function are an error":         unknownLogs,
 		"wake starts a sleeping function and nothing else": wake,
@@ -400,6 +402,43 @@ func writers(t *testing.T, b *bench) {
 	group.Wait()
 	if got := b.status(t, "", d.Service); got.Replicas != 2 || got.EnvVars["writer"] == "" {
 		t.Errorf("after all writers: %d replicas, env %v; want 2 and one writer's env", got.Replicas, got.EnvVars)
+	}
+}
+
+func secretWriters(t *testing.T, b *bench) {
+	name := b.prefix + "contested"
+	if err := b.CreateSecret(t.Context(), types.Secret{Name: name, Value: "0"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.DeleteSecret(context.Background(), "", name); err != nil {
+			t.Errorf("cleaning up: %v", err)
+		}
+	})
+	rival := newBench(t, b.Target)
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			cluster := b.Cluster
+			if i%2 == 1 {
+				cluster = rival.Cluster
+			}
+			if err := cluster.UpdateSecret(t.Context(), types.Secret{Name: name, Value: fmt.Sprint(i)}); err != nil {
+				t.Errorf("UpdateSecret: %v", err)
+			}
+		})
+	}
+	group.Wait()
+	if err := b.Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	found, err := b.Docker.SecretList(t.Context(), client.SecretListOptions{Filters: make(client.Filters).Add("label", "com.waggle.secret="+name)})
+	if err != nil || len(found.Items) != 1 {
+		t.Fatalf("stored are %d versions, %v; want one", len(found.Items), err)
+	}
+	// No two of the nine values can have had one number, but a number may have been lost to a rival.
+	if n, err := strconv.Atoi(found.Items[0].Spec.Labels["com.waggle.secret-version"]); err != nil || n < 9 {
+		t.Errorf("left is version %d, %v; want at least the ninth", n, err)
 	}
 }
 

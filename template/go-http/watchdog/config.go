@@ -105,9 +105,9 @@ func (e *envReader) duration(name string, fallback, low time.Duration) time.Dura
 	}
 	d, err := time.ParseDuration(text)
 	if seconds, numErr := strconv.Atoi(text); numErr == nil {
-		d, err = time.Duration(seconds)*time.Second, nil
-		if seconds > int(maxTimeout/time.Second) {
-			d = maxTimeout + 1
+		d, err = maxTimeout+1, nil // so many that a duration might not hold them
+		if limit := int(maxTimeout / time.Second); seconds >= -limit && seconds <= limit {
+			d = time.Duration(seconds) * time.Second
 		}
 	}
 	if err != nil || d < low || d > maxTimeout {

@@ -1,6 +1,8 @@
 package watchdog
 
 import (
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -46,4 +48,37 @@ func TestConfigFromEnv(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzConfig sets every variable to anything: what is accepted is what the text says and within the bounds, and what a
+// caller asks for with X-Timeout never lengthens a request.
+func FuzzConfig(f *testing.F) {
+	for _, text := range []string{"", "30", "30s", "1m30s", "-5", "-9223372036854775807", "9223372036854775807", "18446744074", "0", "1e3", "true", "70000"} {
+		f.Add(text, text, text)
+	}
+	f.Fuzz(func(t *testing.T, a, b, c string) {
+		env := map[string]string{"port": a, "metrics_port": b, "read_timeout": c, "write_timeout": a, "healthcheck_interval": b,
+			"exec_timeout": c, "max_inflight": b, "log_requests": c}
+		config, err := ConfigFromEnv(func(name string) string { return env[name] })
+		for name, d := range map[string]time.Duration{"read_timeout": config.ReadTimeout, "write_timeout": config.WriteTimeout,
+			"healthcheck_interval": config.DrainWait, "exec_timeout": config.ExecTimeout} {
+			if d < 0 || d > maxTimeout {
+				t.Errorf("%s=%q is %s", name, env[name], d)
+			}
+			seconds, numErr := strconv.Atoi(env[name])
+			refused := err != nil && strings.Contains(err.Error(), name+"=")
+			if numErr == nil && !refused && d.Seconds() != float64(seconds) {
+				t.Errorf("%s=%q is %s", name, env[name], d)
+			}
+		}
+		if config.Port < 1 || config.Port > 65535 || config.MetricsPort < 1 || config.MetricsPort > 65535 || config.MaxInflight < 0 {
+			t.Errorf("%q: %+v", env, config)
+		}
+		server := &Server{config: config}
+		request := httptest.NewRequest("GET", "/", nil)
+		request.Header["X-Timeout"] = []string{a}
+		if limit := server.limit(request); config.ExecTimeout > 0 && (limit <= 0 || limit > config.ExecTimeout) {
+			t.Errorf("X-Timeout %q makes exec_timeout %s %s", a, config.ExecTimeout, limit)
+		}
+	})
 }

@@ -65,6 +65,7 @@ func (s *Server) metricsHandler() http.Handler {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		out := bufio.NewWriter(w)
 		s.metrics.write(out)
+		containerGroup.write(out)
 		if own, ok := s.handler.(metricsWriter); ok {
 			own.WriteMetrics(out)
 		}

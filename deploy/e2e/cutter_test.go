@@ -1,0 +1,89 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// cutter stands between a provider and its engine, and ends the provider at a failpoint. It counts the requests that
+// change something, POST and DELETE, alone: between two of those the Swarm stays as it is, so that to die before or
+// after any other request is to die at one of the points it has. What a provider does by itself in the meantime, which
+// is to watch and to look for something to complete, changes nothing while nothing is incomplete.
+type cutter struct {
+	engine http.Handler
+	server *http.Server
+
+	mu       sync.Mutex
+	armed    bool
+	point    failpoint
+	die      func()
+	changes  int
+	refusing bool
+}
+
+// listen starts it at a socket of its own and returns its address for DOCKER_HOST.
+func (c *cutter) listen(t *testing.T, socket string, engine http.RoundTripper) string {
+	t.Helper()
+	c.engine = &httputil.ReverseProxy{Transport: engine, FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) {
+		r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine"
+	}}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.server = &http.Server{Handler: c}
+	go func() { _ = c.server.Serve(listener) }()
+	return "unix://" + socket
+}
+
+// arm begins to count. The zero failpoint is never met.
+func (c *cutter) arm(point failpoint, die func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed, c.point, c.die = true, point, die
+}
+
+// refuse makes the engine seem to use every secret that is to be removed.
+func (c *cutter) refuse(refusing bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refusing = refusing
+}
+
+func (c *cutter) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changes
+}
+
+func (c *cutter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost && r.Method != http.MethodDelete {
+		c.engine.ServeHTTP(w, r)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refusing && r.Method == http.MethodDelete && strings.Contains(r.URL.Path, "/secrets/") {
+		http.Error(w, `{"message":"rpc error: code = InvalidArgument desc = secret 'x' is in use by the following service: y"}`, http.StatusBadRequest)
+		return
+	}
+	if c.armed {
+		c.changes++
+	}
+	if !c.armed || c.changes != c.point.nth {
+		c.engine.ServeHTTP(w, r)
+		return
+	}
+	if c.point.after {
+		c.engine.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	c.die()
+	panic(http.ErrAbortHandler)
+}

@@ -1,0 +1,79 @@
+package swarm
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// looks gives the times, from the start, of all looks within so long, each of which takes cost. At what it finds calm or
+// a move is up to found.
+func looks(within, cost time.Duration, found func(p *pace, now time.Time) (calm bool)) []time.Duration {
+	start := time.Unix(1e9, 0)
+	var p pace
+	var at []time.Duration
+	for now := start; now.Sub(start) <= within; now = p.due {
+		at = append(at, now.Sub(start))
+		p.looking(now)
+		now = now.Add(cost)
+		p.looked(now, found(&p, now))
+	}
+	return at
+}
+
+func TestPace(t *testing.T) {
+	t.Parallel()
+	ms := func(all ...int) (list []time.Duration) {
+		for _, n := range all {
+			list = append(list, time.Duration(n)*time.Millisecond)
+		}
+		return list
+	}
+	movesOnce := func(p *pace, now time.Time) bool {
+		if p.moving.IsZero() {
+			p.moved(now)
+		}
+		return false
+	}
+	for name, test := range map[string]struct {
+		within, cost time.Duration
+		found        func(*pace, time.Time) bool
+		want         []time.Duration
+	}{
+		"calm":                      {2 * time.Second, 0, func(*pace, time.Time) bool { return true }, ms(0, 800, 1600)},
+		"something moves":           {time.Second, 0, movesOnce, ms(0, 50, 150, 350, 550, 750, 950)},
+		"it goes on moving":         {200 * time.Millisecond, 0, func(p *pace, now time.Time) bool { p.moved(now); return false }, ms(0, 50, 100, 150, 200)},
+		"looking is expensive":      {time.Second, 100 * time.Millisecond, movesOnce, ms(0, 300, 600, 900)},
+		"looking is very expensive": {4 * time.Second, time.Second, movesOnce, ms(0, 1800, 3600)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := looks(test.within, test.cost, test.found); !slices.Equal(got, test.want) {
+				t.Errorf("looked at %v, want %v", got, test.want)
+			}
+		})
+	}
+	t.Run("what cannot be placed is not looked at for ever", func(t *testing.T) {
+		t.Parallel()
+		all := looks(time.Minute, 0, movesOnce)
+		if last := all[len(all)-1] - all[len(all)-2]; last != lookCalm {
+			t.Errorf("after a minute without a move the looks are %s apart, want %s", last, lookCalm)
+		}
+	})
+}
+
+func TestPaceHastens(t *testing.T) {
+	t.Parallel()
+	start := time.Unix(1e9, 0)
+	var p pace
+	p.looking(start)
+	p.looked(start.Add(100*time.Millisecond), true)
+	p.stir(start.Add(110 * time.Millisecond))
+	if got, want := p.due.Sub(start), 300*time.Millisecond; got != want {
+		t.Errorf("a look that took 100 ms is followed by one at %s, want %s", got, want)
+	}
+	p.stir(start.Add(290 * time.Millisecond))
+	if got, want := p.due.Sub(start), 300*time.Millisecond; got != want {
+		t.Errorf("heard of more, the look is at %s, want still %s", got, want)
+	}
+}
