@@ -144,7 +144,7 @@ func newProcess(t *testing.T, function http.Handler) *process {
 	p := &process{t: t, addr: harness.FreeAddr(t)}
 	_, port, _ := net.SplitHostPort(p.addr)
 	_, metrics, _ := net.SplitHostPort(harness.FreeAddr(t))
-	p.env = []string{asGateway + "=1", "role=gateway", "port=" + port, "metrics_port=" + metrics, "provider_url=" + provider.URL, "basic_auth=false",
+	p.env = []string{asGateway + "=1", "role=gateway", "port=" + port, "metrics_port=" + metrics, "functions_provider_url=" + provider.URL, "basic_auth=false",
 		"secret_mount_path=" + secrets, "async_redis_socket=" + r.Socket(), "async_callback_networks=127.0.0.0/8", "log_level=error",
 		"initial_retry_wait=20ms", "max_retry_wait=200ms", "max_retry_attempts=10"}
 	p.start()

@@ -5,10 +5,15 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"waggle/provider/async"
+	"waggle/provider/gateway"
 )
 
 // The environment is the process's own: these tests do not run in parallel.
@@ -136,4 +141,26 @@ func FuzzDuration(f *testing.F) {
 			t.Errorf("%q: %v does not say what is legal", text, err)
 		}
 	})
+}
+
+// Operators find every setting, and its default, in README.md.
+func TestEverySettingIsInTheReadme(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range []any{config{}, gateway.Config{}, async.Config{}} {
+		fields := reflect.TypeOf(spec)
+		for i := range fields.NumField() {
+			name, value := fields.Field(i).Tag.Get("envconfig"), fields.Field(i).Tag.Get("default")
+			if name == "" {
+				continue
+			}
+			row := regexp.MustCompile("(?m)^\\| .*`" + name + "`.* \\|.*" + regexp.QuoteMeta(value) + ".*\\|")
+			if !row.Match(text) {
+				t.Errorf("README.md has no row for setting %s with default %q", name, value)
+			}
+		}
+	}
 }

@@ -45,7 +45,7 @@ type Config struct {
 	// MetricsPort serves /metrics, and nothing that clients need.
 	MetricsPort int `envconfig:"metrics_port" default:"8082"`
 	// ProviderURL is where /system/ goes and the replica table comes from; required.
-	ProviderURL string `envconfig:"provider_url"`
+	ProviderURL string `envconfig:"functions_provider_url"`
 	// NodeID is the Swarm node this gateway runs on; replicas there are preferred. Empty: no preference.
 	NodeID string `envconfig:"node_id"`
 	// FunctionNamespace is the namespace of functions addressed without one.
@@ -260,7 +260,7 @@ func (c Config) providerAddress() (string, error) {
 	}
 	u, err := url.Parse(c.ProviderURL)
 	if err != nil || u.Scheme != "http" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
-		return "", fmt.Errorf("provider_url is %q: legal is http://host:port", c.ProviderURL)
+		return "", fmt.Errorf("functions_provider_url is %q: legal is http://host:port", c.ProviderURL)
 	}
 	port := u.Port()
 	if port == "" {

@@ -361,7 +361,7 @@ func TestConnectionBounds(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	t.Parallel()
 	_, err := New(Config{ProviderURL: "ftp://x", MaxHeader: 3, ReadTimeout: -1, Port: 70000})
-	for _, want := range []string{"provider_url is \"ftp://x\"", "max_header_bytes is 3", "read_timeout is -1ns", "port is 70000: legal is 1 to 65535"} {
+	for _, want := range []string{"functions_provider_url is \"ftp://x\"", "max_header_bytes is 3", "read_timeout is -1ns", "port is 70000: legal is 1 to 65535"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %q", err, want)
 		}
