@@ -37,7 +37,7 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
 	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/cluster ./deploy/e2e
 
-fuzz: ## run each fuzz target for FUZZTIME=30s, two at a time
+fuzz: ## run each fuzz target for FUZZTIME=30s, two per processor at a time
 	.ci/fuzz
 
 lint: ## static checks (golangci-lint v2)
