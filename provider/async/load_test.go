@@ -47,9 +47,7 @@ func TestWhatWasInterruptedBetweenTheSetsIsFinished(t *testing.T) {
 	s.put("garbage", `{"phase":1}`, "due") // or with another's
 	q := s.run()
 	s.holds([5]int64{2, 2, 0, 0, 2})
-	if n := q.index.deadLetters(); n != 2 {
-		t.Errorf("%d dead letters are known", n)
-	}
+	q.buries(t, 2)
 	if n := testutil.ToFloat64(q.metrics.lost); n != 2 {
 		t.Errorf("%g calls are reported lost, want those without a state", n)
 	}
@@ -197,7 +195,7 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	q := s.run()
 	for i := range 5 {
 		q.enqueue(t, call(fmt.Sprint("c", i)))
-		s.holds([5]int64{int64(i + 1), int64(i + 1), 0, 0, int64(i + 1)})
+		q.buries(t, i+1)
 	}
 	prune := func() {
 		t.Helper()
@@ -241,6 +239,7 @@ func TestOperatorsHandleDeadLetters(t *testing.T) {
 		q.enqueue(t, call(id))
 	}
 	s.holds([5]int64{2, 2, 0, 0, 2})
+	q.buries(t, 2)
 	if known, err := q.Cancel(t.Context(), "a"); !known || err != nil {
 		t.Errorf("cancelling a dead letter: %v %v", known, err)
 	}

@@ -154,6 +154,17 @@ func (q *queue) enqueue(t testing.TB, c Call) {
 	}
 }
 
+// buries waits until the queue has n dead letters. Redis has each before the queue does.
+func (q *queue) buries(t testing.TB, n int) {
+	t.Helper()
+	eventually(t, func() error {
+		if got := q.index.deadLetters(); got != n {
+			return fmt.Errorf("the queue has %d dead letters, want %d", got, n)
+		}
+		return nil
+	})
+}
+
 // eventually waits until check returns nil.
 func eventually(t testing.TB, check func() error) {
 	t.Helper()
