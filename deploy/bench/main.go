@@ -17,7 +17,6 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 )
 
@@ -28,17 +27,17 @@ func main() {
 	var b bench
 	only := flag.String("only", "", "comma-separated names of the proxies to measure; default: all")
 	cases := flag.String("cases", "reply12,reply64k,post64k,slow,chain", "comma-separated cases; slow is clients that trickle, chain is the whole system on a Swarm of its own, and needs Docker")
-	flag.DurationVar(&b.time, "time", 5*time.Second, "length of each run, at least 1s")
+	flag.DurationVar(&b.time, "time", 2*time.Second, "length of each run, whole seconds")
 	flag.IntVar(&b.connections, "connections", 64, "client connections, 1 to 10000")
 	protocolName := flag.String("protocol", "http1", "what clients speak: http1, https1, h2c (HTTP/2 without TLS) or h2")
 	flag.IntVar(&b.streams, "streams", 10, "requests under way on each connection of HTTP/2, 1 to 250")
-	flag.IntVar(&b.rounds, "rounds", 1, "runs of each proxy; the median counts")
+	flag.IntVar(&b.rounds, "rounds", 5, "runs of each proxy, which take turns; medians count")
 	flag.IntVar(&b.idle, "idle", 10000, "idle connections for the memory figure; 0 leaves it out")
 	flag.IntVar(&b.slow, "slow", 2000, "slow clients beside the load, for the case slow")
 	flag.StringVar(&b.profile, "profile", "", "file for a CPU profile of the gateway")
 	flag.Parse()
-	if b.time < time.Second || b.connections < 1 || b.connections > 10000 || b.rounds < 1 {
-		exit(fmt.Errorf("time is %s, connections %d, rounds %d: legal is 1s and more, 1 to 10000, 1 and more", b.time, b.connections, b.rounds))
+	if b.time < time.Second || b.time%time.Second != 0 || b.connections < 1 || b.connections > 10000 || b.rounds < 1 {
+		exit(fmt.Errorf("time is %s, connections %d, rounds %d: legal is 1s and more in whole seconds, 1 to 10000, 1 and more", b.time, b.connections, b.rounds))
 	}
 	var known bool
 	if b.protocol, known = protocols[*protocolName]; !known || b.streams < 1 || b.streams > 250 {
@@ -106,7 +105,7 @@ func (b *bench) run(ctx context.Context) error {
 		if !b.cases[c.name] {
 			continue
 		}
-		if err := b.runCase(ctx, c, function); err != nil {
+		if err := b.compare(ctx, c, function); err != nil {
 			return err
 		}
 	}
@@ -125,37 +124,6 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	if b.cases["chain"] {
 		return b.measureChain(ctx)
-	}
-	return nil
-}
-
-// runCase prints one table.
-func (b *bench) runCase(ctx context.Context, c testCase, function *process) (err error) {
-	fmt.Printf("\n%s, %s, %d connections, %s per run\n", c.title, b.protocol.name, b.connections, b.time)
-	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "proxy\treq/s\tp50 ms\tp99 ms\tCPU µs/req\t× haproxy\tfunction µs/req\terrors\t")
-	defer func() { err = errors.Join(err, out.Flush()) }()
-	var reference float64
-	for _, p := range proxies {
-		if b.only != nil && !b.only[p.name] || p.shortOnly && c.name != "reply12" || p.plainOnly && b.protocol.name != "http1" {
-			continue
-		}
-		got, err := b.measure(ctx, p, c, function)
-		if errors.Is(err, exec.ErrNotFound) {
-			fmt.Fprintf(out, "%s\tnot installed\t\t\t\t\t\t\t\n", p.name)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("measuring %s: %w", p.name, err)
-		}
-		if p.name == "haproxy" {
-			reference = got.cpu
-		}
-		ratio := "-"
-		if reference > 0 && got.cpu > 0 {
-			ratio = fmt.Sprintf("%.2f", got.cpu/reference)
-		}
-		fmt.Fprintf(out, "%s\t%.0f\t%.2f\t%.2f\t%.1f\t%s\t%.1f\t%d\t\n", p.name, got.rate, got.p50, got.p99, got.cpu, ratio, got.functionCPU, got.errors)
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,39 +26,11 @@ var allCases = []testCase{
 		script: "wrk.method = 'POST'\nwrk.body = string.rep('x', 65536)\n", body: 64 << 10},
 }
 
-// result is what one run, or the median of several, came to.
+// result is what one run came to.
 type result struct {
 	rate, p50, p99   float64 // requests per second; milliseconds
 	cpu, functionCPU float64 // microseconds per request
 	errors           int
-}
-
-// measure runs one proxy and takes the median of its rounds by CPU.
-func (b *bench) measure(ctx context.Context, p proxy, c testCase, function *process) (result, error) {
-	var proc *process
-	address := function.address
-	if p.start != nil {
-		var err error
-		if proc, err = p.start(ctx, b, function.address); err != nil {
-			return result{}, err
-		}
-		defer proc.stop()
-		address = proc.address
-	}
-	url := b.protocol.scheme() + address + p.prefix + c.path
-	if _, err := b.load(ctx, url, c, time.Second, proc, function); err != nil { // warm-up
-		return result{}, err
-	}
-	var results []result
-	for range b.rounds {
-		r, err := b.load(ctx, url, c, b.time, proc, function)
-		if err != nil {
-			return result{}, err
-		}
-		results = append(results, r)
-	}
-	slices.SortFunc(results, func(x, y result) int { return int(1000 * (x.cpu - y.cpu)) })
-	return results[len(results)/2], nil
 }
 
 // load makes load once and sets the count of requests against the CPU time that the processes used meanwhile.

@@ -59,3 +59,18 @@ func TestProcessFigures(t *testing.T) {
 		t.Errorf("%d bytes resident", p.rss())
 	}
 }
+
+func TestRatiosAreOfOneRound(t *testing.T) {
+	t.Parallel()
+	p99 := func(r result) float64 { return r.p99 }
+	slower := []result{{p99: 2}, {p99: 20}, {p99: 30}}
+	if got := ratio(slower, []result{{p99: 1}, {p99: 10}, {p99: 20}}, p99); got != "2.00" {
+		t.Errorf("the ratio is %q, want 2.00", got)
+	}
+	if got := ratio(slower, nil, p99); got != "" {
+		t.Errorf("without a reference the ratio is %q", got)
+	}
+	if got := median(slower, p99); got != 20 {
+		t.Errorf("the median is %v, want 20", got)
+	}
+}
