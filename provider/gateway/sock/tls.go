@@ -159,18 +159,18 @@ func (s *secure) read(p []byte) (int, error) {
 		p[0] = s.early[0]
 		return 1, nil
 	}
-	return s.tls.Read(p)
+	n, err := s.tls.Read(p)
+	if n > 0 {
+		err = nil // in TLS 1.2 a farewell comes together with the bytes before it; the next read gives it again
+	}
+	return n, err
 }
 
 // readBuffered reads what TLS holds already, without asking the socket: it then fails with os.ErrDeadlineExceeded.
 func (s *secure) readBuffered(p []byte) (int, error) {
-	if s.hasEarly {
-		return s.read(p)
-	}
 	s.carrier.dry = true
-	n, err := s.tls.Read(p)
-	s.carrier.dry = false
-	return n, err
+	defer func() { s.carrier.dry = false }()
+	return s.read(p)
 }
 
 // borrow is Borrow for TLS: the buffer is taken once the socket has something, which may still be less than a record.
@@ -185,7 +185,7 @@ func (s *secure) borrow(pool *sync.Pool) (*Buffer, int, error) {
 			}
 		}
 		b = pool.Get().(*Buffer)
-		n, err = s.tls.Read(b.B)
+		n, err = s.read(b.B)
 	}
 	if n == 0 {
 		pool.Put(b)

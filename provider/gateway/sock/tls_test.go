@@ -125,6 +125,78 @@ func TestTLSReads(t *testing.T) {
 	}
 }
 
+// TestTLSGivesWhatComesWithAFarewell: package tls looks ahead in TLS 1.2, whose alerts it knows by their outside, and
+// then returns the last bytes and io.EOF at once.
+func TestTLSGivesWhatComesWithAFarewell(t *testing.T) {
+	t.Parallel()
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for name, read := range map[string]func(*Conn) (string, error){
+			"read": func(c *Conn) (string, error) { p := make([]byte, 9); n, err := c.Read(p); return string(p[:n]), err },
+			"borrow": func(c *Conn) (string, error) {
+				b, n, err := c.Borrow(newPool(9))
+				if b == nil {
+					return "", err
+				}
+				return string(b.B[:n]), err
+			},
+			"borrow what was read ahead": func(c *Conn) (string, error) {
+				if b, n, err := c.Borrow(newPool(2)); err != nil || string(b.B[:n]) != "la" {
+					return "", err
+				}
+				b, n, err := c.Borrow(newPool(9))
+				if b == nil {
+					return "", err
+				}
+				return "la" + string(b.B[:n]), err
+			},
+		} {
+			t.Run(tls.VersionName(version)+" "+name, func(t *testing.T) {
+				t.Parallel()
+				_, below, server := rawPair(t)
+				c := NewTLS(server, testTLS())
+				together := &joined{Conn: below}
+				client := tls.Client(together, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}, MaxVersion: version})
+				failed := make(chan error, 1)
+				go func() { failed <- client.Handshake() }()
+				_, err := c.Handshake()
+				if err := errors.Join(err, <-failed); err != nil {
+					t.Fatal(err)
+				}
+				together.hold = true
+				_, _ = client.Write([]byte("last"))
+				_ = client.CloseWrite()
+				if _, err := below.Write(together.held); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := read(c); got != "last" || err != nil {
+					t.Errorf("read %q, error %v", got, err)
+				}
+				if n, err := c.Read(make([]byte, 9)); n != 0 || err != io.EOF {
+					t.Errorf("behind it: %d bytes, error %v", n, err)
+				}
+			})
+		}
+	}
+}
+
+// joined is a connection that can hold back what is written, so that all of it arrives together.
+type joined struct {
+	net.Conn
+	hold bool
+	held []byte
+}
+
+func (j *joined) Write(p []byte) (int, error) {
+	if !j.hold {
+		return j.Conn.Write(p)
+	}
+	j.held = append(j.held, p...)
+	return len(p), nil
+}
+
+// SetWriteDeadline keeps package tls from shutting the connection behind its farewell, which has yet to go out.
+func (j *joined) SetWriteDeadline(time.Time) error { return nil }
+
 type reader struct{ c *Conn }
 
 func (r reader) Read(p []byte) (int, error) { return r.c.Read(p) }
