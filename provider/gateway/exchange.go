@@ -297,7 +297,15 @@ func (ex *exchange) gather() (status int, keep bool) {
 		return status, ex.refuse(status, err.Error())
 	}
 	ex.body, ex.complete = ex.head+n, done
+	if ex.beyondBound() {
+		return 413, ex.refuse(413, "request body is too long")
+	}
 	return 0, true
+}
+
+// beyondBound reports whether more has come of a body that did not announce its length than is legal.
+func (ex *exchange) beyondBound() bool {
+	return ex.g.cfg.MaxBody > 0 && ex.rest.Unchunked() > ex.g.cfg.MaxBody
 }
 
 // readBody reads until length bytes of body are there.

@@ -25,12 +25,12 @@ type upload struct {
 func (ex *exchange) startUpload() {
 	u := &upload{finished: make(chan struct{})}
 	ex.upload = u
-	to, sent := ex.conn.Conn, int64(ex.body-ex.head)
+	to := ex.conn.Conn
 	go func() {
 		defer close(u.finished)
 		b := mediumBuffers.Get().(*sock.Buffer)
 		defer mediumBuffers.Put(b)
-		ex.carry(u, b, to, sent)
+		ex.carry(u, b, to)
 		if u.status != 0 {
 			// The client is at fault. The replica must see that the body is not whole, and nobody is left to take its answer.
 			to.Abort()
@@ -39,7 +39,7 @@ func (ex *exchange) startUpload() {
 }
 
 // carry reads from the client and writes to the replica until the body ends or either side breaks.
-func (ex *exchange) carry(u *upload, b *sock.Buffer, to *sock.Conn, sent int64) {
+func (ex *exchange) carry(u *upload, b *sock.Buffer, to *sock.Conn) {
 	for {
 		ex.c.limit(ex.g.cfg.ReadTimeout)
 		u.reading.Store(true)
@@ -61,7 +61,7 @@ func (ex *exchange) carry(u *upload, b *sock.Buffer, to *sock.Conn, sent int64) 
 			u.status, u.reason = statusOf(err), err.Error()
 			return
 		}
-		if sent += int64(n); ex.g.cfg.MaxBody > 0 && sent > ex.g.cfg.MaxBody {
+		if ex.beyondBound() {
 			u.status, u.reason = 413, "request body is too long"
 			return
 		}

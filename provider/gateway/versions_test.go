@@ -261,6 +261,41 @@ func TestEveryVersionMeansTheSame(t *testing.T) {
 	})
 }
 
+// TestBodiesOfNoLengthAreBounded: by what they hold, however much framing is around it, and also where all of it has come
+// with the head.
+func TestBodiesOfNoLengthAreBounded(t *testing.T) {
+	t.Parallel()
+	const bound = 10
+	p := newPair(t)
+	e := start(t, p.secured(t, func(c *Config) { c.MaxBody = bound }), function("f", newReplica(t, describe)))
+	for name, tc := range map[string]struct {
+		chunks string
+		status int
+	}{
+		"just legal":           {"5;x=yyyyyyyyyy\r\n01234\r\n5\r\n56789\r\n0\r\nX-Sum: 1\r\n\r\n", 200},
+		"too long":             {"5\r\n01234\r\n6\r\n56789a\r\n0\r\n\r\n", 413},
+		"too long without end": {"5\r\n01234\r\n6\r\n56789a", 413},
+	} {
+		resp, body := e.exchange(t, "POST /function/f HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"+tc.chunks)
+		if resp.StatusCode != tc.status {
+			t.Errorf("%s: got %s %q, want %d", name, resp.Status, body, tc.status)
+		}
+	}
+	eachVersion(t, e, p, func(t *testing.T, _ string, client *http.Client, base string) {
+		for length, want := range map[int]int{bound: 200, bound + 1: 413, 100_000: 413} {
+			unsized := io.MultiReader(strings.NewReader(strings.Repeat("x", length)))
+			response, err := client.Post(base+"/function/f", "", unsized)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			if response.StatusCode != want {
+				t.Errorf("%d bytes: got %s, want %d", length, response.Status, want)
+			}
+		}
+	})
+}
+
 func TestInterimResponsesInEveryVersion(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

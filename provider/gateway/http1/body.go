@@ -31,6 +31,9 @@ func (b *Body) Length() int64 {
 	return -1
 }
 
+// Unchunked is how many bytes of a chunked body have been consumed, framing aside.
+func (b *Body) Unchunked() int64 { return b.chunks.taken }
+
 // Chunked reports whether the body comes in chunks.
 func (b *Body) Chunked() bool { return b.kind == byChunks }
 

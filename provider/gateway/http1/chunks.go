@@ -4,6 +4,7 @@ package http1
 type chunks struct {
 	state  chunkState
 	left   uint64 // of the size while it is read, of the data afterwards
+	taken  int64  // bytes of data so far
 	digits int    // of the size
 	line   int    // bytes of this size line's extension, or of all trailers
 	name   [maxTrailerName]byte
@@ -53,6 +54,7 @@ func (c *chunks) next(p []byte) (n int, data []byte, done bool, err error) {
 			take := min(c.left, uint64(len(p)-n))
 			data = p[n : n+int(take)]
 			c.left -= take
+			c.taken += int64(take)
 			if c.left == 0 {
 				c.state = atDataCR
 			}
