@@ -296,6 +296,67 @@ func TestBodiesOfNoLengthAreBounded(t *testing.T) {
 	})
 }
 
+// TestOddResponsesInEveryVersion: what a function may say to clients of HTTP/1.1, those of HTTP/2 get as well.
+func TestOddResponsesInEveryVersion(t *testing.T) {
+	t.Parallel()
+	lines := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			_, _ = fmt.Fprintf(&b, "X-F-%d: y\r\n", i)
+		}
+		return b.String()
+	}
+	p := newPair(t)
+	for name, tc := range map[string]struct {
+		answer           string
+		status           int
+		fields, trailers int // that begin with X-F-
+		length           string
+	}{
+		"most fields":             {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + lines(99) + "\r\n", 200, 99, 0, "0"},
+		"most fields and chunks":  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + lines(99) + "\r\n0\r\n\r\n", 200, 99, 0, ""},
+		"too many fields":         {"HTTP/1.1 200 OK\r\n" + lines(101) + "\r\n", 502, 0, 0, "56"},
+		"many trailers":           {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + lines(150) + "\r\n", 200, 0, 150, ""},
+		"no content, with length": {"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", 204, 0, 0, ""},
+		"interim with a length":   {"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, 0, 0, "0"},
+		"not modified":            {"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", 304, 0, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := start(t, p.secured(t, nil), function("f", rawReplica(t, answers(tc.answer))))
+			eachVersion(t, e, p, func(t *testing.T, _ string, client *http.Client, base string) {
+				ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(_ int, h textproto.MIMEHeader) error {
+					if h.Get("Content-Length") != "" {
+						t.Errorf("an interim response has a length: %v", h)
+					}
+					return nil
+				}})
+				request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/function/f", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				response, err := client.Do(request)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = io.Copy(io.Discard, response.Body)
+				_ = response.Body.Close()
+				count := func(h http.Header) (n int) {
+					for key := range h {
+						if strings.HasPrefix(key, "X-F-") {
+							n++
+						}
+					}
+					return n
+				}
+				if err != nil || response.StatusCode != tc.status || count(response.Header) != tc.fields || count(response.Trailer) != tc.trailers || response.Header.Get("Content-Length") != tc.length {
+					t.Errorf("got %s, error %v, %d fields, %d trailers, length %q", response.Status, err, count(response.Header), count(response.Trailer), response.Header.Get("Content-Length"))
+				}
+			})
+		})
+	}
+}
+
 func TestInterimResponsesInEveryVersion(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

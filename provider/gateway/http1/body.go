@@ -77,5 +77,5 @@ func (b *Body) Decode(p []byte) (n int, payload []byte, done bool, err error) {
 func (b *Body) KeepTrailers() { b.chunks.keep = true }
 
 // Trailers is the trailer section of a chunked body that has ended, the empty line behind it included; no more than that
-// line if there were no trailers. Fields.Parse reads it.
+// line if there were no trailers.
 func (b *Body) Trailers() []byte { return b.chunks.kept }

@@ -19,6 +19,10 @@ func (e *Error) Error() string { return e.Reason }
 // MaxFields bounds the header fields of one message; nginx and Go servers accept more, no honest client needs them.
 const MaxFields = 100
 
+// MaxOwn is how many fields the gateway adds to a response at most: X-Call-Id, X-Start-Time, X-Duration-Seconds,
+// X-Served-By, Transfer-Encoding, Connection.
+const MaxOwn = 6
+
 // Kind is a field name that the gateway has to know.
 type Kind uint8
 
@@ -150,8 +154,10 @@ type Field struct {
 
 // Fields are the header lines of one message.
 type Fields struct {
+	// Own says that the gateway's own fields are among them: MaxOwn more than MaxFields are accepted.
+	Own  bool
 	buf  []byte
-	list [MaxFields]Field
+	list [MaxFields + MaxOwn]Field
 	n    int
 }
 
@@ -195,15 +201,13 @@ var (
 	errIncomplete = &Error{0, "incomplete"}
 )
 
-// Parse reads lines up to and including an empty one, such as [Body.Trailers] gives.
-func (f *Fields) Parse(lines []byte) *Error {
-	_, err := f.parse(lines, 0)
-	return err
-}
-
 // parse reads lines from buf[at:] up to and including the empty one and returns the offset behind it.
 func (f *Fields) parse(buf []byte, at int) (int, *Error) {
 	f.buf, f.n = buf, 0
+	most := MaxFields
+	if f.Own {
+		most += MaxOwn
+	}
 	for {
 		if at >= len(buf) {
 			return 0, errIncomplete
@@ -217,7 +221,7 @@ func (f *Fields) parse(buf []byte, at int) (int, *Error) {
 			}
 			return at + 2, nil
 		}
-		if f.n == MaxFields {
+		if f.n == most {
 			return 0, errFields
 		}
 		h := &f.list[f.n]

@@ -95,6 +95,9 @@ func (r *Response) judge(minor byte, toHEAD bool) *Error {
 				return errBadLength
 			}
 			r.HasLength, length = true, n
+			// RFC 9110 §8.6 forbids it on most responses that have no content. On a 304 it is legal, but clients of
+			// HTTP/2 exist that then miss the body.
+			h.Drop = r.Status < 200 || r.Status == 204 || r.Status == 304
 		case TransferEncoding:
 			codings++
 			h.Drop = true

@@ -1,6 +1,7 @@
 package http2
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"sync"
@@ -10,7 +11,7 @@ import (
 	"waggle/provider/gateway/http1"
 )
 
-var responses = sync.Pool{New: func() any { return new(http1.Response) }}
+var responses = sync.Pool{New: func() any { return &http1.Response{Fields: http1.Fields{Own: true}} }}
 
 // errNoResponse is a response that is none in HTTP/1.1, or goes on behind its end.
 var errNoResponse = errors.New("not a response in HTTP/1.1")
@@ -94,12 +95,15 @@ func (s *Stream) writeHead(p []byte) (int, error) {
 	})
 }
 
+// writeTrailers sends what the reader of chunks has found to be trailers. They may be more than the fields of a head.
 func (s *Stream) writeTrailers() error {
-	var f http1.Fields
-	if f.Parse(s.response.Trailers()) != nil {
-		return errNoResponse
-	}
-	return s.sendFields(true, func(b []byte) []byte { return appendFields(b, &f) })
+	return s.sendFields(true, func(b []byte) []byte {
+		for line, rest, _ := bytes.Cut(s.response.Trailers(), crlf); len(line) > 0; line, rest, _ = bytes.Cut(rest, crlf) {
+			name, value, _ := bytes.Cut(line, []byte(":"))
+			b = appendField(b, name, bytes.Trim(value, " \t"))
+		}
+		return b
+	})
 }
 
 // sendFields sends a header block, which encode appends.
