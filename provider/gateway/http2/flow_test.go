@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,6 +73,58 @@ func TestStreamsShareTheConnectionInTurns(t *testing.T) {
 	}
 	if got[first] != got[second] {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestHeadsPassAShutWindow: flow control is DATA's alone, so a stream whose data waits for the connection's window holds
+// no other's head or trailers up.
+func TestHeadsPassAShutWindow(t *testing.T) {
+	t.Parallel()
+	heads := []string{"HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n"}
+	var streams atomic.Int32
+	p := serve(t, func(s *Stream) {
+		if n := streams.Add(1); n > 1 {
+			_, _ = s.Write([]byte(heads[n-2]))
+			return
+		}
+		_ = answer(s, initialWindow+1000)
+	}, wire.Setting{ID: wire.SettingInitialWindowSize, Val: 1 << 20})
+	first := p.begin(true, get()...)
+	p.data(first, initialWindow)
+	eventually(t, "a wait for the window", func() bool {
+		p.conn.mu.Lock()
+		defer p.conn.mu.Unlock()
+		return len(p.conn.out.queue) > 0
+	})
+	for range heads {
+		p.response(p.begin(true, get()...))
+	}
+	p.must(p.WriteWindowUpdate(0, 1000))
+	p.data(first, 1000)
+}
+
+// TestHeadsAreNotForgottenInTheQueue fills the output for many streams at a time, heads and data: each wait must end.
+func TestHeadsAreNotForgottenInTheQueue(t *testing.T) {
+	t.Parallel()
+	long := "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nX: " + strings.Repeat("x", 20_000) + "\r\n\r\n"
+	p := serve(t, func(s *Stream) {
+		if _, err := s.WriteBoth([]byte(long), make([]byte, 100_000)); err != nil {
+			t.Error(err)
+		}
+	}, wire.Setting{ID: wire.SettingInitialWindowSize, Val: 1 << 20})
+	const rounds, streams = 20, 5
+	for range rounds {
+		for range streams {
+			p.begin(true, get()...)
+		}
+		for ended := 0; ended < streams; {
+			if f, ok := p.skip().(*wire.DataFrame); ok {
+				p.must(p.WriteWindowUpdate(0, max(f.Length, 1)))
+				if f.StreamEnded() {
+					ended++
+				}
+			}
+		}
 	}
 }
 

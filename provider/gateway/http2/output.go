@@ -47,9 +47,13 @@ func (o *output) bytes() []byte {
 	return o.b
 }
 
-// enqueue puts s behind those that wait already, unless it is among them.
-func (o *output) enqueue(s *Stream) {
-	if !slices.Contains(o.queue, s) {
+// enqueue puts s behind those that wait already, or before them, unless it is among them.
+func (o *output) enqueue(s *Stream, first bool) {
+	switch {
+	case slices.Contains(o.queue, s):
+	case first:
+		o.queue = slices.Insert(o.queue, 0, s)
+	default:
 		o.queue = append(o.queue, s)
 	}
 }

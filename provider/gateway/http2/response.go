@@ -184,7 +184,8 @@ func (s *Stream) send(p []byte, end bool) error {
 }
 
 // await waits until s may send: some of want bytes of DATA, how many it returns, or a header block if want is 0. Streams
-// that wait for the same get their turns in order, a frame each. The caller holds mu.
+// that wait for the same get their turns in order, a frame each. A header block needs no window, so it is behind no stream
+// that waits for one. The caller holds mu.
 func (s *Stream) await(want int) (n int, err error) {
 	c := s.c
 	for {
@@ -200,8 +201,8 @@ func (s *Stream) await(want int) (n int, err error) {
 			return 0, err
 		}
 		open := want == 0 || s.window > 0
-		turn := len(c.out.queue) == 0 || c.out.queue[0] == s
-		if open && turn && len(c.out.b) < outputLimit && (want == 0 || c.window > 0) {
+		turn := want == 0 || c.window > 0 && (len(c.out.queue) == 0 || c.out.queue[0] == s)
+		if open && turn && len(c.out.b) < outputLimit {
 			c.out.dequeue(s)
 			return int(min(int64(want), int64(c.maxWrite), max(s.window, 0), max(c.window, 0))), nil
 		}
@@ -210,7 +211,7 @@ func (s *Stream) await(want int) (n int, err error) {
 			continue
 		}
 		if open {
-			c.out.enqueue(s)
+			c.out.enqueue(s, want == 0)
 		} else {
 			c.out.dequeue(s)
 			c.wakeNext()
