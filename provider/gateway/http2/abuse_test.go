@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -40,6 +41,10 @@ func TestProtocolErrors(t *testing.T) {
 		"endless head of nothing": {func(p *peer) { p.continueFor(1000, "") }, wire.ErrCodeEnhanceYourCalm},
 		"pings":                   {func(p *peer) { p.repeat(2*maxNoise, func() error { return p.WritePing(false, [8]byte{}) }) }, wire.ErrCodeEnhanceYourCalm},
 		"settings":                {func(p *peer) { p.repeat(2*maxNoise, func() error { return p.WriteSettings() }) }, wire.ErrCodeEnhanceYourCalm},
+		"settings, all in one frame": {func(p *peer) {
+			p.must(p.WriteSettings(slices.Repeat([]wire.Setting{{ID: wire.SettingInitialWindowSize, Val: 7}}, 2*maxNoise)...))
+		}, wire.ErrCodeEnhanceYourCalm},
+		"farewells": {func(p *peer) { p.repeat(2*maxNoise, func() error { return p.WriteGoAway(0, 0, nil) }) }, wire.ErrCodeEnhanceYourCalm},
 		"priorities": {func(p *peer) {
 			p.repeat(2*maxNoise, func() error { return p.WritePriority(1, wire.PriorityParam{StreamDep: 3}) })
 		}, wire.ErrCodeEnhanceYourCalm},

@@ -27,8 +27,7 @@ func (c *Conn) process(frame wire.Frame) error {
 		}
 	case *wire.PushPromiseFrame:
 		return wire.ConnectionError(wire.ErrCodeProtocol)
-	case *wire.GoAwayFrame:
-		return nil // it concerns streams that we would open; the client's go on
+	case *wire.GoAwayFrame: // it concerns streams that we would open; the client's go on
 	}
 	return c.noisy()
 }
@@ -58,7 +57,8 @@ func (c *Conn) settings(f *wire.SettingsFrame) error {
 	return c.noisy()
 }
 
-// setting applies one. HPACK's table size does not matter: nothing is ever put into the table.
+// setting applies one. HPACK's table size does not matter: nothing is ever put into the table. Each counts as noise, since
+// thousands fit into one frame, and one of them can concern every stream.
 func (c *Conn) setting(s wire.Setting) error {
 	if err := s.Valid(); err != nil {
 		return err
@@ -75,7 +75,7 @@ func (c *Conn) setting(s wire.Setting) error {
 	case wire.SettingMaxFrameSize:
 		c.maxWrite = min(int(s.Val), maxFrame)
 	}
-	return nil
+	return c.noisy()
 }
 
 func (c *Conn) windowUpdate(f *wire.WindowUpdateFrame) error {
