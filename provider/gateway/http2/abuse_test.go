@@ -45,6 +45,9 @@ func TestProtocolErrors(t *testing.T) {
 			p.must(p.WriteSettings(slices.Repeat([]wire.Setting{{ID: wire.SettingInitialWindowSize, Val: 7}}, 2*maxNoise)...))
 		}, wire.ErrCodeEnhanceYourCalm},
 		"farewells": {func(p *peer) { p.repeat(2*maxNoise, func() error { return p.WriteGoAway(0, 0, nil) }) }, wire.ErrCodeEnhanceYourCalm},
+		"head with more padding than there is room for": {func(p *peer) { // what it did to HPACK's table is unknown
+			p.must(p.WriteRawFrame(wire.FrameHeaders, wire.FlagHeadersPadded|wire.FlagHeadersEndHeaders, 1, []byte{9, 0x82}))
+		}, wire.ErrCodeProtocol},
 		"priorities": {func(p *peer) {
 			p.repeat(2*maxNoise, func() error { return p.WritePriority(1, wire.PriorityParam{StreamDep: 3}) })
 		}, wire.ErrCodeEnhanceYourCalm},

@@ -134,7 +134,11 @@ func (c *Conn) readFrame() error {
 	}
 	c.in.data = head.Type == wire.FrameData
 	frame, err := c.framer.ReadFrameForHeader(head)
-	if err != nil {
+	var stream wire.StreamError
+	switch {
+	case head.Type == wire.FrameHeaders && errors.As(err, &stream):
+		return wire.ConnectionError(stream.Code) // without its block, HPACK's table is no longer the client's
+	case err != nil:
 		return err
 	}
 	if !c.in.settled {
