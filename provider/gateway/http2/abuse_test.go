@@ -74,6 +74,24 @@ func TestProtocolErrors(t *testing.T) {
 	}
 }
 
+// TestStreamsThatNobodyTakes: a gateway that is full is asked again and again, by one client only so often.
+func TestStreamsThatNobodyTakes(t *testing.T) {
+	t.Parallel()
+	p := serve(t, echo)
+	p.full.Store(true)
+	for range maxNoise - 10 {
+		p.wantReset(p.begin(true, get()...), wire.ErrCodeRefusedStream)
+	}
+	for range 20 {
+		_ = p.WriteHeaders(wire.HeadersFrameParam{StreamID: p.nextID, BlockFragment: p.encode(get()...), EndHeaders: true, EndStream: true})
+		p.nextID += 2
+		if _, ended := p.read().(*wire.GoAwayFrame); ended {
+			return
+		}
+	}
+	t.Error("the connection goes on")
+}
+
 // await1 waits until the stream has ended.
 func (s *Stream) await1() {
 	s.c.mu.Lock()

@@ -32,6 +32,7 @@ type peer struct {
 	out    bytes.Buffer
 	fields *hpack.Encoder
 	nextID uint32
+	full   atomic.Bool       // no stream is taken
 	ended  chan wire.ErrCode // what Serve returned
 }
 
@@ -59,6 +60,9 @@ func serve(t *testing.T, handle func(*Stream), settings ...wire.Setting) *peer {
 		WriteTimeout: 60 * time.Second, IdleTimeout: 75 * time.Second, Now: p.clock.Load}
 	var open atomic.Int32
 	p.conn = New(cfg, sock.New(server), func(s *Stream) bool {
+		if p.full.Load() {
+			return false
+		}
 		open.Add(1)
 		go func() {
 			handle(s)

@@ -70,7 +70,9 @@ func (in *input) begin() {
 // wait reads from the socket: into p if that is long, which saves a copy, else into a buffer of in's own, returning 0.
 func (in *input) wait(p []byte) (n int, err error) {
 	c := in.c
-	c.startStreams()
+	if err := c.startStreams(); err != nil {
+		return 0, err
+	}
 	for {
 		c.readBy.Store(in.deadline())
 		if !in.boundary && len(p) > inputBuffer/2 {
@@ -103,8 +105,9 @@ func (in *input) deadline() int64 {
 }
 
 // startStreams hands over the streams whose heads have come. It waits for the end of what has been read so that a short
-// body is there as well, and sends what frames before them have called for.
-func (c *Conn) startStreams() {
+// body is there as well, and sends what frames before them have called for. It fails if the client goes on and on opening
+// streams that nobody takes.
+func (c *Conn) startStreams() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.flushAside()
@@ -119,10 +122,15 @@ func (c *Conn) startStreams() {
 			if !s.over {
 				c.reset(s, wire.ErrCodeRefusedStream)
 			}
+			c.awaitRoom()
 			c.flushAside()
 			c.restIfIdle()
+			if err := c.noisy(); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
 }
 
 // readFrame reads one frame and does what it says.
