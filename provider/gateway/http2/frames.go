@@ -150,6 +150,11 @@ func (c *Conn) data(f *wire.DataFrame) error {
 		if f.StreamID > c.lastID {
 			return nil // too late for a connection that drains
 		}
+		if s == nil && (len(p) > 0 || f.StreamEnded()) {
+			c.out.reset(f.StreamID, wire.ErrCodeStreamClosed) // no noise: it was on its way, perhaps, as this side ended the stream
+			c.awaitRoom()
+			return nil
+		}
 		return wire.StreamError{StreamID: f.StreamID, Code: wire.ErrCodeStreamClosed}
 	}
 	s.recvWindow -= length

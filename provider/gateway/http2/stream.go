@@ -186,12 +186,15 @@ func (s *Stream) Close() error {
 	}
 	s.closed = true
 	c.running--
-	if !s.over {
-		code := wire.ErrCodeNo
-		if !s.localEnded {
-			code = wire.ErrCodeInternal
-		}
-		c.out.reset(s.id, code)
+	switch {
+	case s.over:
+	case s.localEnded && s.received == s.declared:
+		s.deaf = true // all has come but the END_STREAM, which ends the stream
+	case s.localEnded:
+		c.out.reset(s.id, wire.ErrCodeNo)
+		s.leave()
+	default:
+		c.out.reset(s.id, wire.ErrCodeInternal)
 		s.leave()
 	}
 	s.dropHead()
