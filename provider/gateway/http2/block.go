@@ -90,9 +90,10 @@ func (b *block) emit(f hpack.HeaderField) {
 		b.malformed = true
 	case b.trailing && pseudo:
 		b.malformed = true
+	case b.trailing && len(b.trailers)+len(f.Name)+len(f.Value)+4 > maxTrailers:
+		b.long = true
 	case b.trailing:
 		b.trailers = append(append(append(append(b.trailers, f.Name...), ": "...), f.Value...), crlf...)
-		b.long = len(b.trailers) > maxTrailers
 	case pseudo:
 		b.malformed = !b.request.pseudo(f)
 	default:

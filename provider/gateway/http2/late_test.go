@@ -2,6 +2,7 @@ package http2
 
 import (
 	"io"
+	"strings"
 	"testing"
 
 	wire "golang.org/x/net/http2"
@@ -41,4 +42,19 @@ func TestBodyThatIsOnItsWayIsNoNoise(t *testing.T) {
 		p.wantReset(id, wire.ErrCodeStreamClosed)
 	}
 	p.response(p.begin(true, get()...))
+}
+
+// TestLongTrailersAreNotKept: what a connection holds between requests must not grow with what a client once sent.
+func TestLongTrailersAreNotKept(t *testing.T) {
+	t.Parallel()
+	p := serve(t, func(s *Stream) { s.await1() })
+	id := p.begin(false, post()...)
+	block := p.encode("x", strings.Repeat("~", maxFrame/2)) // which Huffman's code makes longer, so it is sent as it is
+	p.must(p.WriteHeaders(wire.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true, EndStream: true}))
+	p.wantReset(id, wire.ErrCodeProtocol)
+	_ = p.nc.Close()
+	<-p.ended
+	if n := cap(p.conn.block.trailers); n > maxTrailers {
+		t.Errorf("%d bytes are kept", n)
+	}
 }
