@@ -48,6 +48,12 @@ func TestProtocolErrors(t *testing.T) {
 		"head with more padding than there is room for": {func(p *peer) { // what it did to HPACK's table is unknown
 			p.must(p.WriteRawFrame(wire.FrameHeaders, wire.FlagHeadersPadded|wire.FlagHeadersEndHeaders, 1, []byte{9, 0x82}))
 		}, wire.ErrCodeProtocol},
+		"padded data without a length of padding": {func(p *peer) {
+			p.must(p.WriteRawFrame(wire.FrameData, wire.FlagDataPadded, p.begin(false, post()...), nil))
+		}, wire.ErrCodeFrameSize},
+		"head that breaks off in its priority": {func(p *peer) {
+			p.must(p.WriteRawFrame(wire.FrameHeaders, wire.FlagHeadersPriority|wire.FlagHeadersEndHeaders, 1, []byte{0, 0}))
+		}, wire.ErrCodeFrameSize},
 		"priorities": {func(p *peer) {
 			p.repeat(2*maxNoise, func() error { return p.WritePriority(1, wire.PriorityParam{StreamDep: 3}) })
 		}, wire.ErrCodeEnhanceYourCalm},

@@ -141,6 +141,9 @@ func (c *Conn) readFrame() error {
 		return err
 	}
 	c.in.data = head.Type == wire.FrameData
+	if head.Length < announced(head) {
+		return wire.ConnectionError(wire.ErrCodeFrameSize) // the framer would say that the client has left within it
+	}
 	frame, err := c.framer.ReadFrameForHeader(head)
 	var stream wire.StreamError
 	switch {
@@ -156,4 +159,15 @@ func (c *Conn) readFrame() error {
 		c.in.settled = true
 	}
 	return c.process(frame)
+}
+
+// announced is the length of what a frame's flags say that it begins with.
+func announced(head wire.FrameHeader) (n uint32) {
+	if (head.Type == wire.FrameData || head.Type == wire.FrameHeaders) && head.Flags.Has(wire.FlagHeadersPadded) {
+		n++
+	}
+	if head.Type == wire.FrameHeaders && head.Flags.Has(wire.FlagHeadersPriority) {
+		n += 5
+	}
+	return n
 }
