@@ -3,8 +3,11 @@ package async
 import (
 	"context"
 	"net/url"
+	"strconv"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/net/http/httpguts"
 
 	"waggle/provider/feed"
 )
@@ -88,6 +91,15 @@ func (q *Queue) parseCallback(text string) (*url.URL, error) {
 		return wrong("no http or https")
 	case u.Hostname() == "" || u.Opaque != "":
 		return wrong("no host")
+	}
+	// What net/http would refuse to send to, or the kernel to connect to.
+	if host, err := httpguts.PunycodeHostPort(u.Host); err != nil || !httpguts.ValidHostHeader(host) {
+		return wrong("no such host")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return wrong("no such port")
+		}
 	}
 	if err := q.guard.literal(u.Hostname()); err != nil {
 		return nil, refuse(400, "X-Callback-Url: %s", err)

@@ -255,6 +255,10 @@ func TestBoundsAreNamed(t *testing.T) {
 		{call("x", func(c *Call) { c.Callback = "http://h/\xff" }), 400, "malformed"},
 		{call("x", func(c *Call) { c.Callback = "http://h/" + strings.Repeat("x", 2048) }), 400, "too long"},
 		{call("x", func(c *Call) { c.Callback = "http://[fe80::1]/" }), 400, "not allowed"},
+		{call("x", func(c *Call) { c.Callback = "http://h:0/" }), 400, "no such port"},
+		{call("x", func(c *Call) { c.Callback = "http://h:65536/" }), 400, "no such port"},
+		{call("x", func(c *Call) { c.Callback = "http://a<b/" }), 400, "no such host"},
+		{call("x", func(c *Call) { c.Callback = "http://xn--\u00fc/" }), 400, "no such host"},
 	} {
 		err := q.Enqueue(t.Context(), tc.call)
 		status := 0

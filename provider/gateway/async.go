@@ -45,6 +45,9 @@ const (
 	queueTimeout = 5 * time.Second
 	// maxCancels bounds the cancellations that wait, and those per second that are passed to other gateways.
 	maxCancels = 200
+	// queueFields and queueHead are room for what the queue adds to the head of a call when it makes it: the request line,
+	// Host, User-Agent and Content-Length.
+	queueFields, queueHead = 3, 128
 
 	notConfigured = "asynchronous invocation is not configured: async_redis_socket is not set"
 )
@@ -89,7 +92,13 @@ func (ex *exchange) enqueue(address []byte) (keep bool) {
 		return ex.refuse(400, "more than one X-Callback-Url")
 	}
 	call.Header = ex.appendOrigin(ex.req.AppendKept(make([]byte, 0, ex.req.Size()+512)))
+	if status, reason := ex.makeable(&call); status != 0 {
+		return ex.refuse(status, reason)
+	}
 	in := intake{room: &ex.g.receiving, most: ex.g.cfg.MaxAsyncBody}
+	if most := ex.g.cfg.MaxBody; most > 0 {
+		in.most = min(in.most, most)
+	}
 	defer in.release()
 	if status, reason := ex.receive(&in); status != 0 {
 		in.release() // the client may go on sending for a while
@@ -100,6 +109,21 @@ func (ex *exchange) enqueue(address []byte) (keep bool) {
 		return ex.refuse(statusOf(err), err.Error())
 	}
 	return ex.respond(202, nil, "")
+}
+
+// makeable refuses a call that this gateway would refuse when the queue makes it: nothing but a dead letter would come of
+// that, and the client could not be told.
+func (ex *exchange) makeable(call *QueuedCall) (status int, reason string) {
+	fields := bytes.Count(call.Header, []byte("\r\n"))
+	head := len(call.Address) + len(call.Target) + len(call.Header) + fields // each may get a space behind its colon
+	switch {
+	case ex.req.WebSocket:
+		return 400, "an asynchronous call cannot change its protocol"
+	case fields+queueFields > http1.MaxFields || head+queueHead > ex.g.cfg.MaxHeader:
+		return 431, fmt.Sprintf("request head is too long for an asynchronous call: those of %d fields and %d bytes have to leave room for what says where it comes from",
+			http1.MaxFields, ex.g.cfg.MaxHeader)
+	}
+	return 0, ""
 }
 
 // withQueue calls the queue, which keeps to its own deadline; the client's connection has none meanwhile.

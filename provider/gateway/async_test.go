@@ -165,6 +165,7 @@ func TestAsyncRefusals(t *testing.T) {
 		"unknown function": {"POST /async-function/nobody HTTP/1.1\r\nHost: h\r\n\r\n", &fakeQueue{}, 404, "no such function"},
 		"another method":   {"GET /async-function/f HTTP/1.1\r\nHost: h\r\n\r\n", &fakeQueue{}, 405, "POST for a call, DELETE"},
 		"id of nonsense":   {post + "X-Call-Id: a b\r\n\r\n", &fakeQueue{}, 400, "1 to 128 letters"},
+		"another protocol": {post + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &fakeQueue{}, 400, "cannot change its protocol"},
 		"two callbacks":    {post + "X-Callback-Url: http://a\r\nX-Callback-URL: http://b\r\n\r\n", &fakeQueue{}, 400, "more than one"},
 		"announced long":   {post + "Content-Length: 100001\r\n\r\n", &fakeQueue{}, 413, "legal are 100000 bytes"},
 		"chunked long":     {post + "Transfer-Encoding: chunked\r\n\r\n186a1\r\n" + strings.Repeat("x", 100_001) + "\r\n", &fakeQueue{}, 413, "legal are 100000 bytes"},
@@ -188,6 +189,118 @@ func TestAsyncRefusals(t *testing.T) {
 				t.Errorf("%d bytes are still taken", e.receiving.Load())
 			}
 		})
+	}
+}
+
+// The queue makes a call as a request to this gateway. What that would be refused for is refused before it is queued: here
+// heads that are legal only as long as nothing is added to them.
+func TestAsyncCallThatIsAcceptedCanBeMade(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t, func(http.ResponseWriter, *http.Request) {})
+	answers := map[int]int{} // by status
+	for name, head := range map[string]func(n int) string{
+		"fields": func(n int) string { return strings.Repeat("A:b\r\n", 99-n) },
+		"bytes":  func(n int) string { return "A:" + strings.Repeat("b", 16_300-20*n) + "\r\n" },
+		"host": func(n int) string {
+			return strings.Repeat("A:b\r\n", 50) + "Host: " + strings.Repeat("h", 8_200-20*n) + "\r\n"
+		},
+	} {
+		for n := range 16 {
+			q := &fakeQueue{}
+			e := start(t, withQueue(q), function("f", r))
+			fields := head(n)
+			if name != "host" {
+				fields += "Host: h\r\n"
+			}
+			resp, body := e.exchange(t, "POST /async-function/f HTTP/1.1\r\n"+fields+"\r\n")
+			answers[resp.StatusCode]++
+			if resp.StatusCode == 431 && strings.Contains(body, "leave room") {
+				continue
+			}
+			if resp.StatusCode != 202 {
+				t.Fatalf("%s, %d less: %s %q", name, n, resp.Status, body)
+			}
+			request, err := http.NewRequest(http.MethodPost, "http://gateway/function/f/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(string(q.only(t).Header)) {
+				key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+				request.Header.Add(key, value)
+			}
+			request.Header.Set("User-Agent", "waggle")
+			within := e.within(t)
+			within.Transport.(*http.Transport).DisableCompression = true // which would add a field
+			response, err := within.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if response.Body.Close(); response.StatusCode != 200 {
+				t.Errorf("%s, %d less: accepted, and refused with %s when it is made", name, n, response.Status)
+			}
+		}
+	}
+	if answers[202] == 0 || answers[431] == 0 {
+		t.Errorf("not both sides of the bounds were tried: %v", answers)
+	}
+}
+
+func TestAsyncBodyHasTheBoundOfEveryBodyToo(t *testing.T) {
+	t.Parallel()
+	q := &fakeQueue{}
+	e := start(t, func(c *Config) { withQueue(q)(c); c.MaxBody = 10 }, function("f"))
+	if resp, body := e.exchange(t, "POST /async-function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\n12345678901"); resp.StatusCode != 413 || !strings.Contains(body, "legal are 10 bytes") {
+		t.Errorf("got %s %q", resp.Status, body)
+	}
+}
+
+// An empty id is none; the function gets the one that the client is told.
+func TestAsyncCallWithAnEmptyIDGetsOne(t *testing.T) {
+	t.Parallel()
+	q := &fakeQueue{}
+	e := start(t, withQueue(q), function("f"))
+	resp, _ := e.exchange(t, "POST /async-function/f HTTP/1.1\r\nHost: h\r\nX-Call-Id: \r\n\r\n")
+	id := resp.Header.Get("X-Call-Id")
+	if call := q.only(t); id == "" || call.ID != id || !strings.HasPrefix(string(call.Header), "X-Forwarded-Host: h\r\n") || strings.Count(string(call.Header), "X-Call-Id: "+id) != 1 {
+		t.Errorf("answered %q, queued %q with %q", id, call.ID, call.Header)
+	}
+}
+
+// A body that never falls silent, and never ends, does not keep its room.
+func TestAsyncBodyThatTricklesIsGivenUp(t *testing.T) {
+	t.Parallel()
+	q := &fakeQueue{}
+	e := start(t, func(c *Config) { withQueue(q)(c); c.ReadTimeout = Duration(time.Second) }, function("f"))
+	c, in := e.dial(t)
+	_, _ = io.WriteString(c, "POST /async-function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n")
+	go func() {
+		for range 50 {
+			if _, err := io.WriteString(c, "x"); err != nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}()
+	if resp, body := readResponse(t, in, "POST"); resp.StatusCode != 408 {
+		t.Errorf("got %s %q", resp.Status, body)
+	}
+}
+
+func TestPatienceWithABody(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		arrived     int
+		since, want time.Duration
+	}{
+		{0, 0, time.Minute},
+		{0, 20 * time.Second, 40 * time.Second},
+		{0, 61 * time.Second, 1},
+		{60 * slowest, time.Minute, time.Minute},
+		{60 * slowest, 90 * time.Second, 30 * time.Second},
+	} {
+		if got := (&intake{body: make([]byte, tc.arrived)}).patience(Duration(time.Minute), tc.since); time.Duration(got) != tc.want {
+			t.Errorf("%d bytes in %s: %s, want %s", tc.arrived, tc.since, got, tc.want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"waggle/provider/gateway/sock"
 )
@@ -46,6 +47,16 @@ func tooLong(most int64) string {
 	return fmt.Sprintf("body of an asynchronous call is too long: legal are %d bytes", most)
 }
 
+// slowest is the bytes per second below which a body is given up: it takes room that others need.
+const slowest = 4 << 10
+
+// patience is how long the next part of a body may take that has been arriving for that long: as long as a client may be
+// silent, and no longer than the slowest legal body would have taken by then.
+func (i *intake) patience(silence Duration, since time.Duration) Duration {
+	atMost := silence + Duration(len(i.body))*Duration(time.Second)/slowest
+	return max(min(silence, atMost-Duration(since)), 1) // 0 would be no bound
+}
+
 // release gives the room back; the body is not used afterwards.
 func (i *intake) release() {
 	i.room.Add(-i.taken)
@@ -79,11 +90,11 @@ func (ex *exchange) receive(in *intake) (status int, reason string) {
 	}
 	b := mediumBuffers.Get().(*sock.Buffer)
 	defer mediumBuffers.Put(b)
-	for !done {
-		ex.c.limit(ex.g.cfg.ReadTimeout)
+	for begun := time.Now(); !done; {
+		ex.c.limit(in.patience(ex.g.cfg.ReadTimeout, time.Since(begun)))
 		n, err := ex.c.sock.Read(b.B)
 		if err != nil {
-			return ex.clientError(err), "request body did not arrive"
+			return ex.clientError(err), "request body did not arrive in time"
 		}
 		if used, done, status, reason = ex.take(in, b.B[:n]); status != 0 {
 			return status, reason

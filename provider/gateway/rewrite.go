@@ -44,8 +44,10 @@ func (ex *exchange) mark() {
 		case http1.ForwardedProto:
 			id.forwardedProto = true
 		case http1.CallID:
-			if id.callID == nil {
-				id.callID = ex.req.Value(f)
+			if value := ex.req.Value(f); len(value) == 0 {
+				f.Drop = true // none, and in the way of the one that is made
+			} else if id.callID == nil {
+				id.callID = value
 			}
 		}
 	}
