@@ -9,7 +9,8 @@
 //
 // The way of a call: Enqueue stores it (store.go) and notes it in memory (index.go); the dispatcher (dispatch.go) claims
 // what is due, invoke.go calls the function, retry.go judges the answer, settle.go stores the outcome, callback.go
-// delivers it past guard.go. load.go finds after a restart what is in Redis, inspect.go is what operators see.
+// delivers it past guard.go. load.go finds after a restart what is in Redis, sweep.go removes
+// what is left over there, inspect.go is what operators see.
 package async
 
 import (

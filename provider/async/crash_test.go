@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
@@ -266,9 +265,10 @@ func (k *crash) swept() {
 	}
 	defer q.Close()
 	ctx := k.t.Context()
-	if err := errors.Join(q.load(ctx), q.sweep(ctx, -time.Minute)); err != nil {
+	if err := q.load(ctx); err != nil {
 		k.rt.Fatal(err)
 	}
+	k.system.sweep(q, k.system.sweep(q, nil))
 	dead := k.raw.ZCard(ctx, k.cfg.prefix+"dead").Val()
 	for _, hash := range []string{"calls", "state"} {
 		if n := k.raw.HLen(ctx, k.cfg.prefix+hash).Val(); n != dead {

@@ -22,8 +22,8 @@ const (
 )
 
 // Enqueue stores a call and returns once Redis has it on disk. An error has a method HTTPStatus: 400 for a call that can
-// never be taken, 409 for an id in use, 429 for a bound, 503 for a Redis that is away; where Redis may have the call all
-// the same, the text says so.
+// never be taken, 409 for the id of another that is stored, 429 for a bound, 503 for a Redis that is away and for an id
+// that another call is just being stored with; where Redis may have the call all the same, the text says so.
 func (q *Queue) Enqueue(ctx context.Context, c Call) error {
 	if err := q.check(&c); err != nil {
 		return q.refused(err)

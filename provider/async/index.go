@@ -124,7 +124,9 @@ func (x *index) signal() {
 func (x *index) reserve(id, function string) (*entry, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.byID[id] != nil {
+	if e := x.byID[id]; e != nil && e.life == storing {
+		return nil, refuse(503, "a call with X-Call-Id %s is being stored at this moment: whether it will be accepted is not known yet", id)
+	} else if e != nil {
 		return nil, refuse(409, "X-Call-Id %s is the id of another call that is queued, running or a dead letter", id)
 	}
 	if x.queued >= x.bounds.queued {

@@ -13,8 +13,6 @@ const (
 	watchEvery = time.Second
 	// pruneEvery, sweepEvery and reloadEvery are counted in looks.
 	pruneEvery, sweepEvery, reloadEvery = 10, 600, 3
-	// orphanAge is how old a state in neither set must be to be swept: acceptance takes seconds.
-	orphanAge = time.Minute
 	// highWater is the percentage of Redis's memory from which no call is accepted: calls that are under way need the rest
 	// for their outcomes.
 	highWater = 90
@@ -123,9 +121,12 @@ func (q *Queue) adopt(ctx context.Context, set, id, text string, score int64) er
 func (q *Queue) watch(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	var suspects map[string]string
 	for n := 1; ; n++ {
 		if n%sweepEvery == 1 {
-			q.logged(ctx, "sweeping", q.sweep(ctx, orphanAge))
+			var err error
+			suspects, err = q.sweep(ctx, suspects)
+			q.logged(ctx, "sweeping", err)
 		}
 		if l, ok := q.look(ctx, n); ok && (n%pruneEvery == 0 || q.health.Load().full) {
 			q.logged(ctx, "dropping dead letters", q.prune(ctx, l))
@@ -172,80 +173,4 @@ func (q *Queue) look(ctx context.Context, n int) (l look, ok bool) {
 		q.logged(ctx, "reading the queue", q.load(ctx))
 	}
 	return l, true
-}
-
-// sweep removes what interrupted writes have left: states in neither set, with what belongs to them. Those of calls that
-// came within the last age are spared, as another process may be storing them.
-func (q *Queue) sweep(ctx context.Context, age time.Duration) error {
-	newest := time.Now().Add(-age).UnixMilli()
-	swept := 0
-	err := q.store.eachState(ctx, func(ids, texts []string) error {
-		var old []string
-		for i, text := range texts {
-			if st, err := decodeState(text); err != nil || st.Accepted <= newest {
-				old = append(old, ids[i])
-			}
-		}
-		old = q.index.unknown(old)
-		queued, err := q.store.queued(ctx, old)
-		if err != nil {
-			return err
-		}
-		orphans := old[:0]
-		for i, id := range old {
-			if !queued[i] {
-				orphans = append(orphans, id)
-			}
-		}
-		if swept += len(orphans); len(orphans) == 0 {
-			return nil
-		}
-		return q.store.remove(ctx, orphans...)
-	})
-	if swept > 0 {
-		q.cfg.Logger.Info("swept what was never accepted, or is done with", "calls", swept)
-	}
-	return err
-}
-
-// prune drops dead letters that are too old or too many. They also make room for calls when memory is short.
-func (q *Queue) prune(ctx context.Context, l look) error {
-	excess := l.dead - int64(q.cfg.MaxDead)
-	if q.health.Load().full {
-		excess = max(excess, min(l.dead, 100))
-	}
-	ids, err := q.store.oldestDead(ctx, time.Now().Add(-q.cfg.DeadRetention).UnixMilli(), excess)
-	if err != nil || len(ids) == 0 {
-		return err
-	}
-	var taken []*entry
-	for _, id := range ids {
-		if e := q.index.exhume(id); e != nil {
-			taken = append(taken, e)
-		}
-	}
-	return q.dropDead(ctx, taken)
-}
-
-// dropDead removes dead letters that were taken out of the index.
-func (q *Queue) dropDead(ctx context.Context, taken []*entry) error {
-	if len(taken) == 0 {
-		return nil
-	}
-	ids := make([]string, len(taken))
-	for i, e := range taken {
-		ids[i] = e.id
-	}
-	if err := q.store.remove(ctx, ids...); err != nil {
-		for _, e := range taken {
-			q.index.relapse(e)
-		}
-		return err
-	}
-	for _, e := range taken {
-		q.index.drop(e)
-	}
-	q.metrics.deadDropped.Add(float64(len(ids)))
-	q.cfg.Logger.Warn("dead letters were dropped", "calls", len(ids))
-	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"waggle/provider/feed"
 )
 
@@ -275,6 +277,42 @@ func TestBoundsAreNamed(t *testing.T) {
 	}
 	if n := q.Pending("g.openfaas-fn"); n > 1 {
 		t.Errorf("%d calls of g wait", n)
+	}
+}
+
+// 409 tells a client that its call is safe, which is not so before it is on disk.
+func TestConflictOnlyWithWhatIsStored(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	q := s.unstarted()
+	storing, fail := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	q.store.client.AddHook(before(func(cmds []redis.Cmder) error {
+		if cmds[0].Name() != "hset" || !first.CompareAndSwap(false, true) {
+			return nil
+		}
+		close(storing)
+		<-fail
+		return errKilled
+	}))
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := q.Enqueue(t.Context(), call("c")); err == nil {
+			t.Error("the first was accepted although it could not be stored")
+		}
+	})
+	<-storing
+	var r *refusal
+	if err := q.Enqueue(t.Context(), call("c")); !errors.As(err, &r) || r.status != 503 {
+		t.Errorf("while the first is being stored: %v", err)
+	}
+	close(fail)
+	group.Wait()
+	if err := q.Enqueue(t.Context(), call("c")); err != nil {
+		t.Errorf("after the first has failed: %v", err)
+	}
+	if err := q.Enqueue(t.Context(), call("c")); !errors.As(err, &r) || r.status != 409 {
+		t.Errorf("after one was stored: %v", err)
 	}
 }
 

@@ -116,6 +116,18 @@ func (s *system) run() *queue {
 	return s.start(q)
 }
 
+// unstarted is a queue whose Run does nothing behind the test's back.
+func (s *system) unstarted() *Queue {
+	s.t.Helper()
+	q, err := New(s.cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = q.Close() })
+	close(q.loaded)
+	return q
+}
+
 // registry is what the life's metrics are on.
 func (q *queue) registry() prometheus.Gatherer { return q.cfg.Registerer.(prometheus.Gatherer) }
 
@@ -250,4 +262,34 @@ func newSink(t testing.TB) (k *sink, url string) {
 	s := httptest.NewServer(k)
 	t.Cleanup(s.Close)
 	return k, s.URL
+}
+
+// before is called with what is about to be sent to Redis; an error of it stands for Redis's.
+type before func(cmds []redis.Cmder) error
+
+// DialHook implements redis.Hook.
+func (before) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook implements redis.Hook.
+func (b before) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if err := b([]redis.Cmder{cmd}); err != nil {
+			cmd.SetErr(err)
+			return err
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// ProcessPipelineHook implements redis.Hook.
+func (b before) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if err := b(cmds); err != nil {
+			for _, cmd := range cmds {
+				cmd.SetErr(err)
+			}
+			return err
+		}
+		return next(ctx, cmds)
+	}
 }

@@ -24,7 +24,7 @@ import (
 //
 // There is no transaction. Instead, the order of writes makes every prefix of them sound: state, then call, then due; the
 // reverse when a call is removed. So a call is in the set due exactly if it was stored whole and is not done with, and a
-// state that is in neither set is what an interrupted write has left: load.go sweeps it away.
+// state that is in neither set is what an interrupted write has left: sweep.go removes it.
 type keys struct{ calls, state, results, due, dead, owner string }
 
 // store is everything that is said to Redis. Each write returns after Redis has it on disk.
@@ -304,6 +304,31 @@ func (s *store) queued(ctx context.Context, ids []string) ([]bool, error) {
 		}
 	}
 	return in, nil
+}
+
+// removeOrphans removes calls that are in neither set and whose states are still as given. KEYS are state, due, dead,
+// calls and results; ARGV are ids and states in turn; it answers how many were removed. Repeated, it does nothing: a call
+// that was stored in between has another state, or is due. It looks and removes in one step, as no client could.
+var removeOrphans = redis.NewScript(`
+local removed = 0
+for i = 1, #ARGV, 2 do
+	local id = ARGV[i]
+	if redis.call('HGET', KEYS[1], id) == ARGV[i + 1] and not redis.call('ZSCORE', KEYS[2], id) and not redis.call('ZSCORE', KEYS[3], id) then
+		redis.call('HDEL', KEYS[4], id)
+		redis.call('HDEL', KEYS[5], id)
+		redis.call('HDEL', KEYS[1], id)
+		removed = removed + 1
+	end
+end
+return removed`)
+
+// removeOrphans takes ids and states in turn.
+func (s *store) removeOrphans(ctx context.Context, orphans []any) (int64, error) {
+	if len(orphans) == 0 {
+		return 0, nil
+	}
+	k := s.keys
+	return removeOrphans.Eval(ctx, s.client, []string{k.state, k.due, k.dead, k.calls, k.results}, orphans...).Int64()
 }
 
 // oldestDead gives dead letters, oldest first: those that died before the time, and as many more as are to go.
