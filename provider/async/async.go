@@ -51,15 +51,14 @@ type Queue struct {
 	// health is what the last look at Redis found.
 	health atomic.Pointer[health]
 
-	// marked: Redis knows that this process is the owner.
-	marked atomic.Bool
-
 	// What follows is set by Run.
 	gateway      Gateway
 	inner, outer *http.Client    // to the gateway, and to anywhere else
 	stopping     <-chan struct{} // closed once nothing new is begun
 	ended        <-chan struct{} // closed once what was begun must end
 	attempts     sync.WaitGroup
+	// lapsed: another process has been the owner since the index was loaded. It belongs to watch.
+	lapsed bool
 }
 
 // New checks cfg; it opens nothing and starts nothing.
@@ -104,6 +103,9 @@ func (q *Queue) Run(ctx context.Context, gateway Gateway) error {
 	late := time.AfterFunc(q.cfg.StopTimeout, func() { cut(errStopping) })
 	defer late.Stop()
 	q.attempts.Wait()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	_ = q.store.disown(ctx, q.epoch) // else its lease runs out
 	return nil
 }
 

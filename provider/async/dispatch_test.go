@@ -3,6 +3,8 @@ package async
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,9 +148,9 @@ func TestIndexKeepsItsBoundsAndItsOrder(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		m := &indexModel{rt: rt, x: newIndex(bounds{queued: 12, queuedEach: 6, running: [kinds]int{3, 2}}), now: 1000, live: map[string]bool{}}
-		steps := map[string]func(){"add": m.add, "claim": m.claim, "end": m.end, "cancel": m.cancel, "exhume": m.exhume, "time": m.pass}
+		steps := map[string]func(){"add": m.add, "claim": m.claim, "end": m.end, "cancel": m.cancel, "exhume": m.exhume, "regain": m.regain, "time": m.pass}
 		for range rapid.IntRange(1, 120).Draw(rt, "steps") {
-			steps[rapid.SampledFrom([]string{"add", "add", "claim", "claim", "end", "end", "end", "cancel", "exhume", "time"}).Draw(rt, "step")]()
+			steps[rapid.SampledFrom([]string{"add", "add", "claim", "claim", "end", "end", "end", "cancel", "exhume", "regain", "time"}).Draw(rt, "step")]()
 			m.check()
 		}
 		m.drain()
@@ -231,6 +233,22 @@ func (m *indexModel) exhume() {
 	if e := m.x.exhume(m.anyID()); e != nil {
 		m.x.admit(e, state{Function: e.account.function, Phase: invoking, Accepted: m.now}, m.now)
 	}
+}
+
+// regain is when another process has been the owner: some of what waited or was dead is gone, the rest may be either.
+func (m *indexModel) regain() {
+	m.x.outdate()
+	for _, id := range slices.Sorted(maps.Keys(m.live)) {
+		if e := m.x.byID[id]; e.life != waiting && e.life != resting {
+			continue
+		}
+		if now := rapid.SampledFrom([]phase{invoking, delivering, buried, ""}).Draw(m.rt, "is now"); now != "" {
+			m.x.found(id, state{Function: m.x.byID[id].account.function, Phase: now, Accepted: m.now}, m.now)
+		} else {
+			delete(m.live, id)
+		}
+	}
+	m.x.forgetOutdated()
 }
 
 func (m *indexModel) pass() { m.now += rapid.Int64Range(1, 60).Draw(m.rt, "passes") }

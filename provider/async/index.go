@@ -44,6 +44,8 @@ type entry struct {
 	order   uint64
 	at      int // in its lane; -1: nowhere
 	life    life
+	// round is the index's when state and due were set.
+	round uint64
 
 	kind      kind // of the attempt under way
 	slot      bool // it counts as running
@@ -104,6 +106,7 @@ type index struct {
 	running  [kinds]int
 	left     uint64 // how many have ever stopped being queued
 	orders   uint64
+	round    uint64 // goes up when what waits and rests may have been changed in Redis by another process
 	// named holds the functions that have had calls, for whoever keeps something about them.
 	named map[string]struct{}
 }
@@ -164,7 +167,7 @@ func (x *index) admit(e *entry, st state, due int64) {
 
 // enter requires mu.
 func (x *index) enter(e *entry, st state, due int64) {
-	e.state, e.due, e.life = st, due, waiting
+	e.state, e.due, e.life, e.round = st, due, waiting, x.round
 	heap.Push(&e.account.lanes[st.kind()], e)
 	x.signal()
 }
@@ -173,8 +176,11 @@ func (x *index) enter(e *entry, st state, due int64) {
 func (x *index) found(id string, st state, due int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.byID[id] != nil {
+	if !x.isUnknown(id) {
 		return
+	}
+	if e := x.byID[id]; e != nil {
+		x.forget(e)
 	}
 	e := x.add(id, st.Function)
 	if st.Phase == buried {
@@ -184,11 +190,51 @@ func (x *index) found(id string, st state, due int64) {
 	x.enter(e, st, due)
 }
 
-// unknown gives those of ids that the index does not have.
+// unknown gives those of ids that the index does not have, or only as they may no longer be.
 func (x *index) unknown(ids []string) []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return x.byID[id] != nil })
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !x.isUnknown(id) })
+}
+
+// isUnknown requires mu.
+func (x *index) isUnknown(id string) bool {
+	e := x.byID[id]
+	return e == nil || x.outdated(e)
+}
+
+// outdated requires mu. What is being stored, attempted or removed here is known best here.
+func (x *index) outdated(e *entry) bool {
+	return e.round != x.round && (e.life == waiting || e.life == resting)
+}
+
+// outdate makes everything that waits, or is a dead letter, unknown until it is found again. Its ids stay in use meanwhile.
+func (x *index) outdate() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.round++
+}
+
+// forgetOutdated forgets what was not found again.
+func (x *index) forgetOutdated() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, e := range x.byID {
+		if x.outdated(e) {
+			x.forget(e)
+		}
+	}
+}
+
+// forget takes out what waits, or is a dead letter. It requires mu.
+func (x *index) forget(e *entry) {
+	if e.life == waiting {
+		heap.Remove(&e.account.lanes[e.state.kind()], e.at)
+		x.leave(e)
+	} else {
+		x.dead--
+	}
+	delete(x.byID, e.id)
 }
 
 // claim takes the next entry that is due and that the bounds allow to run, going round the functions. Without one it
@@ -294,7 +340,7 @@ func (x *index) bury(e *entry, st state) bool {
 
 // rest requires mu.
 func (x *index) rest(e *entry, st state) {
-	e.state, e.life = st, resting
+	e.state, e.life, e.round = st, resting, x.round
 	x.dead++
 	x.leave(e)
 }

@@ -11,8 +11,8 @@ import (
 const (
 	// watchEvery is how often Redis is looked at.
 	watchEvery = time.Second
-	// pruneEvery, sweepEvery and reloadEvery are counted in looks.
-	pruneEvery, sweepEvery, reloadEvery = 10, 600, 3
+	// pruneEvery, sweepEvery, reloadEvery and renewEvery are counted in looks.
+	pruneEvery, sweepEvery, reloadEvery, renewEvery = 10, 600, 3, 3
 	// highWater is the percentage of Redis's memory from which no call is accepted: calls that are under way need the rest
 	// for their outcomes.
 	highWater = 90
@@ -56,15 +56,17 @@ func (q *Queue) takeOver(ctx context.Context) bool {
 	}
 }
 
-// own makes this process the owner. A Redis without memory refuses that, and must be emptied all the same: then the mark
-// is made up for later.
+// own makes this process the owner. A Redis without memory refuses that, and must be emptied all the same: then it is
+// enough that nobody else is.
 func (q *Queue) own(ctx context.Context) error {
 	err := q.store.own(ctx, q.epoch)
-	q.marked.Store(err == nil)
-	if redis.IsOOMError(err) {
-		return nil
+	if !redis.IsOOMError(err) {
+		return err
 	}
-	return err
+	if l, lookErr := q.store.look(ctx); lookErr != nil || l.owner != "" {
+		return err
+	}
+	return nil
 }
 
 // load adds to the index what Redis holds, and finishes what was interrupted between the two sets.
@@ -147,18 +149,19 @@ func (q *Queue) logged(ctx context.Context, what string, err error) {
 	}
 }
 
-// look finds out whether Redis can be used, whether this process still owns it, and whether it has more than the index.
+// look finds out whether Redis can be used, whether this process owns it, and whether it has more than the index.
 func (q *Queue) look(ctx context.Context, n int) (l look, ok bool) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
 	left := q.index.everLeft()
-	l, err := q.store.look(ctx)
-	if err == nil && (l.owner == "" || !q.marked.Load()) { // it was emptied, or could not be marked
-		l.owner, err = q.epoch, q.own(ctx)
-	}
+	l, err := q.hold(ctx, n)
 	now := &health{}
 	if err == nil {
 		now = &health{connected: true, owner: l.owner == q.epoch, full: l.most > 0 && l.used*100 >= l.most*highWater}
+		q.lapsed = q.lapsed || !now.owner
+	}
+	if now.owner && q.lapsed {
+		err = q.regain(ctx)
+		q.lapsed = err != nil
+		now.owner = err == nil
 	}
 	was := q.health.Swap(now)
 	if *was != *now && ctx.Err() == nil {
@@ -173,4 +176,34 @@ func (q *Queue) look(ctx context.Context, n int) (l look, ok bool) {
 		q.logged(ctx, "reading the queue", q.load(ctx))
 	}
 	return l, true
+}
+
+// hold looks at Redis, keeps it if it is this process's, and takes it if it is nobody's: it was emptied, or its owner is
+// no more.
+func (q *Queue) hold(ctx context.Context, n int) (look, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	l, err := q.store.look(ctx)
+	switch {
+	case err != nil:
+	case l.owner == q.epoch && n%renewEvery == 0:
+		err = q.store.renew(ctx)
+	case l.owner == "":
+		var claimed bool
+		// As in own, a Redis without memory has to do without an owner's name.
+		if claimed, err = q.store.claim(ctx, q.epoch); claimed || redis.IsOOMError(err) {
+			l.owner, err = q.epoch, nil
+		}
+	}
+	return l, err
+}
+
+// regain brings the index up to date with what another process has done while that was the owner.
+func (q *Queue) regain(ctx context.Context) error {
+	q.index.outdate()
+	if err := q.load(ctx); err != nil {
+		return err
+	}
+	q.index.forgetOutdated()
+	return nil
 }

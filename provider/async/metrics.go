@@ -74,7 +74,7 @@ func newGauges(q *Queue) *gauges {
 		inflight:  desc("queue_worker_function_invocation_inflight", "Asynchronous calls being made.", "queue_name", "function_name"),
 		callbacks: desc("gateway_async_callbacks_pending", "Results that wait to be delivered, or are being delivered.", "function_name"),
 		dead:      desc("gateway_async_dead_letters", "Dead letters that are kept."),
-		owner:     desc("gateway_async_owner", "1 while this gateway makes the calls of its Redis: it can be reached, and no later process uses it."),
+		owner:     desc("gateway_async_owner", "1 while this gateway makes the calls of its Redis: it can be reached, and no other process does so."),
 		oldest:    desc("gateway_async_oldest_seconds", "Age of the oldest call that is not done with."),
 	}
 }

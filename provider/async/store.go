@@ -20,7 +20,7 @@ import (
 //	results  hash  the function's answer, until the callback has been delivered
 //	due      zset  when it is to be attempted next, Unix ms
 //	dead     zset  when it became a dead letter, Unix ms
-//	owner    string  the process that makes the calls
+//	owner    string  the process that makes the calls; it expires unless that renews it
 //
 // There is no transaction. Instead, the order of writes makes every prefix of them sound: state, then call, then due; the
 // reverse when a call is removed. So a call is in the set due exactly if it was stored whole and is not done with, and a
@@ -354,9 +354,32 @@ func (s *store) newestDead(ctx context.Context, limit int64) ([]redis.Z, error) 
 	return s.client.ZRevRangeWithScores(ctx, s.keys.dead, 0, limit-1).Result()
 }
 
-// own makes epoch the owner.
+// ownerLease is how long a process stays the owner that says no more: some looks at a Redis that answers slowly.
+const ownerLease = 10 * time.Second
+
+// own makes epoch the owner, whoever was.
 func (s *store) own(ctx context.Context, epoch string) error {
-	return s.client.Set(ctx, s.keys.owner, epoch, 0).Err()
+	return s.client.Set(ctx, s.keys.owner, epoch, ownerLease).Err()
+}
+
+// claim makes epoch the owner unless somebody is.
+func (s *store) claim(ctx context.Context, epoch string) (claimed bool, err error) {
+	return s.client.SetNX(ctx, s.keys.owner, epoch, ownerLease).Result()
+}
+
+// renew keeps the owner, who should be the caller: nothing is lost by renewing another's lease.
+func (s *store) renew(ctx context.Context) error {
+	return s.client.PExpire(ctx, s.keys.owner, ownerLease).Err()
+}
+
+// disown leaves the queue to whoever asks next, if epoch is the owner. If another has taken it over in between, that one
+// claims it again.
+func (s *store) disown(ctx context.Context, epoch string) error {
+	owner, err := s.client.Get(ctx, s.keys.owner).Result()
+	if err != nil || owner != epoch {
+		return err
+	}
+	return s.client.Del(ctx, s.keys.owner).Err()
 }
 
 // notStored reports whether err proves that Redis did not run the command.
