@@ -46,6 +46,8 @@ type Queue struct {
 	metrics *metrics
 	// epoch names this process among those that have used the same Redis.
 	epoch string
+	// clock says what is due.
+	clock clock
 	// loaded is closed once the index holds what Redis does; before that nothing can be accepted.
 	loaded chan struct{}
 	// health is what the last look at Redis found.
@@ -72,7 +74,7 @@ func New(cfg Config) (*Queue, error) {
 		return nil, fmt.Errorf("configuring the queue: %w", err)
 	}
 	q := &Queue{
-		cfg: cfg, store: newStore(cfg), guard: &guard{allowed: allowed, own: ownNetworks}, epoch: rand.Text(), loaded: make(chan struct{}),
+		cfg: cfg, store: newStore(cfg), guard: &guard{allowed: allowed, own: ownNetworks}, epoch: rand.Text(), clock: newClock(), loaded: make(chan struct{}),
 		index: newIndex(bounds{queued: cfg.MaxQueued, queuedEach: cfg.MaxQueuedPerFunction, running: [kinds]int{cfg.MaxInflight, cfg.MaxCallbacks}}),
 	}
 	q.metrics = newMetrics(cfg.Registerer, q)

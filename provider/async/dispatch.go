@@ -21,7 +21,7 @@ func (q *Queue) dispatch(ctx context.Context, start func(*entry)) error {
 	for {
 		wait := idle
 		for ctx.Err() == nil && q.health.Load().usable() {
-			now := time.Now()
+			now := q.clock.now()
 			e, next := q.index.claim(now.UnixMilli(), func(a *account, k kind) int { return q.limit(a, k, now) })
 			if e == nil {
 				if next > 0 {
@@ -40,6 +40,20 @@ func (q *Queue) dispatch(ctx context.Context, start func(*entry)) error {
 		}
 	}
 }
+
+// clock goes on from the time at which a process began. The machine's may be put right meanwhile, which should neither
+// lengthen a pause nor end it.
+type clock struct {
+	wall  time.Time // when it began, by the machine's clock
+	begun time.Time // the same, with what tells how much time has passed since
+}
+
+func newClock() clock {
+	now := time.Now()
+	return clock{wall: now.Round(0), begun: now}
+}
+
+func (c clock) now() time.Time { return c.wall.Add(time.Since(c.begun)) }
 
 // limit is how many attempts of one function may run at once.
 func (q *Queue) limit(a *account, k kind, now time.Time) int {

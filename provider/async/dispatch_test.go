@@ -28,7 +28,7 @@ func (t *table) Function(label string) (feed.Function, bool, bool) {
 
 // newDispatcher is a queue whose Redis is never asked.
 func newDispatcher(gateway Gateway, b bounds) *Queue {
-	q := &Queue{index: newIndex(b), gateway: gateway, cfg: Config{MaxInflightPerFunction: b.running[invocation], MaxCallbacks: b.running[callback]}}
+	q := &Queue{index: newIndex(b), gateway: gateway, clock: newClock(), cfg: Config{MaxInflightPerFunction: b.running[invocation], MaxCallbacks: b.running[callback]}}
 	q.health.Store(&health{connected: true, owner: true})
 	return q
 }

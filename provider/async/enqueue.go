@@ -43,7 +43,8 @@ func (q *Queue) Enqueue(ctx context.Context, c Call) error {
 		return q.refused(err)
 	}
 	st := state{Function: c.Function, Accepted: c.Accepted.UnixMilli(), Phase: invoking, Callback: c.Callback != ""}
-	if err := q.store.put(ctx, c.ID, st, record, st.Accepted); err != nil {
+	due := q.clock.now().UnixMilli()
+	if err := q.store.put(ctx, c.ID, st, record, due); err != nil {
 		// The client is told that the call is not accepted, so it should not be made either.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
@@ -53,7 +54,7 @@ func (q *Queue) Enqueue(ctx context.Context, c Call) error {
 		q.index.drop(e)
 		return q.refused(storeRefusal(err))
 	}
-	q.index.admit(e, st, st.Accepted)
+	q.index.admit(e, st, due)
 	q.metrics.submitted.WithLabelValues(queueName, c.Function).Inc()
 	return nil
 }

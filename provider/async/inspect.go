@@ -167,7 +167,7 @@ func (q *Queue) requeueDead(ctx context.Context, id string) (any, error) {
 	if e.state.Owed {
 		st.Phase = delivering
 	}
-	now := time.Now().UnixMilli()
+	now := q.clock.now().UnixMilli()
 	if err := q.store.revive(ctx, id, st, now); err != nil {
 		q.index.relapse(e)
 		return nil, storeRefusal(err)

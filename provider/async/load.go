@@ -115,8 +115,18 @@ func (q *Queue) adopt(ctx context.Context, set, id, text string, score int64) er
 	if err != nil && !redis.IsOOMError(err) { // what lacks memory is made up for by the next process
 		return err
 	}
-	q.index.found(id, st, score)
+	q.index.found(id, st, min(score, q.latest(st)))
 	return nil
+}
+
+// latest is when a call that is found must be due: one that has not failed yet has no pause before it, and no pause is
+// longer than a day. A process before this one may have had a clock that was ahead.
+func (q *Queue) latest(st state) int64 {
+	now := q.clock.now()
+	if st.Tries > 0 {
+		now = now.Add(maxWait)
+	}
+	return now.UnixMilli()
 }
 
 // watch looks at Redis each second, and does what has to be done now and then, until ctx is done.

@@ -53,6 +53,29 @@ func TestWhatWasInterruptedBetweenTheSetsIsFinished(t *testing.T) {
 	}
 }
 
+// A process before this one may have had a clock that was far ahead.
+func TestCallThatWasNeverTriedIsDueAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	c := call("c")
+	record, err := c.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.put("c", `{"fn":"f.openfaas-fn","at":1,"phase":"invoke"}`)
+	s.redis.Do("HSET", "async:calls", "c", string(record))
+	s.redis.Do("ZADD", "async:due", "99999999999999", "c")
+	s.redis.Do("HSET", "async:state", "tried", `{"fn":"f.openfaas-fn","at":1,"phase":"invoke","tries":1}`)
+	s.redis.Do("ZADD", "async:due", "99999999999999", "tried")
+	q := s.run()
+	s.holds([5]int64{0, 1, 0, 1, 0})
+	q.index.mu.Lock()
+	defer q.index.mu.Unlock()
+	if e := q.index.byID["tried"]; e == nil || e.due > time.Now().Add(maxWait).UnixMilli() {
+		t.Errorf("a call that failed once is %+v", e)
+	}
+}
+
 func TestLostAndUnreadableCallsAreReported(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)

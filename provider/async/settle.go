@@ -42,7 +42,7 @@ func (q *Queue) attemptCall(ctx context.Context, e *entry) {
 	}
 	policy := q.cfg.policyOf(fn.Retry)
 	if !found && known {
-		if q.index.missing(e, time.Now()) < removedGrace {
+		if q.index.missing(e, q.clock.now()) < removedGrace {
 			q.later(ctx, e)
 		} else {
 			q.fail(ctx, e, &call, &answer{err: errRemoved}, policy, errRemoved.Error())
@@ -101,7 +101,7 @@ func (q *Queue) owe(ctx context.Context, e *entry, call *Call, a *answer, p poli
 	}
 	st := e.state
 	st.Phase, st.Tries, st.Reason = delivering, 0, reason
-	now := time.Now().UnixMilli()
+	now := q.clock.now().UnixMilli()
 	q.settle(ctx, e, func(ctx context.Context) error { return q.store.keep(ctx, e.id, st, record, now) },
 		func() bool { return q.index.requeue(e, st, now) })
 }
@@ -110,7 +110,7 @@ func (q *Queue) owe(ctx context.Context, e *entry, call *Call, a *answer, p poli
 func (q *Queue) postpone(ctx context.Context, e *entry, wait time.Duration) {
 	st := e.state
 	st.Tries++
-	due := time.Now().Add(wait).UnixMilli()
+	due := q.clock.now().Add(wait).UnixMilli()
 	q.settle(ctx, e, func(ctx context.Context) error { return q.store.postpone(ctx, e.id, st, due) },
 		func() bool { return q.index.requeue(e, st, due) })
 }
@@ -163,7 +163,7 @@ func (q *Queue) cut(ctx context.Context, a *answer) bool {
 
 // later has a call attempted again soon, as if it had not been now. Redis need not know: it calls it due already.
 func (q *Queue) later(ctx context.Context, e *entry) {
-	if !q.index.requeue(e, e.state, time.Now().Add(again).UnixMilli()) {
+	if !q.index.requeue(e, e.state, q.clock.now().Add(again).UnixMilli()) {
 		q.interrupted(ctx, e)
 	}
 }
