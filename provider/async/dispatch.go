@@ -60,18 +60,31 @@ func (q *Queue) limit(a *account, k kind, now time.Time) int {
 	if k == callback {
 		return max(q.cfg.MaxCallbacks/2, 1)
 	}
-	fn, found, known := q.gateway.Function(a.function)
-	if found || !known {
-		a.missing = time.Time{}
+	fn := q.find(a, now)
+	switch {
+	case a.missing.IsZero():
 		return q.cfg.limitOf(fn)
-	}
-	if a.missing.IsZero() {
-		a.missing = now
-	}
-	if now.Sub(a.missing) < removedGrace {
+	case now.Sub(a.missing) < removedGrace:
 		return 0
 	}
 	return q.cfg.MaxInflightPerFunction
+}
+
+// find is the function of a, and notes since when there has been none. It requires the index's mu.
+func (q *Queue) find(a *account, now time.Time) feed.Function {
+	fn, found, known := q.gateway.Function(a.function)
+	if found || !known {
+		a.missing = time.Time{}
+	} else if a.missing.IsZero() {
+		a.missing = now
+	}
+	return fn
+}
+
+// observe finds all functions: limit sees only those with a call that is due, and one that comes back and goes again in
+// between has its whole grace.
+func (q *Queue) observe(now time.Time) {
+	q.index.eachAccount(func(a *account) { q.find(a, now) })
 }
 
 // limitOf is the bound for a function that exists: what its ready replicas accept, if it says that. One without a

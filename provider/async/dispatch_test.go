@@ -142,6 +142,22 @@ func TestRemovedFunctionHasAGrace(t *testing.T) {
 	}
 }
 
+// A call that waits for a later retry does not see its function come back. The next removal begins a grace of its own.
+func TestGraceBeginsAnewWithEachRemoval(t *testing.T) {
+	t.Parallel()
+	gateway := &table{}
+	q := newDispatcher(gateway, bounds{queued: 10, queuedEach: 10, running: [kinds]int{9, 9}})
+	t0 := time.Unix(1_700_000_000, 0)
+	a := q.queueAt(t, "c", "f.ns", invoking, t0.Add(time.Hour)).account
+	q.observe(t0)
+	gateway.functions = map[string]feed.Function{"f.ns": {}}
+	q.observe(t0.Add(time.Second))
+	gateway.functions = nil
+	if got := q.limit(a, invocation, t0.Add(time.Hour)); got != 0 {
+		t.Errorf("the limit is %d: the call would fail for a function that has just gone", got)
+	}
+}
+
 // However calls come, end, fail and are cancelled: bounds hold, each function's calls start in the order in which they
 // are due, no function waits for ever, and the counts are right.
 func TestIndexKeepsItsBoundsAndItsOrder(t *testing.T) {

@@ -295,6 +295,15 @@ func (x *index) missing(e *entry, now time.Time) time.Duration {
 	return now.Sub(e.account.missing)
 }
 
+// eachAccount calls f, which must not use the index, for every function that has calls.
+func (x *index) eachAccount(f func(*account)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, a := range x.turns {
+		f(a)
+	}
+}
+
 // attempted gives the attempt under way the means to stop it, and uses it if the call was cancelled before.
 func (x *index) attempted(e *entry, stop context.CancelCauseFunc) {
 	x.mu.Lock()

@@ -144,6 +144,7 @@ func (q *Queue) watch(ctx context.Context) error {
 			q.logged(ctx, "dropping dead letters", q.prune(ctx, l))
 			q.metrics.forgetRemoved(q)
 		}
+		q.observe(q.clock.now())
 		q.index.signal() // a function may have got replicas, or have been missing long enough
 		select {
 		case <-tick.C:

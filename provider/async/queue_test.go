@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"waggle/provider/feed"
 )
 
@@ -280,42 +278,6 @@ func TestBoundsAreNamed(t *testing.T) {
 	}
 }
 
-// 409 tells a client that its call is safe, which is not so before it is on disk.
-func TestConflictOnlyWithWhatIsStored(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t)
-	q := s.unstarted()
-	storing, fail := make(chan struct{}), make(chan struct{})
-	var first atomic.Bool
-	q.store.client.AddHook(before(func(cmds []redis.Cmder) error {
-		if cmds[0].Name() != "hset" || !first.CompareAndSwap(false, true) {
-			return nil
-		}
-		close(storing)
-		<-fail
-		return errKilled
-	}))
-	var group sync.WaitGroup
-	group.Go(func() {
-		if err := q.Enqueue(t.Context(), call("c")); err == nil {
-			t.Error("the first was accepted although it could not be stored")
-		}
-	})
-	<-storing
-	var r *refusal
-	if err := q.Enqueue(t.Context(), call("c")); !errors.As(err, &r) || r.status != 503 {
-		t.Errorf("while the first is being stored: %v", err)
-	}
-	close(fail)
-	group.Wait()
-	if err := q.Enqueue(t.Context(), call("c")); err != nil {
-		t.Errorf("after the first has failed: %v", err)
-	}
-	if err := q.Enqueue(t.Context(), call("c")); !errors.As(err, &r) || r.status != 409 {
-		t.Errorf("after one was stored: %v", err)
-	}
-}
-
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -540,6 +502,34 @@ func TestFullRedisRefusesAndDrains(t *testing.T) {
 	s.change(true, nil)
 	s.holds([5]int64{})
 	eventually(t, func() error { return q.Enqueue(t.Context(), call("again")) })
+}
+
+func TestFunctionThatIsReplacedWithinAnAttemptIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.cfg.MaxRetryAttempts = 0
+	functions := &sink{}
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		s.change(false, nil)
+		functions.note(r)
+		w.Header().Set("X-OpenFaaS-Internal", "gateway")
+		w.WriteHeader(404)
+	})
+	q := s.run()
+	q.enqueue(t, call("c"))
+	functions.await(t, 1)
+	eventually(t, func() error {
+		if q.Pending("f.openfaas-fn") == 0 && q.index.deadLetters() == 0 {
+			return fmt.Errorf("the attempt is under way")
+		}
+		return nil
+	})
+	s.serve(functions.ServeHTTP)
+	s.change(true, nil)
+	s.holds([5]int64{})
+	if n := len(functions.all()); n != 2 {
+		t.Errorf("%d runs, want 2", n)
+	}
 }
 
 func TestFunctionThatIsUnknownForNowIsWaitedFor(t *testing.T) {

@@ -54,8 +54,8 @@ func (q *Queue) attemptCall(ctx context.Context, e *entry) {
 	switch {
 	case q.cut(ctx, a):
 		q.interrupted(ctx, e)
-	case a.status == http.StatusNotFound && !known && a.internal():
-		q.later(ctx, e) // nobody can say yet whether there is such a function
+	case a.status == http.StatusNotFound && a.internal() && (!known || !q.exists(e.account.function)):
+		q.later(ctx, e) // it has just been removed, or nobody can say yet whether there is such a function
 	case v.again:
 		q.metrics.retries.WithLabelValues(e.account.function).Inc()
 		q.postpone(ctx, e, v.wait)
@@ -66,6 +66,12 @@ func (q *Queue) attemptCall(ctx context.Context, e *entry) {
 	default:
 		q.owe(ctx, e, &call, a, policy, "")
 	}
+}
+
+// exists reports whether there certainly is such a function.
+func (q *Queue) exists(function string) bool {
+	_, found, known := q.gateway.Function(function)
+	return found && known
 }
 
 // unreadable is the end of an attempt that could not begin.

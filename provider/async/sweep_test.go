@@ -1,7 +1,9 @@
 package async
 
 import (
+	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -59,5 +61,41 @@ func TestSweepSparesWhatIsStoredMeanwhile(t *testing.T) {
 	s.sweep(q, suspects)
 	if got := s.contents(); !stored.Load() || got != [5]int64{1, 1, 0, 1, 0} {
 		t.Errorf("redis holds %v", got)
+	}
+}
+
+// 409 tells a client that its call is safe, which is not so before it is on disk.
+func TestConflictOnlyWithWhatIsStored(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	q := s.unstarted()
+	storing, fail := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	q.store.client.AddHook(before(func(cmds []redis.Cmder) error {
+		if cmds[0].Name() != "hset" || !first.CompareAndSwap(false, true) {
+			return nil
+		}
+		close(storing)
+		<-fail
+		return errKilled
+	}))
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := q.Enqueue(t.Context(), call("c")); err == nil {
+			t.Error("the first was accepted although it could not be stored")
+		}
+	})
+	<-storing
+	var r *refusal
+	if err := q.Enqueue(t.Context(), call("c")); !errors.As(err, &r) || r.status != 503 {
+		t.Errorf("while the first is being stored: %v", err)
+	}
+	close(fail)
+	group.Wait()
+	if err := q.Enqueue(t.Context(), call("c")); err != nil {
+		t.Errorf("after the first has failed: %v", err)
+	}
+	if err := q.Enqueue(t.Context(), call("c")); !errors.As(err, &r) || r.status != 409 {
+		t.Errorf("after one was stored: %v", err)
 	}
 }
