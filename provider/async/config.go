@@ -46,7 +46,7 @@ type Config struct {
 	MaxCallbacks    int           `envconfig:"async_max_callbacks" default:"32"`
 	CallbackTimeout time.Duration `envconfig:"async_callback_timeout" default:"30s"`
 	// CallbackNetworks are networks such as 10.1.0.0/16 that callbacks may go to although they are this machine's own,
-	// loopback, link-local or multicast ones, comma separated.
+	// loopback, link-local, multicast or reserved ones, or a cloud's metadata service, comma separated.
 	CallbackNetworks []string `envconfig:"async_callback_networks"`
 
 	// MaxDead bounds the dead letters, DeadRetention their age; the oldest are dropped, and counted.

@@ -20,11 +20,15 @@ type guard struct {
 	own func() ([]netip.Prefix, error)
 }
 
-// reserved are addresses that no callback has business with besides those that have a method of netip.Addr: this
-// network, future use, and the metadata services of clouds that are not link-local.
+// reserved are addresses that no callback has business with besides those that have a method of netip.Addr.
 var reserved = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("100.100.100.200/32"), netip.MustParsePrefix("fd00:ec2::254/128"),
+	// This network, protocols' own, future use. In ::/8 are IPv4 addresses in forms that a host or router may translate
+	// (RFC 4291 §2.5.5.1, RFC 2765, RFC 8215), and nothing else that is used; Teredo (RFC 4380) has them in 2001::/32.
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("::/8"), netip.MustParsePrefix("2001::/32"),
+	// Metadata services of clouds that are not link-local: Alibaba's, Azure's, Amazon's, Google's.
+	netip.MustParsePrefix("100.100.100.200/32"), netip.MustParsePrefix("168.63.129.16/32"),
+	netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::254/128"),
 }
 
 // translated are IPv6 networks whose last (NAT64, RFC 6052) or second to fifth (6to4, RFC 3056) bytes are an IPv4 address.

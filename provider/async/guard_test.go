@@ -18,30 +18,39 @@ func TestGuard(t *testing.T) {
 	}}
 	open := &guard{allowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("fe80::/10")}, own: g.own}
 	for addr, want := range map[string]struct{ guarded, opened bool }{
-		"203.0.113.1":         {true, true},
-		"192.168.1.1":         {true, true}, // private, and not ours
-		"10.1.0.1":            {true, true},
-		"2001:db8::1":         {true, true},
-		"10.200.3.4":          {false, false}, // an overlay
-		"::ffff:10.200.3.4":   {false, false},
-		"64:ff9b::10.200.3.4": {false, false}, // by way of a translator
-		"2002:0ac8:0304::1":   {false, false},
-		"fd00:1::9":           {false, false},
-		"127.0.0.1":           {false, true},
-		"127.9.9.9":           {false, true},
-		"::ffff:127.0.0.1":    {false, true},
-		"::1":                 {false, false},
-		"0.0.0.0":             {false, false},
-		"0.1.2.3":             {false, false},
-		"::":                  {false, false},
-		"169.254.169.254":     {false, false}, // a cloud's metadata
-		"fd00:ec2::254":       {false, false},
-		"100.100.100.200":     {false, false},
-		"fe80::1%eth0":        {false, true},
-		"224.0.0.1":           {false, false},
-		"ff02::1":             {false, false},
-		"255.255.255.255":     {false, false},
-		"240.0.0.1":           {false, false},
+		"203.0.113.1":          {true, true},
+		"192.168.1.1":          {true, true}, // private, and not ours
+		"10.1.0.1":             {true, true},
+		"2001:db8::1":          {true, true},
+		"10.200.3.4":           {false, false}, // an overlay
+		"::ffff:10.200.3.4":    {false, false},
+		"64:ff9b::10.200.3.4":  {false, false}, // by way of a translator
+		"2002:0ac8:0304::1":    {false, false},
+		"fd00:1::9":            {false, false},
+		"127.0.0.1":            {false, true},
+		"127.9.9.9":            {false, true},
+		"::ffff:127.0.0.1":     {false, true},
+		"::1":                  {false, false},
+		"0.0.0.0":              {false, false},
+		"0.1.2.3":              {false, false},
+		"::":                   {false, false},
+		"169.254.169.254":      {false, false}, // a cloud's metadata
+		"fd00:ec2::254":        {false, false},
+		"100.100.100.200":      {false, false},
+		"fd00:ec2::23":         {false, false},
+		"fd20:ce::254":         {false, false},
+		"192.0.0.192":          {false, false},
+		"168.63.129.16":        {false, false},
+		"::127.0.0.1":          {false, false}, // other ways to write an IPv4 address into an IPv6 one
+		"::ffff:0:127.0.0.1":   {false, false},
+		"64:ff9b:1::7f00:1":    {false, false},
+		"2001::80ff:fffe":      {false, false},
+		"64:ff9b::203.0.113.1": {true, true},
+		"fe80::1%eth0":         {false, true},
+		"224.0.0.1":            {false, false},
+		"ff02::1":              {false, false},
+		"255.255.255.255":      {false, false},
+		"240.0.0.1":            {false, false},
 	} {
 		for guard, ok := range map[*guard]bool{g: want.guarded, open: want.opened} {
 			err := guard.control("tcp", net.JoinHostPort(addr, "80"), nil)
