@@ -1,6 +1,7 @@
 package async
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -104,7 +105,8 @@ func (p policy) backoff(n int, random func(time.Duration) time.Duration) time.Du
 // retryAfter reads a Retry-After header (RFC 9110 §10.2.3): seconds, or a date. ok is false for anything else.
 func retryAfter(text string, now time.Time) (wait time.Duration, ok bool) {
 	text = strings.TrimSpace(text)
-	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
+	// Of a number that is too large, ParseUint gives the largest: a century, and shorter than the longest Duration.
+	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 		return time.Duration(seconds) * time.Second, true
 	}
 	at, err := http.ParseTime(text)

@@ -25,21 +25,23 @@ func TestJudge(t *testing.T) {
 		tries int
 		want  verdict
 	}{
-		"success":                {answer{status: 200}, 0, verdict{}},
-		"caller's mistake":       {answer{status: 400}, 0, verdict{}},
-		"listed code":            {answer{status: 500}, 0, verdict{again: true, wait: 20 * time.Second}},
-		"second failure":         {answer{status: 500}, 1, verdict{again: true, wait: 40 * time.Second}},
-		"third failure":          {answer{status: 500}, 2, verdict{again: true, wait: time.Minute}},
-		"attempts used up":       {answer{status: 500}, 3, verdict{failed: "status 500 after 3 retries"}},
-		"no answer":              {answer{err: errors.New("no answer: EOF")}, 3, verdict{failed: "no answer: EOF after 3 retries"}},
-		"a part of the system":   {answer{status: 404, header: http.Header{"X-Openfaas-Internal": {"gateway"}}}, 0, verdict{again: true, wait: 20 * time.Second}},
-		"asked to wait":          {answer{status: 503, header: after("30")}, 0, verdict{again: true, wait: 30 * time.Second}},
-		"asked to wait until":    {answer{status: 429, header: after("Fri, 02 Jan 2026 03:04:45 GMT")}, 0, verdict{again: true, wait: 40 * time.Second}},
-		"asked to come at once":  {answer{status: 503, header: after("0")}, 0, verdict{again: true, wait: 10 * time.Second}},
-		"asked to come in past":  {answer{status: 503, header: after("Thu, 01 Jan 2026 00:00:00 GMT")}, 0, verdict{again: true, wait: 10 * time.Second}},
-		"asked to wait too long": {answer{status: 429, header: after("86400")}, 0, verdict{again: true, wait: time.Minute}},
-		"asked nonsense":         {answer{status: 503, header: after("soon")}, 0, verdict{again: true, wait: 20 * time.Second}},
-		"asked with another":     {answer{status: 500, header: after("30")}, 0, verdict{again: true, wait: 20 * time.Second}},
+		"success":                  {answer{status: 200}, 0, verdict{}},
+		"caller's mistake":         {answer{status: 400}, 0, verdict{}},
+		"listed code":              {answer{status: 500}, 0, verdict{again: true, wait: 20 * time.Second}},
+		"second failure":           {answer{status: 500}, 1, verdict{again: true, wait: 40 * time.Second}},
+		"third failure":            {answer{status: 500}, 2, verdict{again: true, wait: time.Minute}},
+		"attempts used up":         {answer{status: 500}, 3, verdict{failed: "status 500 after 3 retries"}},
+		"no answer":                {answer{err: errors.New("no answer: EOF")}, 3, verdict{failed: "no answer: EOF after 3 retries"}},
+		"a part of the system":     {answer{status: 404, header: http.Header{"X-Openfaas-Internal": {"gateway"}}}, 0, verdict{again: true, wait: 20 * time.Second}},
+		"asked to wait":            {answer{status: 503, header: after("30")}, 0, verdict{again: true, wait: 30 * time.Second}},
+		"asked to wait until":      {answer{status: 429, header: after("Fri, 02 Jan 2026 03:04:45 GMT")}, 0, verdict{again: true, wait: 40 * time.Second}},
+		"asked to come at once":    {answer{status: 503, header: after("0")}, 0, verdict{again: true, wait: 10 * time.Second}},
+		"asked to come in past":    {answer{status: 503, header: after("Thu, 01 Jan 2026 00:00:00 GMT")}, 0, verdict{again: true, wait: 10 * time.Second}},
+		"asked to wait too long":   {answer{status: 429, header: after("86400")}, 0, verdict{again: true, wait: time.Minute}},
+		"asked to wait for ever":   {answer{status: 429, header: after("99999999999999999999")}, 0, verdict{again: true, wait: time.Minute}},
+		"asked for less than none": {answer{status: 429, header: after("-5")}, 0, verdict{again: true, wait: 20 * time.Second}},
+		"asked nonsense":           {answer{status: 503, header: after("soon")}, 0, verdict{again: true, wait: 20 * time.Second}},
+		"asked with another":       {answer{status: 500, header: after("30")}, 0, verdict{again: true, wait: 20 * time.Second}},
 	} {
 		if got := p.judge(&tc.a, tc.tries, now, most); got != tc.want {
 			t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
