@@ -58,14 +58,18 @@ func (x *index) deadLetters() int {
 	return x.dead
 }
 
-// gone gives, once, the functions that have had calls, have none now, and are removed.
+// gone gives the functions that have had calls, have none now, and are removed: twice each, as the first time somebody may
+// still be about to count the end of its last call.
 func (x *index) gone(removed func(function string) bool) []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var names []string
-	for name := range x.named {
-		if x.accounts[name] == nil && removed(name) {
-			names = append(names, name)
+	for name, before := range x.named {
+		if x.accounts[name] != nil || !removed(name) {
+			continue
+		}
+		names = append(names, name)
+		if x.named[name] = true; before {
 			delete(x.named, name)
 		}
 	}

@@ -107,13 +107,13 @@ type index struct {
 	left     uint64 // how many have ever stopped being queued
 	orders   uint64
 	round    uint64 // goes up when what waits and rests may have been changed in Redis by another process
-	// named holds the functions that have had calls, for whoever keeps something about them.
-	named map[string]struct{}
+	// named holds the functions that have had calls, for whoever keeps something about them; true: gone gave it once.
+	named map[string]bool
 }
 
 func newIndex(b bounds) *index {
 	return &index{bounds: b, wake: make(chan struct{}, 1), byID: make(map[string]*entry), accounts: make(map[string]*account),
-		named: make(map[string]struct{})}
+		named: make(map[string]bool)}
 }
 
 func (x *index) signal() {
@@ -147,7 +147,7 @@ func (x *index) add(id, function string) *entry {
 	if a == nil {
 		a = &account{function: function}
 		x.accounts[function] = a
-		x.named[function] = struct{}{}
+		x.named[function] = false
 		x.turns = append(x.turns, a)
 	}
 	x.orders++

@@ -321,6 +321,12 @@ queue_worker_pending_messages{function_name="f.openfaas-fn",queue_name="faas-req
 	if n := testutil.CollectAndCount(q.metrics.processed); n != 0 {
 		t.Errorf("%d series of a removed function are left", n)
 	}
+	// Whoever ended its last call may count that only now.
+	q.metrics.processed.WithLabelValues(queueName, "f.openfaas-fn").Inc()
+	q.metrics.forgetRemoved(q.Queue)
+	if n := testutil.CollectAndCount(q.metrics.processed); n != 0 {
+		t.Errorf("%d series of a removed function have come back", n)
+	}
 }
 
 // submit has four clients make calls until stop, which gives those that were accepted.
