@@ -421,9 +421,10 @@ func (x *index) exhume(id string) *entry {
 	return again
 }
 
-// relapse undoes exhume.
+// relapse undoes exhume. What Redis has made of the call is not certain: it may be found as something else.
 func (x *index) relapse(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.rest(e, e.state)
+	e.round--
 }

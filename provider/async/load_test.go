@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/go-redis/v9"
 )
 
 // put writes what some process, interrupted or mistaken, may have left.
@@ -277,6 +278,39 @@ func TestOperatorsHandleDeadLetters(t *testing.T) {
 			t.Errorf("%s %q: %d %s, want %d %s", tc.method, tc.target, status, body, tc.status, tc.says)
 		}
 	}
+	s.holds([5]int64{})
+}
+
+// An operator who is told that it is not certain whether a dead letter was queued again need not do more for it.
+func TestDeadLetterThatWasQueuedWithoutAnAnswerIsMade(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.cfg.MaxRetryAttempts = 0
+	functions := &sink{}
+	s.serve(func(w http.ResponseWriter, r *http.Request) {
+		if functions.note(r) == 1 {
+			w.WriteHeader(500)
+		}
+	})
+	q, err := New(s.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var queued atomic.Bool
+	q.store.client.AddHook(before(func(cmds []redis.Cmder) error {
+		if args := cmds[0].Args(); len(cmds) > 1 || args[0] != "zadd" || args[1] != "async:due" || !queued.CompareAndSwap(false, true) {
+			return nil
+		}
+		s.redis.Do("ZADD", "async:due", "1", "c")
+		return context.DeadlineExceeded
+	}))
+	life := s.start(q)
+	life.enqueue(t, call("c"))
+	life.buries(t, 1)
+	if code, body := q.Inspect(t.Context(), "POST", "/dead/c"); code != 503 || !strings.Contains(string(body), "may have been changed") {
+		t.Fatalf("queueing it again: %d %s", code, body)
+	}
+	functions.await(t, 2)
 	s.holds([5]int64{})
 }
 
