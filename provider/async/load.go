@@ -100,6 +100,9 @@ func (q *Queue) load(ctx context.Context) error {
 func (q *Queue) adopt(ctx context.Context, set, id, text string, score int64) error {
 	st, err := decodeState(text)
 	if err != nil {
+		if queued, qerr := q.store.queued(ctx, []string{id}); qerr != nil || !queued[0] {
+			return qerr // another process has finished it meanwhile
+		}
 		// No order of writes leads here: somebody else has written. Without a state there is no call.
 		q.metrics.lost.Inc()
 		q.cfg.Logger.Error("a call without a proper state was removed", "call_id", id, "error", err)

@@ -77,6 +77,27 @@ func TestCallThatWasNeverTriedIsDueAtOnce(t *testing.T) {
 	}
 }
 
+// The process before this one finishes what it has begun while this one reads the queue.
+func TestCallThatIsDoneWithMeanwhileIsNotLost(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.put("c", `{"fn":"f.openfaas-fn","at":1,"phase":"invoke"}`, "due")
+	q := s.unstarted()
+	q.store.client.AddHook(before(func(cmds []redis.Cmder) error {
+		if cmds[0].Name() == "hmget" {
+			s.redis.Do("ZREM", "async:due", "c")
+			s.redis.Do("HDEL", "async:state", "c")
+		}
+		return nil
+	}))
+	if err := q.load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := testutil.ToFloat64(q.metrics.lost); n != 0 || q.index.size() != 0 {
+		t.Errorf("%g calls are reported lost, %d are queued", n, q.index.size())
+	}
+}
+
 func TestLostAndUnreadableCallsAreReported(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
