@@ -31,9 +31,10 @@ func TestQueueOfAProcessThatIsNoMoreIsTakenOver(t *testing.T) {
 	s.serve(functions.ServeHTTP)
 	q := s.run()
 	<-q.loaded
-	s.redis.Do("SET", "async:owner", "killed", "PX", "2500")
+	s.redis.Do("SET", "async:owner", "killed")
 	q.owns(t, false)
 	q.enqueue(t, call("c"))
+	s.redis.Do("PEXPIRE", "async:owner", "1") // its lease has run out
 	q.owns(t, true)
 	functions.await(t, 1)
 	s.holds([5]int64{})
