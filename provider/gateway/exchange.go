@@ -87,7 +87,8 @@ type exchange struct {
 	tried    [maxTries]*upstream.Replica
 	tries    int
 	repeats  int
-	before   uint64 // conn.Written before this request
+	holdBy   time.Time // how long it may wait for a replica, however often; zero: it has not waited
+	before   uint64    // conn.Written before this request
 	upload   *upload
 	headSent bool   // a final response head has gone to the client, or part of one
 	eof      bool   // the replica has ended a body that only the end of its connection ends
@@ -121,7 +122,7 @@ func (ex *exchange) clear() {
 	ex.dropOut()
 	ex.set, ex.stats, ex.conn, ex.replica, ex.upload = nil, nil, nil, nil, nil
 	clear(ex.tried[:])
-	ex.tries, ex.repeats = 0, 0
+	ex.tries, ex.repeats, ex.holdBy = 0, 0, time.Time{}
 	ex.control, ex.complete, ex.headSent, ex.slash, ex.eof = false, false, false, false, false
 	ex.head, ex.body = ex.r, ex.r
 	ex.rest = http1.Body{}

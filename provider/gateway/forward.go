@@ -50,6 +50,10 @@ func (ex *exchange) forward() (status int, keep bool) {
 			err = ex.readHead()
 		}
 		if err == nil {
+			if ex.turnedAway() {
+				ex.retried("turned away")
+				continue
+			}
 			if ex.askAnother() {
 				ex.retried("unwell")
 				continue
@@ -88,11 +92,19 @@ func (ex *exchange) acquire() error {
 			return nil
 		}
 	}
-	ex.g.metrics.held.WithLabelValues(ex.set.Label).Inc()
+	ex.hold()
 	ex.c.limit(0) // Wait has its own deadline
 	var err error
-	ex.replica, err = ex.set.Wait(ex.tried[:ex.tries], time.Now().Add(time.Duration(ex.g.cfg.HoldTimeout)), ex.c.leaving())
+	ex.replica, err = ex.set.Wait(ex.tried[:ex.tries], ex.holdBy, ex.c.leaving())
 	return err
+}
+
+// hold begins the time for which the request may wait, unless it has begun.
+func (ex *exchange) hold() {
+	if ex.holdBy.IsZero() {
+		ex.g.metrics.held.WithLabelValues(ex.set.Label).Inc()
+		ex.holdBy = time.Now().Add(time.Duration(ex.g.cfg.HoldTimeout))
+	}
 }
 
 // giveUp releases the replica, notes that it was tried, and reports whether there is nothing left to try.
@@ -263,19 +275,31 @@ func (ex *exchange) harmless() bool {
 	return !ex.control && ex.set.Function().Idempotent
 }
 
-// askAnother reports whether the response says that another replica should be asked, and prepares for that: the
-// replica turned the request away (429 from infrastructure, so the function never saw it), or it cannot serve at the
-// moment (503) and the request may be repeated. There must be another one; otherwise this is the answer.
-func (ex *exchange) askAnother() bool {
-	if ex.control || ex.resp.Status != 429 && ex.resp.Status != 503 {
+// turnedAway reports whether the replica had no room for the request (429 from infrastructure, so the function never saw
+// it), and prepares for another try: at another replica, or here once a place is free. Other gateways fill replicas as
+// well, so the bound on requests in flight that this one keeps to does not rule that out.
+func (ex *exchange) turnedAway() bool {
+	if ex.control || ex.resp.Status != 429 || !ex.resp.Has[http1.Internal] || !ex.complete {
 		return false
 	}
-	turnedAway := ex.resp.Status == 429 && ex.resp.Has[http1.Internal]
-	unwell := ex.resp.Status == 503
-	if unwell {
-		ex.replica.Unwell()
+	ex.replica.TurnedAway()
+	if ex.hold(); !time.Now().Before(ex.holdBy) {
+		return false
 	}
-	if !ex.complete || ex.repeats == maxRepeats || ex.tries >= maxTries-1 || !turnedAway && !(unwell && ex.harmless()) {
+	ex.discard()
+	ex.replica.Release()
+	ex.replica = nil
+	return true
+}
+
+// askAnother reports whether another replica should be asked, since this one cannot serve at the moment (503) and the
+// request may be repeated, and prepares for that. There must be another one; otherwise this is the answer.
+func (ex *exchange) askAnother() bool {
+	if ex.control || ex.resp.Status != 503 {
+		return false
+	}
+	ex.replica.Unwell()
+	if !ex.complete || ex.repeats == maxRepeats || ex.tries >= maxTries-1 || !ex.harmless() {
 		return false
 	}
 	ex.tried[ex.tries] = ex.replica

@@ -57,7 +57,6 @@ func TestRepeats(t *testing.T) {
 		"POST, replica unwell":                      {say(unwell), "POST", false, false, 503},
 		"POST, idempotent, the only replica unwell": {say(unwell), "POST", true, true, 503},
 		"POST, turned away by infrastructure":       {say(turnedAway), "POST", false, false, 200},
-		"POST, turned away by the only replica":     {say(turnedAway), "POST", false, true, 429},
 		"POST, 429 of the function's own":           {say("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"), "POST", true, false, 429},
 		"POST, half a response":                     {say("HTTP/1.1 200 OK\r\nCont"), "POST", true, false, 502},
 		"POST, nonsense for a response":             {say("nonsense\r\n\r\n"), "POST", true, false, 502},
@@ -272,6 +271,55 @@ func TestKilledReplicasCostIdempotentFunctionsNothing(t *testing.T) {
 	}
 	if good, bad := stop(); len(bad) > 0 || good == 0 {
 		t.Errorf("%d requests succeeded, %d failed: %.300v", good, len(bad), bad)
+	}
+}
+
+// TestReplicaWithoutRoomIsWaitedFor has a replica that serves fewer requests at once than the gateway knows, as when other
+// gateways fill it as well.
+func TestReplicaWithoutRoomIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	const room = 3
+	var serving, refused atomic.Int32
+	e := start(t, nil, function("f", newReplica(t, func(w http.ResponseWriter, r *http.Request) {
+		defer serving.Add(-1)
+		if serving.Add(1) > room && r.Method == http.MethodPost {
+			refused.Add(1)
+			w.Header().Set("X-OpenFaaS-Internal", "go-http")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		time.Sleep(time.Millisecond)
+	})))
+	e.awaitReady(t, "f", 1)
+	var clients sync.WaitGroup
+	for range 50 {
+		clients.Go(func() {
+			if resp, body := e.exchange(t, "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"); resp.StatusCode != 200 {
+				t.Errorf("got %s %q", resp.Status, body)
+			}
+		})
+	}
+	clients.Wait()
+	if refused.Load() == 0 {
+		t.Error("the replica always had room")
+	}
+}
+
+// TestReplicaThatNeverHasRoom is waited for no longer than for one that does not come, and not asked without pause.
+func TestReplicaThatNeverHasRoom(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	e := start(t, func(c *Config) { c.HoldTimeout = Duration(time.Second) }, function("f", rawReplica(t, func(c net.Conn, in *bufio.Reader, head string) {
+		asked.Add(1)
+		_, _ = io.WriteString(c, "HTTP/1.1 429 Too Many Requests\r\nX-OpenFaaS-Internal: go-http\r\nContent-Length: 2\r\n\r\nno")
+	})))
+	e.awaitReady(t, "f", 1)
+	resp, body := e.exchange(t, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "busy") {
+		t.Errorf("got %s %v %q, want 503 with Retry-After", resp.Status, resp.Header, body)
+	}
+	if n := asked.Load(); n < 2 || n > 25 {
+		t.Errorf("the replica was asked %d times", n)
 	}
 }
 

@@ -292,7 +292,8 @@ func (s *Set) pin(addresses []string) {
 	for _, a := range addresses {
 		fn.Replicas = append(fn.Replicas, feed.Replica{ID: a, Address: a, State: feed.Ready})
 		if s.byID[a] == nil {
-			s.byID[a] = &Replica{set: s, id: a, Address: a, state: feed.Ready, trusted: true}
+			s.byID[a] = newReplica(s, a, a)
+			s.byID[a].state, s.byID[a].trusted = feed.Ready, true
 		}
 	}
 	for id, r := range s.byID {

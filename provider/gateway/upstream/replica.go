@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,8 @@ type Replica struct {
 	local   bool // on this gateway's node
 
 	inflight atomic.Int64
+	// room is how many requests this gateway may have on the replica, apart from the function's max_inflight. See TurnedAway.
+	room atomic.Int64
 	// out is set while the replica must not be picked: draining, gone, or not (or no longer) trusted.
 	out atomic.Bool
 	// failures counts failed exchanges in a row.
@@ -35,6 +38,12 @@ type Replica struct {
 	mu     sync.Mutex
 	idle   []*Conn // guarded by mu; newest last
 	closed bool    // guarded by mu; retired: connections are closed instead of kept
+}
+
+func newReplica(s *Set, id, address string) *Replica {
+	r := &Replica{set: s, id: id, Address: address}
+	r.room.Store(unlimited)
+	return r
 }
 
 // Conn is a connection to a replica, owned by one exchange at a time.
@@ -202,6 +211,38 @@ func (r *Replica) Refused(err error) {
 	r.set.suspect(r, refused)
 	r.set.mu.Unlock()
 }
+
+// TurnedAway notes that the replica refused a request for want of room, which other gateways use as well. It must be
+// called before the request's Release. This gateway keeps to what it has there by then: further requests wait for the end
+// of one of those. As long as some wait, it tries twice as many each growEvery.
+func (r *Replica) TurnedAway() {
+	if r.room.Swap(max(r.inflight.Load()-1, 0)) == unlimited {
+		time.AfterFunc(growEvery, r.grow)
+	}
+}
+
+func (r *Replica) grow() {
+	room := r.room.Load()
+	more := 2*room + 1
+	if r.set.waiting.Load() == 0 || more > maxRoom {
+		more = unlimited
+	}
+	// One that was turned away meanwhile knows better.
+	if !r.room.CompareAndSwap(room, more) || more != unlimited {
+		time.AfterFunc(growEvery, r.grow)
+	}
+	r.set.mu.Lock()
+	r.set.wakeAll()
+	r.set.mu.Unlock()
+}
+
+const (
+	// growEvery is some round trips to a replica that answers quickly.
+	growEvery = 50 * time.Millisecond
+	// maxRoom is more than a replica ever serves at once.
+	maxRoom   = 1 << 20
+	unlimited = math.MaxInt64
+)
 
 // Unwell notes that the replica said it cannot serve (503): a probe decides whether it stays in rotation.
 func (r *Replica) Unwell() { r.set.check(r) }

@@ -78,7 +78,7 @@ func (s *Set) Pick(tried []*Replica) *Replica {
 		s.inflight.Add(1)
 		// Draining sets out first and looks at the reservations afterwards; a pick does it in the opposite order.
 		// So one of the two sees the other, and a draining replica is never handed out.
-		if !r.out.Load() && (v.fn.MaxInflight <= 0 || n <= int64(v.fn.MaxInflight)) {
+		if !r.out.Load() && n <= r.room.Load() && (v.fn.MaxInflight <= 0 || n <= int64(v.fn.MaxInflight)) {
 			return r
 		}
 		r.Release()
@@ -136,7 +136,8 @@ func (v *view) least(group []*Replica, tried []*Replica) *Replica {
 
 // usable reports whether a request that has tried others may go to r.
 func (v *view) usable(r *Replica, tried []*Replica) bool {
-	if r.out.Load() || v.fn.MaxInflight > 0 && r.inflight.Load() >= int64(v.fn.MaxInflight) {
+	n := r.inflight.Load()
+	if r.out.Load() || n >= r.room.Load() || v.fn.MaxInflight > 0 && n >= int64(v.fn.MaxInflight) {
 		return false
 	}
 	for _, t := range tried {
@@ -160,7 +161,8 @@ func (s *Set) apply(fn feed.Function) {
 			r = nil
 		}
 		if r == nil {
-			r = &Replica{set: s, id: f.ID, Address: f.Address, local: f.Node != "" && f.Node == s.registry.cfg.Node}
+			r = newReplica(s, f.ID, f.Address)
+			r.local = f.Node != "" && f.Node == s.registry.cfg.Node
 			r.out.Store(true)
 			s.byID[f.ID] = r
 		}

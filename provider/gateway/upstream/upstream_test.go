@@ -598,3 +598,44 @@ func BenchmarkPick(b *testing.B) {
 		})
 	}
 }
+
+func TestTurnedAwayKeepsToWhatItHas(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, g *Registry) {
+		s := trusted(t, g, fn(0, "a ready"))
+		var taken []*Replica
+		for range 5 {
+			taken = append(taken, s.Pick(nil))
+		}
+		for _, r := range taken[3:] {
+			r.TurnedAway()
+			r.Release()
+		}
+		if s.Pick(nil) != nil {
+			t.Error("a fourth request may go to a replica that took three")
+		}
+		taken[0].Release()
+		if taken[0] = s.Pick(nil); taken[0] == nil {
+			t.Fatal("the place of a request that ended stays empty")
+		}
+		// Two wait: the first growth lets them in, as nobody else does.
+		var waiters sync.WaitGroup
+		begun := time.Now()
+		for range 2 {
+			waiters.Go(func() {
+				r, err := s.Wait(nil, begun.Add(time.Minute), nil)
+				if err != nil || time.Since(begun) != growEvery {
+					t.Errorf("got %v, %v after %s, want the replica after %s", r, err, time.Since(begun), growEvery)
+					return
+				}
+				r.Release()
+			})
+		}
+		waiters.Wait()
+		time.Sleep(2 * growEvery) // nobody waits any more
+		for range 20 {
+			if s.Pick(nil) == nil {
+				t.Fatal("room stays bounded although nobody waits")
+			}
+		}
+	})
+}
