@@ -37,7 +37,7 @@ func (b *bench) measureChain(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, cluster.Delete(context.WithoutCancel(ctx), docker.Engine{}, name)) }()
 	system, err := up.New(up.Config{Target: up.OnCluster(made), Root: ".", StateDir: b.dir, Port: up.DefaultPort, Workers: 1,
-		RedisMaxMemory: "64mb", Out: os.Stderr})
+		RedisMaxMemory: "64mb", QueueMaxMemory: "64mb", Out: os.Stderr})
 	if err != nil {
 		return err
 	}
