@@ -45,7 +45,10 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if len(args) == 1 && args[0] == "-healthcheck" {
-		return healthcheck(ctx, c)
+		if err := healthcheck(ctx, c); err != nil {
+			return err
+		}
+		return linger(ctx)
 	}
 	if len(args) > 0 {
 		return fmt.Errorf("argument %q; want none, or -healthcheck: the environment configures it", args[0])

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
 // serve answers until ctx ends, then lets running calls end within the shutdown timeout.
@@ -74,4 +76,29 @@ func healthcheck(ctx context.Context, c config) error {
 		return fmt.Errorf("asking for health: %w", err)
 	}
 	return response.Body.Close()
+}
+
+// linger lets a check that passed last for 15 s once the container's process is up for a minute. Each check costs the
+// engine a process, some 50 ms of CPU, and yet the interval between two has to be short while a start waits for one.
+func linger(ctx context.Context) error {
+	first, err := procfs.NewProc(1)
+	if err != nil {
+		return fmt.Errorf("looking for the container's process: %w", err)
+	}
+	stat, err := first.Stat()
+	if err != nil {
+		return fmt.Errorf("reading the container's process: %w", err)
+	}
+	started, err := stat.StartTime()
+	if err != nil {
+		return fmt.Errorf("reading when the container started: %w", err)
+	}
+	if time.Since(time.Unix(int64(started), 0)) < time.Minute {
+		return nil
+	}
+	select {
+	case <-time.After(15 * time.Second):
+	case <-ctx.Done():
+	}
+	return nil
 }

@@ -46,7 +46,10 @@ func command(ctx context.Context, args []string) error {
 	case "":
 		return run(ctx, cfg)
 	case "-healthcheck":
-		return healthcheck(ctx, cfg)
+		if err := healthcheck(ctx, cfg); err != nil {
+			return err
+		}
+		return linger(ctx)
 	case "migrate":
 		return migrate(ctx, cfg)
 	case "retire":

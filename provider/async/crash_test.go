@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
@@ -145,7 +146,7 @@ func (o *outside) rename(from, to string) {
 func TestKillBetweenAnyTwoWritesLosesNothingAndRevivesNothing(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
-	raw := redis.NewClient(&redis.Options{Network: "unix", Addr: s.cfg.Socket, Password: s.cfg.Password, DisableIdentity: true})
+	raw := redis.NewClient(&redis.Options{Network: "unix", Addr: s.cfg.Socket, Password: s.cfg.Password, DisableIdentity: true, ReadTimeout: time.Minute})
 	t.Cleanup(func() { _ = raw.Close() })
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {

@@ -198,7 +198,7 @@ func eventually(t testing.TB, check func() error) {
 // contents is what Redis holds: how many calls, states, results, due and dead ones.
 func (s *system) contents() [5]int64 {
 	s.t.Helper()
-	client := redis.NewClient(&redis.Options{Network: "unix", Addr: s.cfg.Socket, Password: s.cfg.Password, DisableIdentity: true})
+	client := redis.NewClient(&redis.Options{Network: "unix", Addr: s.cfg.Socket, Password: s.cfg.Password, DisableIdentity: true, ReadTimeout: time.Minute})
 	defer client.Close()
 	ctx := context.Background()
 	return [5]int64{client.HLen(ctx, "async:calls").Val(), client.HLen(ctx, "async:state").Val(), client.HLen(ctx, "async:results").Val(),

@@ -154,11 +154,13 @@ func (b *bench) noDrift() {
 	}
 }
 
-// capture is a client with the rights of function vote.
+// capture is a client with the rights of function vote, but patient: each write waits for the disk, which on a busy machine
+// takes seconds for large ones.
 func capture(t testing.TB, r *harness.RedisServer) *redis.Client {
 	t.Helper()
 	c := redis.NewClient(&redis.Options{Network: "unix", Addr: r.Socket(), Username: "capture", Password: harness.RedisPassword,
-		Protocol: 2, DisableIdentity: true, MaxRetries: -1, DialerRetries: 1})
+		Protocol: 2, DisableIdentity: true, MaxRetries: -1, DialerRetries: 1,
+		DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience, PoolTimeout: patience})
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
