@@ -24,11 +24,20 @@ type chain struct {
 	*bench
 	node   *cluster.Node
 	system *up.System
+	// bare is the same answer from a net/http server alone, on loopback: the measure of how fast the machine is just now.
+	bare *process
+}
+
+// chainRun is one run of the chain, and what the bare server took per request right before it.
+type chainRun struct {
+	result
+	shares []share
+	bare   float64
 }
 
 // measureChain brings Waggle up on a Swarm of one node, deploys the smallest function, loads it and prints what a call
 // costs in each process.
-func (b *bench) measureChain(ctx context.Context) (err error) {
+func (b *bench) measureChain(ctx context.Context, function *process) (err error) {
 	name := "bench-" + strconv.Itoa(os.Getpid())
 	note := func(line string) { fmt.Fprintln(os.Stderr, line) }
 	made, err := up.CreateCluster(ctx, ".", cluster.Config{Name: name, Nodes: 1, Progress: note})
@@ -47,7 +56,7 @@ func (b *bench) measureChain(ctx context.Context) (err error) {
 	if err := system.DeployFunction(ctx, "hello", "./deploy/bench/hello"); err != nil {
 		return err
 	}
-	c := chain{bench: b, node: made.Nodes[0], system: system}
+	c := chain{bench: b, node: made.Nodes[0], system: system, bare: function}
 	return c.run(ctx)
 }
 
@@ -66,9 +75,12 @@ func (c *chain) run(ctx context.Context) error {
 		return fmt.Errorf("reading the node's first process: %w", err)
 	}
 	length := max(c.time, minChainRun)
-	var best []share
-	var got result
+	var runs []chainRun
 	for range c.rounds {
+		bare, err := c.load(ctx, c.protocol.scheme()+c.bare.address, testCase{}, length, nil, c.bare)
+		if err != nil {
+			return err
+		}
 		if _, err := c.load(ctx, url, testCase{}, time.Second, nil, nil); err != nil { // warm-up
 			return err
 		}
@@ -77,24 +89,31 @@ func (c *chain) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		shares := since(before, tree(init), r.rate*length.Seconds())
-		if best == nil || total(shares) < total(best) {
-			best, got = shares, r
-		}
+		runs = append(runs, chainRun{r, since(before, tree(init), r.rate*length.Seconds()), bare.functionCPU})
 	}
-	return printChain(os.Stdout, c, length, got, best)
+	return printChain(os.Stdout, c, length, runs)
 }
 
-func printChain(to io.Writer, c *chain, length time.Duration, r result, shares []share) error {
+func printChain(to io.Writer, c *chain, length time.Duration, runs []chainRun) error {
+	var ratios []float64
+	for _, r := range runs {
+		ratios = append(ratios, total(r.shares)/r.bare)
+	}
+	best := slices.MinFunc(runs, func(a, b chainRun) int { return cmp.Compare(total(a.shares), total(b.shares)) })
 	fmt.Fprintf(to, "\nThe whole chain, %d connections, %s, the best of %d: %.0f req/s, p50 %.2f ms, p99 %.2f ms, %d errors\n",
-		c.connections, length, c.rounds, r.rate, r.p50, r.p99, r.errors)
+		c.connections, length, c.rounds, best.rate, best.p50, best.p99, best.errors)
 	out := tabwriter.NewWriter(to, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(out, "process\tCPU µs/req\t")
-	for _, s := range shares {
+	for _, s := range best.shares {
 		fmt.Fprintf(out, "%s\t%.1f\t\n", s.name, s.micros)
 	}
-	fmt.Fprintf(out, "all of the node\t%.1f\t\n", total(shares))
-	return out.Flush()
+	fmt.Fprintf(out, "all of the node\t%.1f\t\n", total(best.shares))
+	fmt.Fprintf(out, "bare server\t%.1f\t\n", best.bare)
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("printing the table: %w", err)
+	}
+	_, err := fmt.Fprintf(to, "the chain costs %.2f × the bare server, the median of the rounds' own ratios\n", middle(ratios))
+	return err
 }
 
 // share is what the processes of one name used per request.

@@ -123,7 +123,7 @@ func (b *bench) run(ctx context.Context) error {
 		}
 	}
 	if b.cases["chain"] {
-		return b.measureChain(ctx)
+		return b.measureChain(ctx, function)
 	}
 	return nil
 }
