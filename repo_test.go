@@ -24,6 +24,7 @@ const maxLines = 600
 var ownedImports = map[string][]string{
 	"github.com/moby/moby/client":         {"provider/swarm"},
 	"github.com/moby/moby/api":            {"provider/swarm"},
+	"google.golang.org/protobuf":          {"provider/swarm"},
 	"github.com/jackc/pgx/v5":             {"worker/store", "functions/results"},
 	"github.com/redis/go-redis/v9":        {"worker/drain", "functions/vote", "provider/async"},
 	"github.com/openfaas/go-sdk":          {"deploy/up", "deploy/e2e"},

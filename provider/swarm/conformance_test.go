@@ -14,8 +14,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // The suite always runs on the Swarm in memory. It runs on a real one too where WAGGLE_SWARM_DOCKER_HOST names the
-// socket of a manager's engine; WAGGLE_SWARM_IMAGE is then an image that its nodes have and that serves HTTP on port
-// 8080, and the overlay waggle-functions exists. The end-to-end tests set both.
+// socket of a manager's engine and WAGGLE_SWARM_CONTROL_SOCKET its other one; WAGGLE_SWARM_IMAGE is then an image that
+// its nodes have and that serves HTTP on port 8080, and the overlay waggle-functions exists. The end-to-end tests set them.
 func TestConformance(t *testing.T) {
 	for name, target := range targets(t) {
 		t.Run(name, func(t *testing.T) { swarmtest.Run(t, target) })
@@ -45,7 +45,7 @@ func targets(t *testing.T) map[string]swarmtest.Target {
 	engine := swarmtest.NewEngine("waggle-functions")
 	engine.AddImage("ours/function:1", "sha256:1")
 	targets := map[string]swarmtest.Target{
-		"memory": {Docker: engine, Network: "waggle-functions", Image: "ours/function:1", Patience: 10 * time.Second},
+		"memory": {Docker: engine, TaskEvents: engine, Network: "waggle-functions", Image: "ours/function:1", Patience: 10 * time.Second},
 	}
 	if host := os.Getenv("WAGGLE_SWARM_DOCKER_HOST"); host != "" {
 		docker, err := swarm.Connect(host)
@@ -53,11 +53,12 @@ func targets(t *testing.T) map[string]swarmtest.Target {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { docker.Close() })
-		image := os.Getenv("WAGGLE_SWARM_IMAGE")
-		if image == "" {
-			t.Fatal("WAGGLE_SWARM_DOCKER_HOST is set but WAGGLE_SWARM_IMAGE is not")
+		image, control := os.Getenv("WAGGLE_SWARM_IMAGE"), os.Getenv("WAGGLE_SWARM_CONTROL_SOCKET")
+		if image == "" || control == "" {
+			t.Fatal("WAGGLE_SWARM_DOCKER_HOST is set but WAGGLE_SWARM_IMAGE or WAGGLE_SWARM_CONTROL_SOCKET is not")
 		}
-		targets["swarm"] = swarmtest.Target{Docker: docker, Network: "waggle-functions", Image: image, Patience: 90 * time.Second}
+		targets["swarm"] = swarmtest.Target{Docker: docker, TaskEvents: swarm.ControlSocket(control), Network: "waggle-functions",
+			Image: image, Patience: 90 * time.Second}
 	}
 	return targets
 }

@@ -58,6 +58,15 @@ type EngineAPI interface {
 	DistributionInspect(ctx context.Context, image string, options client.DistributionInspectOptions) (client.DistributionInspectResult, error)
 }
 
+// TaskEvents tells of changes of tasks, of which Docker's API sends no events. [ControlSocket] does, and so does the
+// cluster in memory.
+type TaskEvents interface {
+	// FollowTasks calls begun as soon as no later change will be missed, then changed with the id of its service for each
+	// task that was created, changed or removed. It returns when ctx or the stream ends, and never without an error. The
+	// functions must not block; no two of their calls overlap, and none comes after the return.
+	FollowTasks(ctx context.Context, begun func(), changed func(service string)) error
+}
+
 // Connect returns a client of the engine at host, such as unix:///var/run/docker.sock; "" means what the usual DOCKER_*
 // variables say. Nothing is dialled yet: the version of the API is agreed with the engine on first use, so that
 // engines from 20.10 (API 1.41) on serve, and an engine that is down now may come later.

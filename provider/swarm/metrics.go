@@ -13,6 +13,7 @@ type watchMetrics struct {
 	revision  prometheus.Gauge
 	failures  prometheus.Counter
 	look      prometheus.Histogram
+	events    prometheus.Gauge
 }
 
 func newWatchMetrics(registerer prometheus.Registerer) watchMetrics {
@@ -25,9 +26,11 @@ func newWatchMetrics(registerer prometheus.Registerer) watchMetrics {
 			Help: "Times that watching Docker was interrupted."}),
 		look: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "provider_watch_look_seconds",
 			Help: "Time Docker took to list all tasks.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 12)}),
+		events: prometheus.NewGauge(prometheus.GaugeOpts{Name: "provider_watch_task_events",
+			Help: "1 while events tell of changes of tasks, 0 while only looking at them does."}),
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.functions, m.replicas, m.revision, m.failures, m.look)
+		registerer.MustRegister(m.functions, m.replicas, m.revision, m.failures, m.look, m.events)
 	}
 	return m
 }

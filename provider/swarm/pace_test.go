@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// looks gives the times, from the start, of all looks within so long, each of which takes cost. At what it finds calm or
-// a move is up to found.
-func looks(within, cost time.Duration, found func(p *pace, now time.Time) (calm bool)) []time.Duration {
+// looks gives the times, from the start, of all looks within so long, each of which takes cost; told says whether events
+// tell of tasks. At what it finds calm or a move is up to found.
+func looks(told bool, within, cost time.Duration, found func(p *pace, now time.Time) (calm bool)) []time.Duration {
 	start := time.Unix(1e9, 0)
 	var p pace
 	var at []time.Duration
@@ -16,7 +16,7 @@ func looks(within, cost time.Duration, found func(p *pace, now time.Time) (calm 
 		at = append(at, now.Sub(start))
 		p.looking(now)
 		now = now.Add(cost)
-		p.looked(now, found(&p, now))
+		p.looked(now, found(&p, now), told)
 	}
 	return at
 }
@@ -36,26 +36,29 @@ func TestPace(t *testing.T) {
 		return false
 	}
 	for name, test := range map[string]struct {
+		told         bool
 		within, cost time.Duration
 		found        func(*pace, time.Time) bool
 		want         []time.Duration
 	}{
-		"calm":                      {2 * time.Second, 0, func(*pace, time.Time) bool { return true }, ms(0, 800, 1600)},
-		"something moves":           {time.Second, 0, movesOnce, ms(0, 50, 150, 350, 550, 750, 950)},
-		"it goes on moving":         {200 * time.Millisecond, 0, func(p *pace, now time.Time) bool { p.moved(now); return false }, ms(0, 50, 100, 150, 200)},
-		"looking is expensive":      {time.Second, 100 * time.Millisecond, movesOnce, ms(0, 300, 600, 900)},
-		"looking is very expensive": {4 * time.Second, time.Second, movesOnce, ms(0, 1800, 3600)},
+		"calm":                      {false, 2 * time.Second, 0, func(*pace, time.Time) bool { return true }, ms(0, 800, 1600)},
+		"something moves":           {false, time.Second, 0, movesOnce, ms(0, 50, 150, 350, 550, 750, 950)},
+		"it goes on moving":         {false, 200 * time.Millisecond, 0, func(p *pace, now time.Time) bool { p.moved(now); return false }, ms(0, 50, 100, 150, 200)},
+		"looking is expensive":      {false, time.Second, 100 * time.Millisecond, movesOnce, ms(0, 300, 600, 900)},
+		"looking is very expensive": {false, 4 * time.Second, time.Second, movesOnce, ms(0, 1800, 3600)},
+		"calm, told by events":      {true, 11 * time.Second, 0, func(*pace, time.Time) bool { return true }, ms(0, 5000, 10_000)},
+		"moves, told by events":     {true, 3 * time.Second, 0, movesOnce, ms(0, 800, 1600, 2400)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := looks(test.within, test.cost, test.found); !slices.Equal(got, test.want) {
+			if got := looks(test.told, test.within, test.cost, test.found); !slices.Equal(got, test.want) {
 				t.Errorf("looked at %v, want %v", got, test.want)
 			}
 		})
 	}
 	t.Run("what cannot be placed is not looked at for ever", func(t *testing.T) {
 		t.Parallel()
-		all := looks(time.Minute, 0, movesOnce)
+		all := looks(false, time.Minute, 0, movesOnce)
 		if last := all[len(all)-1] - all[len(all)-2]; last != lookCalm {
 			t.Errorf("after a minute without a move the looks are %s apart, want %s", last, lookCalm)
 		}
@@ -67,7 +70,7 @@ func TestPaceHastens(t *testing.T) {
 	start := time.Unix(1e9, 0)
 	var p pace
 	p.looking(start)
-	p.looked(start.Add(100*time.Millisecond), true)
+	p.looked(start.Add(100*time.Millisecond), true, false)
 	p.stir(start.Add(110 * time.Millisecond))
 	if got, want := p.due.Sub(start), 300*time.Millisecond; got != want {
 		t.Errorf("a look that took 100 ms is followed by one at %s, want %s", got, want)

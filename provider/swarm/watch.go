@@ -41,6 +41,8 @@ type WatcherConfig struct {
 	// Cluster and Publisher are required.
 	Cluster   *Cluster
 	Publisher Publisher
+	// TaskEvents tells when to look at tasks; nil means that they are only looked at again and again.
+	TaskEvents TaskEvents
 	// Registerer takes the watcher's metrics; nil keeps none.
 	Registerer prometheus.Registerer
 	// Logger defaults to the cluster's.
@@ -53,6 +55,7 @@ type Watcher struct {
 	publisher Publisher
 	logger    *slog.Logger
 	metrics   watchMetrics
+	follower  *follower
 
 	view    view
 	table   feed.Table
@@ -73,9 +76,10 @@ func NewWatcher(config WatcherConfig) (*Watcher, error) {
 	if config.Logger == nil {
 		config.Logger = config.Cluster.cfg.Logger
 	}
+	metrics := newWatchMetrics(config.Registerer)
 	return &Watcher{
-		cluster: config.Cluster, publisher: config.Publisher, logger: config.Logger,
-		metrics: newWatchMetrics(config.Registerer),
+		cluster: config.Cluster, publisher: config.Publisher, logger: config.Logger, metrics: metrics,
+		follower: &follower{events: config.TaskEvents, logger: config.Logger, gauge: metrics.events, heard: make(chan struct{}, 1)},
 		// A new epoch for each process: its revisions start again.
 		table: feed.Table{Epoch: rand.Text()},
 	}, nil
@@ -86,6 +90,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 	// Completing changes waits for those under way, which must not hold up the table.
 	var group sync.WaitGroup
 	group.Go(func() { w.reconcile(ctx) })
+	// Losing task events ends no session, and the end of a session does not lose them.
+	group.Go(func() { w.follower.run(ctx) })
 	defer group.Wait()
 
 	wait := minRetryWait
@@ -127,7 +133,7 @@ func (w *Watcher) reconcile(ctx context.Context) {
 }
 
 // watchedEvents are what may change the table. Of containers there are only those of this engine's own node: a hint that
-// comes sooner than the next look, where there is one.
+// comes sooner than the next look, where there is one and no task events do.
 func watchedEvents() client.Filters {
 	return make(client.Filters).
 		Add("type", string(events.ServiceEventType), string(events.NodeEventType), string(events.ContainerEventType)).
@@ -149,7 +155,7 @@ func (w *Watcher) session(ctx context.Context) error {
 	if err := w.relist(ctx); err != nil {
 		return err
 	}
-	w.pace.looked(time.Now(), w.calm)
+	w.looked()
 	timer := time.NewTimer(time.Until(w.pace.due))
 	defer timer.Stop()
 	for {
@@ -169,11 +175,15 @@ func (w *Watcher) session(ctx context.Context) error {
 		case <-w.cluster.changed:
 			w.suspicious = true
 			w.pace.stir(time.Now())
+		case <-w.follower.heard:
+			w.follower.hear()
+			w.calm = false
+			w.pace.stir(time.Now())
 		case <-timer.C:
 			if err := w.turn(ctx); err != nil {
 				return err
 			}
-			w.pace.looked(time.Now(), w.calm)
+			w.looked()
 		}
 		timer.Reset(time.Until(w.pace.due))
 	}
@@ -182,11 +192,18 @@ func (w *Watcher) session(ctx context.Context) error {
 // turn reads as much as there is reason to.
 func (w *Watcher) turn(ctx context.Context) error {
 	w.pace.looking(time.Now())
-	if w.suspicious || time.Since(w.listed) >= relistEvery {
-		return w.relist(ctx)
+	read, suspicious, before := w.look, w.suspicious, w.table.Revision
+	if suspicious || time.Since(w.listed) >= relistEvery {
+		read = w.relist
 	}
-	return w.look(ctx)
+	if err := read(ctx); err != nil {
+		return err
+	}
+	w.follower.judge(time.Now(), !suspicious && w.table.Revision != before)
+	return nil
 }
+
+func (w *Watcher) looked() { w.pace.looked(time.Now(), w.calm, w.follower.following.Load()) }
 
 // cmpErr gives the closing of a channel without an error a name.
 func cmpErr(err error) error {
@@ -209,6 +226,12 @@ func (w *Watcher) relist(ctx context.Context) error {
 		return dockerError("listing nodes", err)
 	}
 	w.view.services, w.view.down = services, downNodes(nodes.Items)
+	ours := make(map[string]bool, len(services))
+	for _, service := range services {
+		ours[service.ID] = true
+	}
+	// Before tasks are listed: an event that is not ours yet is of a change that the list has.
+	w.follower.ours.Store(&ours)
 	w.listed, w.suspicious, w.calm = time.Now(), false, false
 	return w.look(ctx)
 }
@@ -251,10 +274,7 @@ func (w *Watcher) readTasks(ctx context.Context, filters client.Filters) error {
 		return dockerError("listing replicas", err)
 	}
 	w.metrics.look.Observe(time.Since(started).Seconds())
-	ours := make(map[string]bool, len(w.view.services))
-	for _, service := range w.view.services {
-		ours[service.ID] = true
-	}
+	ours := *w.follower.ours.Load()
 	w.view.tasks = w.view.tasks[:0]
 	for _, task := range result.Items {
 		if ours[task.ServiceID] && live(task.Status.State) {

@@ -64,13 +64,26 @@ func newCluster(t testing.TB) (*swarmtest.Engine, *swarm.Cluster) {
 	return engine, cluster
 }
 
-// watched runs a test in a bubble of its own time, beside a watcher.
+// watched runs a test in a bubble of its own time, beside a watcher: with task events and without.
 func watched(t *testing.T, test func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications)) {
 	t.Parallel()
+	for name, told := range map[string]bool{"task events": true, "looks alone": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, told, test)
+		})
+	}
+}
+
+func bubble(t *testing.T, told bool, test func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications)) {
 	synctest.Test(t, func(t *testing.T) {
 		engine, cluster := newCluster(t)
 		seen := &publications{}
-		watcher, err := swarm.NewWatcher(swarm.WatcherConfig{Cluster: cluster, Publisher: seen})
+		config := swarm.WatcherConfig{Cluster: cluster, Publisher: seen}
+		if told {
+			config.TaskEvents = engine
+		}
+		watcher, err := swarm.NewWatcher(config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,7 +175,7 @@ func crash(engine *swarmtest.Engine, seen *publications) {
 	})
 }
 
-// TestWatcherSeesACrashInCalmTimes has nothing but the looks at tasks to notice: of another node there is no event.
+// TestWatcherSeesACrashInCalmTimes is of another node, of whose containers there is no event.
 func TestWatcherSeesACrashInCalmTimes(t *testing.T) {
 	watched(t, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
 		engine.Elsewhere()

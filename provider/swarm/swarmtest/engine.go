@@ -9,7 +9,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -36,9 +35,14 @@ type Engine struct {
 	remote   map[string]remoteImage
 	logs     map[string]*taskLog
 	watchers map[chan events.Message]bool
-	held     bool
-	slow     bool
-	away     bool
+	// followers are streams of task events; mute means that there are none to be had, stalled that they tell of nothing.
+	followers     map[*follower]bool
+	mute, stalled bool
+	// lists counts how often tasks were listed.
+	lists int
+	held  bool
+	slow  bool
+	away  bool
 	// host is the node on which further tasks start.
 	host   string
 	rivals int
@@ -52,7 +56,7 @@ func NewEngine(network string) *Engine {
 	return &Engine{
 		services: map[string]swarm.Service{}, tasks: map[string]swarm.Task{}, secrets: map[string]swarm.Secret{},
 		configs: map[string]swarm.Config{}, images: map[string]string{}, pulled: map[string][]string{}, remote: map[string]remoteImage{}, logs: map[string]*taskLog{},
-		watchers: map[chan events.Message]bool{}, network: network, host: "node1",
+		watchers: map[chan events.Message]bool{}, followers: map[*follower]bool{}, network: network, host: "node1",
 		nodes: []swarm.Node{{ID: "node1", Status: swarm.NodeStatus{State: swarm.NodeStateReady}}},
 	}
 }
@@ -120,7 +124,7 @@ func (e *Engine) Settle() {
 	for id, task := range e.tasks {
 		if task := settled(task); task.Status.State != e.tasks[id].Status.State {
 			e.tellContainer(task)
-			e.tasks[id] = task
+			e.putTask(task)
 		}
 	}
 }
@@ -135,7 +139,7 @@ func (e *Engine) SetAway(away bool) {
 	}
 }
 
-// DropEvents ends all event streams, as an engine that restarts does.
+// DropEvents ends all event streams, those of tasks too, as an engine that restarts does.
 func (e *Engine) DropEvents() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -147,6 +151,7 @@ func (e *Engine) dropWatchers() {
 		close(watcher)
 		delete(e.watchers, watcher)
 	}
+	e.dropFollowers()
 }
 
 // Interfere makes the next n updates of services find that somebody else was faster.
@@ -435,7 +440,11 @@ func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRem
 		return client.ServiceRemoveResult{}, fmt.Errorf("service %s: %w", id, errdefs.ErrNotFound)
 	}
 	delete(e.services, id)
-	maps.DeleteFunc(e.tasks, func(_ string, t swarm.Task) bool { return t.ServiceID == id })
+	for name, task := range e.tasks {
+		if task.ServiceID == id {
+			e.dropTask(name)
+		}
+	}
 	e.tell(events.ServiceEventType, id)
 	return client.ServiceRemoveResult{}, e.after("ServiceRemove")
 }

@@ -26,6 +26,8 @@ import (
 // Target is a Swarm to run the suite against.
 type Target struct {
 	Docker swarm.Docker
+	// TaskEvents are the same Swarm's.
+	TaskEvents swarm.TaskEvents
 	// Network is an overlay for functions, Image an image that all nodes have and that serves HTTP on port 8080.
 	Network, Image string
 	// Patience is how long a state may take to be reached.
@@ -46,6 +48,7 @@ func Run(t *testing.T, target Target) {
 		"concurrent writers all succeed":                   writers,
 		"concurrent writers of a secret all succeed":       secretWriters,
 		"the table follows replicas":                       table,
+		"events tell of every change of tasks":             taskEvents,
 		"logs of an unknown function are an error":         unknownLogs,
 		"wake starts a sleeping function and nothing else": wake,
 	} {
@@ -468,7 +471,7 @@ func (b *board) function(name string) (feed.Function, bool) {
 
 func table(t *testing.T, b *bench) {
 	var published board
-	watcher, err := swarm.NewWatcher(swarm.WatcherConfig{Cluster: b.Cluster, Publisher: &published})
+	watcher, err := swarm.NewWatcher(swarm.WatcherConfig{Cluster: b.Cluster, Publisher: &published, TaskEvents: b.TaskEvents})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -507,6 +510,56 @@ func table(t *testing.T, b *bench) {
 		_, found := published.function(d.Service)
 		return !found
 	})
+}
+
+func taskEvents(t *testing.T, b *bench) {
+	var mu sync.Mutex
+	events := map[string]int{}
+	count := func(service string) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return events[service]
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	begun, over := make(chan struct{}), make(chan error, 1)
+	go func() {
+		over <- b.TaskEvents.FollowTasks(ctx, func() { close(begun) }, func(service string) {
+			mu.Lock()
+			defer mu.Unlock()
+			events[service]++
+		})
+	}()
+	select {
+	case <-begun:
+	case err := <-over:
+		t.Fatalf("FollowTasks: %v", err)
+	case <-time.After(b.Patience):
+		t.Fatal("FollowTasks does not begin")
+	}
+	d := b.function(t, "told")
+	b.deploy(t, d)
+	b.reached(t, "the replica is available", func() bool { return b.status(t, "", d.Service).AvailableReplicas == 1 })
+	found, err := b.Docker.ServiceList(t.Context(), client.ServiceListOptions{Filters: make(client.Filters).Add("label", "com.openfaas.function="+d.Service)})
+	if err != nil || len(found.Items) != 1 {
+		t.Fatalf("listing the service: %v, %v", found.Items, err)
+	}
+	service := found.Items[0].ID
+	b.reached(t, "an event of the new function", func() bool { return count(service) > 0 })
+	before := count(service)
+	if err := b.Scale(t.Context(), "", d.Service, 2); err != nil {
+		t.Fatal(err)
+	}
+	b.reached(t, "an event of scaling", func() bool { return count(service) > before })
+	b.reached(t, "two replicas are available", func() bool { return b.status(t, "", d.Service).AvailableReplicas == 2 })
+	before = count(service)
+	if err := b.Delete(t.Context(), "", d.Service); err != nil {
+		t.Fatal(err)
+	}
+	b.reached(t, "an event of the removal", func() bool { return count(service) > before })
+	cancel()
+	if err := <-over; !errors.Is(err, context.Canceled) {
+		t.Errorf("FollowTasks: %v, want that its context ended", err)
+	}
 }
 
 func unknownLogs(t *testing.T, b *bench) {

@@ -57,7 +57,7 @@ func (e *Engine) trim(service string) {
 		slices.Sort(ids)
 		for _, id := range ids[:max(len(ids)-history, 0)] {
 			if e.tasks[id].Status.State == swarm.TaskStateShutdown {
-				delete(e.tasks, id)
+				e.dropTask(id)
 			}
 		}
 	}
@@ -78,7 +78,7 @@ func (e *Engine) start(service swarm.Service, slot int) {
 	if !e.held {
 		task = settled(task)
 	}
-	e.tasks[task.ID] = task
+	e.putTask(task)
 }
 
 func (e *Engine) stop(id string) {
@@ -87,7 +87,7 @@ func (e *Engine) stop(id string) {
 	if !e.held {
 		task = settled(task)
 	}
-	e.tasks[id] = task
+	e.putTask(task)
 }
 
 func settled(task swarm.Task) swarm.Task {
@@ -107,6 +107,7 @@ func (e *Engine) TaskList(_ context.Context, options client.TaskListOptions) (cl
 	if err := e.answers(); err != nil {
 		return client.TaskListResult{}, err
 	}
+	e.lists++
 	for id := range options.Filters["service"] {
 		if _, found := e.services[id]; !found {
 			return client.TaskListResult{}, fmt.Errorf("service %s not found: %w", id, errdefs.ErrNotFound)
@@ -134,7 +135,7 @@ func (e *Engine) SetTask(id string, change func(*swarm.Task)) {
 	task := e.tasks[id]
 	change(&task)
 	e.tellContainer(task)
-	e.tasks[id] = task
+	e.putTask(task)
 }
 
 // tellContainer sends the event of a container on this engine, with the labels that it has.

@@ -1,0 +1,131 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// minFollowWait and maxFollowWait bound the wait between attempts at a stream of task events: looks do without it.
+const (
+	minFollowWait = time.Second
+	maxFollowWait = 30 * time.Second
+)
+
+var errSilent = errors.New("a replica changed of which no event told")
+
+// follower keeps a stream of task events open beside the watcher's sessions, and wakes the watcher.
+type follower struct {
+	// events is nil if there are none.
+	events TaskEvents
+	logger *slog.Logger
+	gauge  prometheus.Gauge
+	// ours are the ids of functions' services, as last listed: what happens to tasks of others is no reason to look. A
+	// service that is not listed yet has an event of its own, after which tasks are read.
+	ours atomic.Pointer[map[string]bool]
+	// heard is filled when a task of ours has changed, and when the stream has begun or ended.
+	heard chan struct{}
+	// following is true while every change of a task is told of, or should be.
+	following atomic.Bool
+	// cut ends the newest stream.
+	cut atomic.Pointer[context.CancelCauseFunc]
+
+	// told and missed are the watcher's loop's own: whether an event came since the last look, and when a look found
+	// a change of which none had told, zero if none did.
+	told   bool
+	missed time.Time
+}
+
+// run follows until ctx ends.
+func (f *follower) run(ctx context.Context) {
+	if f.events == nil {
+		return
+	}
+	wait := minFollowWait
+	for first := true; ; first = false {
+		begun, told, err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		switch {
+		case begun:
+			f.logger.Warn("task events are lost, tasks are looked at more often instead", "error", err)
+		case first:
+			f.logger.Info("task events are not to be had, tasks are looked at more often instead", "error", err)
+		default:
+			f.logger.Debug("task events are still not to be had", "error", err)
+		}
+		if told {
+			wait = minFollowWait
+		}
+		if pause(ctx, wait) != nil {
+			return
+		}
+		wait = min(2*wait, maxFollowWait)
+	}
+}
+
+// follow takes one stream to its end and says whether it had begun and told of anything of ours.
+func (f *follower) follow(ctx context.Context) (begun, told bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	f.cut.Store(&cancel)
+	err = f.events.FollowTasks(ctx, func() {
+		begun = true
+		f.logger.Info("task events are followed")
+		f.set(true)
+	}, func(service string) {
+		if ours := f.ours.Load(); ours != nil && (*ours)[service] {
+			told = true
+			f.wake()
+		}
+	})
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if begun {
+		f.set(false)
+	}
+	return begun, told, err
+}
+
+// set notes whether changes are told of. Either way it is time for a look: for what came before the stream, or at its end.
+func (f *follower) set(following bool) {
+	f.following.Store(following)
+	if following {
+		f.gauge.Set(1)
+	} else {
+		f.gauge.Set(0)
+	}
+	f.wake()
+}
+
+func (f *follower) wake() {
+	select {
+	case f.heard <- struct{}{}:
+	default:
+	}
+}
+
+// hear notes, in the watcher's loop, that heard was filled.
+func (f *follower) hear() { f.told, f.missed = true, time.Time{} }
+
+// judge is called after each look with whether it found a change for which nothing but tasks was suspected. A stream that did not tell of it, before or
+// soon after, has stalled or is of another Swarm: it is cut.
+func (f *follower) judge(now time.Time, found bool) {
+	told := f.told
+	f.told = false
+	switch {
+	case told || len(f.heard) > 0 || !f.following.Load():
+		f.missed = time.Time{}
+	case !f.missed.IsZero() && now.Sub(f.missed) >= lookCalm:
+		f.missed = time.Time{}
+		(*f.cut.Load())(errSilent)
+	case found && f.missed.IsZero():
+		f.missed = now
+	}
+}
