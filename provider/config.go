@@ -55,6 +55,8 @@ type config struct {
 	// AllowedNetworks and AllowedVolumes are what annotations may name, comma separated.
 	AllowedNetworks []string `envconfig:"allowed_networks"`
 	AllowedVolumes  []string `envconfig:"allowed_volumes"`
+	// SwarmControlSocket is the engine's other socket, where changes of tasks are told of; set but empty, it is not used.
+	SwarmControlSocket string `envconfig:"swarm_control_socket" default:"/var/run/docker/swarm/control.sock"`
 	// RegistryConfig is a Docker config.json with credentials of private registries; one that is missing holds none.
 	RegistryConfig string `envconfig:"registry_config" default:"/run/secrets/registry-config"`
 }

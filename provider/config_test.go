@@ -24,8 +24,10 @@ func TestLoadConfig(t *testing.T) {
 		wrong string
 	}{
 		"defaults": {nil, func(c config) bool {
-			return c.Port == 8081 && c.BasicAuth && c.FunctionUser == "12000:12000" && c.Role == roleProvider
+			return c.Port == 8081 && c.BasicAuth && c.FunctionUser == "12000:12000" && c.Role == roleProvider &&
+				c.SwarmControlSocket == "/var/run/docker/swarm/control.sock"
 		}, ""},
+		"no control socket": {map[string]string{"swarm_control_socket": ""}, func(c config) bool { return c.SwarmControlSocket == "" }, ""},
 		"seconds":           {map[string]string{"read_timeout": "90"}, func(c config) bool { return time.Duration(c.ReadTimeout) == 90*time.Second }, ""},
 		"duration":          {map[string]string{"read_timeout": "1m30s"}, func(c config) bool { return time.Duration(c.ReadTimeout) == 90*time.Second }, ""},
 		"images' own user":  {map[string]string{"function_user": ""}, func(c config) bool { return c.FunctionUser == "" }, ""},

@@ -96,7 +96,13 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	watcher, err := swarm.NewWatcher(swarm.WatcherConfig{Cluster: cluster, Publisher: hub, Registerer: registry, Logger: logger})
+	var events swarm.TaskEvents
+	if c.SwarmControlSocket != "" {
+		events = swarm.ControlSocket(c.SwarmControlSocket)
+	}
+	watcher, err := swarm.NewWatcher(swarm.WatcherConfig{
+		Cluster: cluster, Publisher: hub, TaskEvents: events, Registerer: registry, Logger: logger,
+	})
 	if err != nil {
 		return err
 	}
