@@ -196,7 +196,8 @@ func (l *lab) start(t *testing.T, cut *cutter, env ...string) *child {
 	}
 	port := freePort(t)
 	c := &child{url: "http://127.0.0.1:" + port, process: exec.Command(l.binary), cutter: cut, stderr: &bytes.Buffer{}, over: make(chan struct{})}
-	c.process.Env = append([]string{"role=provider", "basic_auth=false", "port=" + port, "DOCKER_HOST=" + host}, env...)
+	// The control socket's usual path would lead to this machine's own Swarm.
+	c.process.Env = append([]string{"role=provider", "basic_auth=false", "port=" + port, "DOCKER_HOST=" + host, "swarm_control_socket="}, env...)
 	c.process.Stderr = c.stderr
 	if err := c.process.Start(); err != nil {
 		t.Fatal(err)

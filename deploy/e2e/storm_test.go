@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -22,13 +23,23 @@ import (
 	"waggle/deploy/docker"
 )
 
-// testConformance runs the suite that the Swarm in memory passes on this Swarm: what unit tests rely on is so.
+// testConformance runs the suite that the Swarm in memory passes on this Swarm: what unit tests rely on is so. It runs on
+// the manager's node, where the engine's control socket is.
 func (p *project) testConformance(t *testing.T) {
-	command := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-v", "-run", "^TestConformance$/^swarm$", "waggle/provider/swarm")
-	command.Env = append(os.Environ(), "WAGGLE_SWARM_DOCKER_HOST="+p.target.Manager.Host, "WAGGLE_SWARM_IMAGE="+p.image)
-	out, err := command.CombinedOutput()
+	file, node, there := filepath.Join(t.TempDir(), "swarm.test"), p.cluster.Nodes[0].Container, "/usr/local/bin/swarm.test"
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", file, "waggle/provider/swarm")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the conformance suite: %v\n%s", err, out)
+	}
+	if _, err := (docker.Engine{}).Run(t.Context(), "cp", file, node+":"+there); err != nil {
+		t.Fatal(err)
+	}
+	out, err := docker.Engine{}.Run(t.Context(), "exec", "--workdir=/tmp", "--env=WAGGLE_SWARM_DOCKER_HOST=unix:///var/run/docker.sock",
+		"--env=WAGGLE_SWARM_CONTROL_SOCKET=/var/run/docker/swarm/control.sock", "--env=WAGGLE_SWARM_IMAGE="+p.image,
+		node, there, "-test.v", "-test.run", "^TestConformance$/^swarm$")
 	t.Logf("%s", out)
-	if err != nil || !strings.Contains(string(out), "--- PASS: TestConformance/swarm") {
+	if err != nil || !strings.Contains(out, "--- PASS: TestConformance/swarm") {
 		t.Fatalf("the conformance suite on the real Swarm: %v", err)
 	}
 	p.onlyOurs(t, "results", "vote")
