@@ -121,10 +121,11 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkReturned(t, d, status)
-			table, skipped := c.functions(view{services: []swarm.Service{service}, tasks: tasks})
+			declared, skipped := declare([]swarm.Service{service})
 			if len(skipped) > 0 {
 				t.Fatalf("skipped %v", skipped)
 			}
+			table := c.functions(view{declared: declared, tasks: map[string][]swarm.Task{service.ID: tasks}})
 			compareGolden(t, name, map[string]any{"spec": spec, "status": status, "table": table})
 		})
 	}
@@ -245,7 +246,8 @@ func FuzzDeploymentLabel(f *testing.F) {
 		}
 		broken := sound
 		broken.Labels = map[string]string{labelDeployment: label}
-		table, skipped := c.functions(view{services: []swarm.Service{{ID: "a", Spec: sound}, {ID: "b", Spec: broken}}})
+		declared, skipped := declare([]swarm.Service{{ID: "a", Spec: sound}, {ID: "b", Spec: broken}})
+		table := c.functions(view{declared: declared})
 		if len(table)+len(skipped) != 2 || !slices.ContainsFunc(table, func(f feed.Function) bool { return f.Name == "sound" }) {
 			t.Errorf("%q: table %v, skipped %v", label, table, skipped)
 		}

@@ -14,7 +14,7 @@ const (
 	// longer trusted. At 5 s looks cost a sixth of what they do without events.
 	lookTold = 5 * time.Second
 	// gather lets the events of one change arrive together.
-	gather = 20 * time.Millisecond
+	gather = 5 * time.Millisecond
 	// busyFor is how long after its last move what is under way is followed closely. What takes longer, such as a replica
 	// that no node can take, may take for ever.
 	busyFor = 10 * time.Second

@@ -17,16 +17,24 @@ const functionPort = 8080
 // view is what the watcher has last read of the Swarm.
 type view struct {
 	services []swarm.Service
-	tasks    []swarm.Task
+	// declared is what can be read of the services, in the order of the table.
+	declared []declared
+	// tasks are the live ones of each service, by its id.
+	tasks map[string][]swarm.Task
 	// down holds the ids of nodes that do not answer: Swarm goes on calling their tasks running.
 	down map[string]bool
 }
 
-// functions makes the replica table of a view. It is pure. A service that cannot be read is left out and named in skipped.
-func (c Config) functions(v view) (table []feed.Function, skipped []string) {
-	tasks := byService(v.tasks)
-	table = make([]feed.Function, 0, len(v.services))
-	for _, service := range v.services {
+// declared is a function as its service has it, which changes seldom, apart from its replicas, which change often.
+type declared struct {
+	serviceID string
+	function  feed.Function
+}
+
+// declare reads services. One that cannot be read is left out and named in skipped. It is pure.
+func declare(services []swarm.Service) (list []declared, skipped []string) {
+	list = make([]declared, 0, len(services))
+	for _, service := range services {
 		d, err := deploymentOf(service)
 		if err != nil {
 			skipped = append(skipped, service.Spec.Name)
@@ -37,17 +45,29 @@ func (c Config) functions(v view) (table []feed.Function, skipped []string) {
 			skipped = append(skipped, service.Spec.Name)
 			continue
 		}
-		table = append(table, feed.Function{
+		list = append(list, declared{service.ID, feed.Function{
 			Name: d.Service, Namespace: d.Namespace, Service: service.Spec.Name,
 			Desired: desired(service), Min: w.min, Max: w.max,
 			MaxInflight: w.maxInflight, Idempotent: w.idempotent, HealthPath: w.healthPath, Retry: w.retry,
-			Replicas: c.replicas(tasks[service.ID], v.down),
-		})
+		}})
 	}
-	slices.SortFunc(table, func(a, b feed.Function) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
-	return table, skipped
+	slices.SortFunc(list, func(a, b declared) int { return compareNames(a.function, b.function) })
+	return list, skipped
+}
+
+// compareNames is the order of a table's functions.
+func compareNames(a, b feed.Function) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// functions makes the replica table of a view. It is pure.
+func (c Config) functions(v view) []feed.Function {
+	table := make([]feed.Function, len(v.declared))
+	for i, d := range v.declared {
+		table[i] = d.function
+		table[i].Replicas = c.replicas(v.tasks[d.serviceID], v.down)
+	}
+	return table
 }
 
 func (c Config) replicas(tasks []swarm.Task, down map[string]bool) []feed.Replica {
@@ -94,9 +114,9 @@ func (c Config) address(task swarm.Task) string {
 
 // settled is true when Swarm has nothing left to do for any function: then its tasks need not be looked at so often.
 func (v view) settled() bool {
-	tasks := byService(v.tasks)
 	for _, service := range v.services {
-		if available(tasks[service.ID]) != desired(service) || len(tasks[service.ID]) != int(desired(service)) || (updating(service) && !rolledBack(service)) {
+		tasks := v.tasks[service.ID]
+		if available(tasks) != desired(service) || len(tasks) != int(desired(service)) || (updating(service) && !rolledBack(service)) {
 			return false
 		}
 	}

@@ -225,7 +225,8 @@ func (w *Watcher) relist(ctx context.Context) error {
 	if err != nil {
 		return dockerError("listing nodes", err)
 	}
-	w.view.services, w.view.down = services, downNodes(nodes.Items)
+	w.list(services)
+	w.view.down = downNodes(nodes.Items)
 	ours := make(map[string]bool, len(services))
 	for _, service := range services {
 		ours[service.ID] = true
@@ -234,6 +235,16 @@ func (w *Watcher) relist(ctx context.Context) error {
 	w.follower.ours.Store(&ours)
 	w.listed, w.suspicious, w.calm = time.Now(), false, false
 	return w.look(ctx)
+}
+
+// list takes over services that were read.
+func (w *Watcher) list(services []swarm.Service) {
+	declared, skipped := declare(services)
+	if len(skipped) > 0 && !slices.Equal(skipped, w.skipped) {
+		w.logger.Warn("services that cannot be read are left out of the replica table", "services", skipped)
+	}
+	w.skipped = skipped
+	w.view.services, w.view.declared, w.view.tasks = services, declared, make(map[string][]swarm.Task, len(services))
 }
 
 func downNodes(nodes []swarm.Node) map[string]bool {
@@ -275,10 +286,12 @@ func (w *Watcher) readTasks(ctx context.Context, filters client.Filters) error {
 	}
 	w.metrics.look.Observe(time.Since(started).Seconds())
 	ours := *w.follower.ours.Load()
-	w.view.tasks = w.view.tasks[:0]
+	for service, tasks := range w.view.tasks {
+		w.view.tasks[service] = tasks[:0]
+	}
 	for _, task := range result.Items {
 		if ours[task.ServiceID] && live(task.Status.State) {
-			w.view.tasks = append(w.view.tasks, task)
+			w.view.tasks[task.ServiceID] = append(w.view.tasks[task.ServiceID], task)
 		}
 	}
 	return nil
@@ -296,11 +309,7 @@ func live(state swarm.TaskState) bool {
 
 // publish hands the table on if it differs from the last one.
 func (w *Watcher) publish() {
-	functions, skipped := w.cluster.cfg.functions(w.view)
-	if len(skipped) > 0 && !reflect.DeepEqual(skipped, w.skipped) {
-		w.logger.Warn("services that cannot be read are left out of the replica table", "services", skipped)
-	}
-	w.skipped = skipped
+	functions := w.cluster.cfg.functions(w.view)
 	if w.table.Revision > 0 && reflect.DeepEqual(functions, w.table.Functions) {
 		return
 	}
@@ -310,9 +319,7 @@ func (w *Watcher) publish() {
 	w.pace.moved(time.Now())
 	w.publisher.Publish(w.table)
 	for _, function := range before {
-		if !slices.ContainsFunc(functions, func(f feed.Function) bool {
-			return f.Name == function.Name && f.Namespace == function.Namespace
-		}) {
+		if _, found := slices.BinarySearchFunc(functions, function, compareNames); !found {
 			w.publisher.Forget(function.Name, function.Namespace)
 		}
 	}
