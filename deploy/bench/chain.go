@@ -45,8 +45,7 @@ func (b *bench) measureChain(ctx context.Context, function *process) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, cluster.Delete(context.WithoutCancel(ctx), docker.Engine{}, name)) }()
-	system, err := up.New(up.Config{Target: up.OnCluster(made), Root: ".", StateDir: b.dir, Port: up.DefaultPort, Workers: 1,
-		RedisMaxMemory: "64mb", QueueMaxMemory: "64mb", Out: os.Stderr})
+	system, err := up.New(chainConfig(up.OnCluster(made), ".", b.dir))
 	if err != nil {
 		return err
 	}
@@ -58,6 +57,11 @@ func (b *bench) measureChain(ctx context.Context, function *process) (err error)
 	}
 	c := chain{bench: b, node: made.Nodes[0], system: system, bare: function}
 	return c.run(ctx)
+}
+
+func chainConfig(target up.Target, root, dir string) up.Config {
+	return up.Config{Target: target, Root: root, StateDir: dir, Port: up.DefaultPort, Workers: 1,
+		RedisMaxMemory: "64mb", QueueMaxMemory: "64mb", Out: os.Stderr}
 }
 
 // minChainRun holds its share of what the node does now and then, such as health checks.
