@@ -80,6 +80,27 @@ func TestProtocolErrors(t *testing.T) {
 	}
 }
 
+// TestWindowThatIsFedCrumbs: a client has a response sent byte by byte, each in a frame of its own.
+func TestWindowThatIsFedCrumbs(t *testing.T) {
+	t.Parallel()
+	p := serve(t, echo, wire.Setting{ID: wire.SettingInitialWindowSize, Val: 0})
+	id := p.begin(false, post()...)
+	p.must(p.WriteData(id, true, make([]byte, 4*maxNoise)))
+	for n := 0; n < 2*maxNoise; {
+		switch f := p.skip().(type) {
+		case *wire.MetaHeadersFrame, *wire.DataFrame:
+			p.must(p.WriteWindowUpdate(id, 1))
+			n++
+		case *wire.GoAwayFrame:
+			if n < maxNoise-10 || f.ErrCode != wire.ErrCodeEnhanceYourCalm {
+				t.Errorf("it ends after %d crumbs with %v; want some %d and ENHANCE_YOUR_CALM", n, f.ErrCode, maxNoise)
+			}
+			return
+		}
+	}
+	t.Error("the connection goes on")
+}
+
 // TestStreamsThatNobodyTakes: a gateway that is full is asked again and again, by one client only so often.
 func TestStreamsThatNobodyTakes(t *testing.T) {
 	t.Parallel()

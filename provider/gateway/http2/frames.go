@@ -82,18 +82,28 @@ func (c *Conn) windowUpdate(f *wire.WindowUpdateFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f.StreamID == 0 {
+		shut := c.window <= 0
 		if c.window += int64(f.Increment); c.window > maxWindow {
 			return wire.ConnectionError(wire.ErrCodeFlowControl)
 		}
 		c.wakeNext()
-		return nil
+		return c.fed(shut, f.Increment)
 	}
 	s := c.streams[f.StreamID]
 	if s == nil {
 		return c.closedOrIdle(f.StreamID, nil)
 	}
+	shut := s.window <= 0
 	if !s.widen(int64(f.Increment)) {
 		return wire.StreamError{StreamID: s.id, Code: wire.ErrCodeFlowControl}
+	}
+	return c.fed(shut, f.Increment)
+}
+
+// fed counts a window that was shut and has been given next to nothing.
+func (c *Conn) fed(shut bool, n uint32) error {
+	if shut && n < crumb {
+		return c.noisy()
 	}
 	return nil
 }

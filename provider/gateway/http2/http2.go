@@ -60,6 +60,9 @@ const (
 	// maxNoise bounds the frames a second that ask for work and bring nothing: pings, settings, resets, empty ones.
 	// Browsers cancel a page's worth of requests at once; nobody needs more than that.
 	maxNoise = 1000
+	// crumb bounds what opens a shut window by so little that it is noise as well: the client has a response sent in frames
+	// that are mostly heads (CVE-2019-9511). What a client has read of an open window, however little, it may say.
+	crumb = 256
 	// drainPause is the time between the two GOAWAY frames of a shutdown (RFC 9113 §6.8): longer than a round trip, so
 	// that no request crosses the second.
 	drainPause = time.Second
