@@ -31,11 +31,13 @@ type follower struct {
 	heard chan struct{}
 	// following is true while every change of a task is told of, or should be.
 	following atomic.Bool
+	// doubted is true after a stream was silent about a change, until one tells of something.
+	doubted atomic.Bool
 	// cut ends the newest stream.
 	cut atomic.Pointer[context.CancelCauseFunc]
 
-	// told and missed are the watcher's loop's own: whether an event came since the last look, and when a look found
-	// a change of which none had told, zero if none did.
+	// told and missed are the watcher's loop's own: whether heard was filled since the last look, and when a look found
+	// a change of which no event had told, zero if none did.
 	told   bool
 	missed time.Time
 }
@@ -47,7 +49,8 @@ func (f *follower) run(ctx context.Context) {
 	}
 	wait := minFollowWait
 	for first := true; ; first = false {
-		begun, told, err := f.follow(ctx)
+		started := time.Now()
+		begun, err := f.follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -59,7 +62,7 @@ func (f *follower) run(ctx context.Context) {
 		default:
 			f.logger.Debug("task events are still not to be had", "error", err)
 		}
-		if told {
+		if time.Since(started) > maxFollowWait {
 			wait = minFollowWait
 		}
 		if pause(ctx, wait) != nil {
@@ -69,19 +72,20 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-// follow takes one stream to its end and says whether it had begun and told of anything of ours.
-func (f *follower) follow(ctx context.Context) (begun, told bool, err error) {
+// follow takes one stream to its end and says whether it had begun. One that comes after a silent one is followed, but
+// trusted only once it has told of something: it may lead to another Swarm.
+func (f *follower) follow(ctx context.Context) (begun bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	f.cut.Store(&cancel)
 	err = f.events.FollowTasks(ctx, func() {
 		begun = true
 		f.logger.Info("task events are followed")
-		f.set(true)
+		f.set(!f.doubted.Load())
 	}, func(service string) {
 		if ours := f.ours.Load(); ours != nil && (*ours)[service] {
-			told = true
-			f.wake()
+			f.doubted.Store(false)
+			f.set(true)
 		}
 	})
 	if cause := context.Cause(ctx); cause != nil {
@@ -90,7 +94,7 @@ func (f *follower) follow(ctx context.Context) (begun, told bool, err error) {
 	if begun {
 		f.set(false)
 	}
-	return begun, told, err
+	return begun, err
 }
 
 // set notes whether changes are told of. Either way it is time for a look: for what came before the stream, or at its end.
@@ -111,11 +115,14 @@ func (f *follower) wake() {
 	}
 }
 
-// hear notes, in the watcher's loop, that heard was filled.
+// hear notes, in the watcher's loop, that heard was filled: the stream is not silent.
 func (f *follower) hear() { f.told, f.missed = true, time.Time{} }
 
-// judge is called after each look with whether it found a change for which nothing but tasks was suspected. A stream that did not tell of it, before or
-// soon after, has stalled or is of another Swarm: it is cut.
+// excuse is called in place of judge after a look for which more than tasks was suspected, or read.
+func (f *follower) excuse() { f.told, f.missed = false, time.Time{} }
+
+// judge is called after each look at tasks alone, with whether it found a change. A stream that did not tell of it, before
+// or soon after, has stalled or is of another Swarm: it is cut.
 func (f *follower) judge(now time.Time, found bool) {
 	told := f.told
 	f.told = false
@@ -124,8 +131,12 @@ func (f *follower) judge(now time.Time, found bool) {
 		f.missed = time.Time{}
 	case !f.missed.IsZero() && now.Sub(f.missed) >= lookCalm:
 		f.missed = time.Time{}
+		f.doubted.Store(true)
 		(*f.cut.Load())(errSilent)
 	case found && f.missed.IsZero():
 		f.missed = now
 	}
 }
+
+// trusted is true while an event can be waited for instead of looking.
+func (f *follower) trusted() bool { return f.following.Load() && f.missed.IsZero() }

@@ -18,7 +18,7 @@ func followed(t *testing.T, test func(t *testing.T, engine *swarmtest.Engine, se
 	bubble(t, true, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
 		engine.Elsewhere()
 		deploy(t, cluster, "fn", 2)
-		within(t, time.Minute)
+		within(t, time.Minute+time.Second) // between two looks
 		wantStates(t, seen, "fn", feed.Ready, feed.Ready)
 		test(t, engine, seen)
 	})
@@ -137,9 +137,30 @@ func TestAStalledStreamIsNotTrusted(t *testing.T) {
 		setFirst(engine, seen, mobyswarm.TaskStateRunning)
 		within(t, aSecond)
 		wantStates(t, seen, "fn", feed.Ready, feed.Ready)
+		// The streams that are opened from here on are as silent, and nobody waits for what they tell.
+		for range 10 {
+			within(t, 37*time.Second)
+			wantMove(t, engine, seen, aSecond)
+		}
 		engine.StallTasks(false)
 		within(t, time.Minute)
+		wantMove(t, engine, seen, aSecond) // tells that changes are told of again
 		wantMove(t, engine, seen, soon)
+	})
+}
+
+// TestALostEventOfANodeIsNotTheStreamsFault: what the list after it finds is not held against the stream.
+func TestALostEventOfANodeIsNotTheStreamsFault(t *testing.T) {
+	followed(t, func(t *testing.T, engine *swarmtest.Engine, seen *publications) {
+		before := engine.Followed()
+		engine.LoseNode()
+		within(t, time.Minute)
+		if got := len(seen.newest().Functions[0].Replicas); got != 0 {
+			t.Errorf("%d replicas on a node that is down", got)
+		}
+		if n := engine.Followed(); n != before {
+			t.Errorf("the stream was opened %d times more", n-before)
+		}
 	})
 }
 

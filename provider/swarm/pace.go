@@ -10,8 +10,8 @@ const (
 	lookBusy = 200 * time.Millisecond
 	lookSoon = 50 * time.Millisecond
 	// lookTold lies between two looks at rest while events tell of tasks, and lookCalm between two while something is under
-	// way. They find nothing new unless the stream has silently stalled, which costs a table 5 s, once: then it is no
-	// longer trusted. At 5 s looks cost a sixth of what they do without events.
+	// way. They find nothing new unless the stream has silently stalled, which costs a table 5 s, once: then streams are
+	// not trusted until one tells of something. At 5 s looks cost a sixth of what they do without events.
 	lookTold = 5 * time.Second
 	// gather lets the events of one change arrive together.
 	gather = 5 * time.Millisecond

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -19,11 +20,14 @@ import (
 
 const (
 	// beginTimeout is how long a manager may take to begin the stream; it does so at once.
-	beginTimeout = 10 * time.Second
+	beginTimeout = 30 * time.Second
 	// grpcHeader is what gRPC puts before each message: a byte for its compression, and its length, big-endian.
 	grpcHeader = 5
-	// maxMessage bounds one message, which holds what one transaction changed; it is swarmkit's own GRPCMaxMsgSize.
-	maxMessage = 128 << 20
+	// maxMessage bounds one message, which holds what one transaction changed, and all tasks at once if a manager takes
+	// over another's state: some 10,000 of them. The stream ends at a longer one, and is opened again behind it.
+	maxMessage = 32 << 20
+	// keptMessage bounds what is kept of one message's room for the next.
+	keptMessage = 1 << 20
 )
 
 // taskService is the way from a WatchMessage to the id of the service of each task that it tells of, by the numbers of
@@ -32,6 +36,8 @@ var taskService = []protowire.Number{1, 2, 4, 4}
 
 // ControlSocket is the path of the socket on which the engine of a manager serves swarmkit's own API. The engine reads
 // its events of services and nodes there; it passes on none of tasks, which are there as well (API Watch, since 17.06).
+// A manager tells what its own store has taken over, while lists come from the leader: where the two differ, an event
+// comes after what it tells of, as a rule.
 //
 // The protocol is gRPC, a POST over HTTP/2 with one message up and many down. What grpc-go has for all the rest of gRPC
 // would make the binary, of which each health check is a process, 1.7 times as large, and swarmkit's package 2.1 times.
@@ -63,10 +69,16 @@ func watch(ctx context.Context, conn net.Conn, begun func(), changed func(servic
 	}
 	request.Header.Set("Content-Type", "application/grpc")
 	request.Header.Set("TE", "trailers")
+	var dialled atomic.Bool
 	var protocols http.Protocols
 	protocols.SetHTTP2(true)
 	transport := &http.Transport{
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			if dialled.Swap(true) {
+				return nil, errors.New("the manager refused the stream") // net/http would try once more
+			}
+			return conn, nil
+		},
 		// Who may open the socket is what protects it. The certificate is the node's own in the Swarm, with a name that
 		// is its id; the engine itself does not check it here either.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a socket of this machine's root, see above
@@ -112,7 +124,9 @@ func readEvents(stream io.Reader, begun func(), changed func(service string)) er
 		if header[0] != 0 || size > maxMessage {
 			return fmt.Errorf("a message of %d bytes with compression %d; want at most %d and none", size, header[0], maxMessage)
 		}
-		message.Reset()
+		if message.Reset(); message.Cap() > keptMessage {
+			message = bytes.Buffer{}
+		}
 		if _, err := io.CopyN(&message, in, int64(size)); err != nil {
 			return fmt.Errorf("the stream ends inside a message: %w", io.ErrUnexpectedEOF)
 		}

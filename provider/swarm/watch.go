@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// relistEvery bounds how long a lost event about a service or node goes unnoticed.
+	// relistEvery bounds how long a lost event about a service or node goes unnoticed, but for the wait for a look.
 	relistEvery = 30 * time.Second
 	// lookTimeout bounds one look; an engine that takes longer is as good as gone.
 	lookTimeout = 10 * time.Second
@@ -192,18 +192,18 @@ func (w *Watcher) session(ctx context.Context) error {
 // turn reads as much as there is reason to.
 func (w *Watcher) turn(ctx context.Context) error {
 	w.pace.looking(time.Now())
-	read, suspicious, before := w.look, w.suspicious, w.table.Revision
-	if suspicious || time.Since(w.listed) >= relistEvery {
-		read = w.relist
+	if w.suspicious || time.Since(w.listed) >= relistEvery {
+		return w.relist(ctx)
 	}
-	if err := read(ctx); err != nil {
+	before := w.table.Revision
+	if err := w.look(ctx); err != nil {
 		return err
 	}
-	w.follower.judge(time.Now(), !suspicious && w.table.Revision != before)
+	w.follower.judge(time.Now(), w.table.Revision != before)
 	return nil
 }
 
-func (w *Watcher) looked() { w.pace.looked(time.Now(), w.calm, w.follower.following.Load()) }
+func (w *Watcher) looked() { w.pace.looked(time.Now(), w.calm, w.follower.trusted()) }
 
 // cmpErr gives the closing of a channel without an error a name.
 func cmpErr(err error) error {
@@ -234,6 +234,7 @@ func (w *Watcher) relist(ctx context.Context) error {
 	// Before tasks are listed: an event that is not ours yet is of a change that the list has.
 	w.follower.ours.Store(&ours)
 	w.listed, w.suspicious, w.calm = time.Now(), false, false
+	w.follower.excuse()
 	return w.look(ctx)
 }
 

@@ -37,6 +37,7 @@ type Engine struct {
 	watchers map[chan events.Message]bool
 	// followers are streams of task events; mute means that there are none to be had, stalled that they tell of nothing.
 	followers     map[*follower]bool
+	followed      int
 	mute, stalled bool
 	// lists counts how often tasks were listed.
 	lists int
@@ -175,6 +176,17 @@ func (e *Engine) SetNodeState(state swarm.NodeState) {
 	defer e.mu.Unlock()
 	e.nodes[0].Status.State = state
 	e.tell(events.NodeEventType, e.nodes[0].ID)
+}
+
+// LoseNode makes the node on which further tasks start stop to answer, of which no event tells.
+func (e *Engine) LoseNode() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, node := range e.nodes {
+		if node.ID == e.host {
+			e.nodes[i].Status.State = swarm.NodeStateDown
+		}
+	}
 }
 
 // KillBefore makes the engine go away just before the next call of this name, KillAfter just after it, without an answer:

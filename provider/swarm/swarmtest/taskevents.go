@@ -37,6 +37,13 @@ func (e *Engine) Followers() int {
 	return len(e.followers)
 }
 
+// Followed is how many there have been.
+func (e *Engine) Followed() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.followed
+}
+
 // TaskLists is how often tasks were listed.
 func (e *Engine) TaskLists() int {
 	e.mu.Lock()
@@ -73,6 +80,7 @@ func (e *Engine) follows(stream *follower, begun func()) error {
 		return errors.New("no such socket")
 	}
 	e.followers[stream] = true
+	e.followed++
 	begun()
 	return nil
 }
