@@ -48,7 +48,8 @@ func run(ctx context.Context, args []string) error {
 		if err := healthcheck(ctx, c); err != nil {
 			return err
 		}
-		return linger(ctx)
+		linger(ctx)
+		return nil
 	}
 	if len(args) > 0 {
 		return fmt.Errorf("argument %q; want none, or -healthcheck: the environment configures it", args[0])

@@ -57,25 +57,30 @@ func healthcheck(ctx context.Context, cfg config) error {
 
 // linger lets a check that passed last for 15 s once the container's process is up for a minute. Each check costs the
 // engine a process, some 50 ms of CPU, and yet the interval between two has to be short while a start waits for one.
-func linger(ctx context.Context) error {
-	first, err := procfs.NewProc(1)
-	if err != nil {
-		return fmt.Errorf("looking for the container's process: %w", err)
-	}
-	stat, err := first.Stat()
-	if err != nil {
-		return fmt.Errorf("reading the container's process: %w", err)
-	}
-	started, err := stat.StartTime()
-	if err != nil {
-		return fmt.Errorf("reading when the container started: %w", err)
-	}
-	if time.Since(time.Unix(int64(started), 0)) < time.Minute {
-		return nil
+// Where the age of the process cannot be told, checks do not last.
+func linger(ctx context.Context) {
+	if age() < time.Minute {
+		return
 	}
 	select {
 	case <-time.After(15 * time.Second):
 	case <-ctx.Done():
 	}
-	return nil
+}
+
+// age is how long the container's process has been up, or 0.
+func age() time.Duration {
+	first, err := procfs.NewProc(1)
+	if err != nil {
+		return 0
+	}
+	stat, err := first.Stat()
+	if err != nil {
+		return 0
+	}
+	started, err := stat.StartTime()
+	if err != nil {
+		return 0
+	}
+	return time.Since(time.Unix(int64(started), 0))
 }

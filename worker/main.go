@@ -49,7 +49,8 @@ func command(ctx context.Context, args []string) error {
 		if err := healthcheck(ctx, cfg); err != nil {
 			return err
 		}
-		return linger(ctx)
+		linger(ctx)
+		return nil
 	case "migrate":
 		return migrate(ctx, cfg)
 	case "retire":
