@@ -83,22 +83,45 @@ func TestProtocolErrors(t *testing.T) {
 // TestWindowThatIsFedCrumbs: a client has a response sent byte by byte, each in a frame of its own.
 func TestWindowThatIsFedCrumbs(t *testing.T) {
 	t.Parallel()
-	p := serve(t, echo, wire.Setting{ID: wire.SettingInitialWindowSize, Val: 0})
-	id := p.begin(false, post()...)
-	p.must(p.WriteData(id, true, make([]byte, 4*maxNoise)))
-	for n := 0; n < 2*maxNoise; {
-		switch f := p.skip().(type) {
-		case *wire.MetaHeadersFrame, *wire.DataFrame:
-			p.must(p.WriteWindowUpdate(id, 1))
-			n++
-		case *wire.GoAwayFrame:
-			if n < maxNoise-10 || f.ErrCode != wire.ErrCodeEnhanceYourCalm {
-				t.Errorf("it ends after %d crumbs with %v; want some %d and ENHANCE_YOUR_CALM", n, f.ErrCode, maxNoise)
+	for name, tc := range map[string]struct {
+		window uint32 // of a stream, at first
+		length int    // of the request's body, which comes back
+		stream bool   // whose window is fed
+	}{
+		"a stream's":     {0, 4 * maxNoise, true},
+		"the connection": {1 << 20, initialWindow + 4*maxNoise, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := serve(t, echo, wire.Setting{ID: wire.SettingInitialWindowSize, Val: tc.window})
+			id := p.begin(false, post()...)
+			for left := tc.length; left > 0; left -= maxFrame {
+				p.must(p.WriteData(id, left <= maxFrame, make([]byte, min(left, maxFrame))))
 			}
-			return
-		}
+			fed := uint32(0)
+			if tc.stream {
+				fed = id
+			}
+			received, n := 0, 0
+			for n < 2*maxNoise {
+				switch f := p.skip().(type) {
+				case *wire.MetaHeadersFrame:
+				case *wire.DataFrame:
+					received += len(f.Data())
+				case *wire.GoAwayFrame:
+					if n < maxNoise-10 || f.ErrCode != wire.ErrCodeEnhanceYourCalm {
+						t.Errorf("it ends after %d crumbs with %v; want some %d and ENHANCE_YOUR_CALM", n, f.ErrCode, maxNoise)
+					}
+					return
+				}
+				if tc.stream || received >= initialWindow {
+					p.must(p.WriteWindowUpdate(fed, 1))
+					n++
+				}
+			}
+			t.Error("the connection goes on")
+		})
 	}
-	t.Error("the connection goes on")
 }
 
 // TestStreamsThatNobodyTakes: a gateway that is full is asked again and again, by one client only so often.

@@ -100,7 +100,7 @@ func (c *Conn) windowUpdate(f *wire.WindowUpdateFrame) error {
 	return c.fed(shut, f.Increment)
 }
 
-// fed counts a window that was shut and has been given next to nothing.
+// fed counts a window that was shut and has been given next to nothing, whether or not that opens it.
 func (c *Conn) fed(shut bool, n uint32) error {
 	if shut && n < crumb {
 		return c.noisy()
