@@ -58,6 +58,7 @@ func healthcheck(ctx context.Context, cfg config) error {
 // linger lets a check that passed last for 15 s once the container's process is up for a minute. Each check costs the
 // engine a process, some 50 ms of CPU, and yet the interval between two has to be short while a start waits for one.
 // Where the age of the process cannot be told, checks do not last.
+// The provider has the same lines: neither program imports the other's packages, and each image is built from its own.
 func linger(ctx context.Context) {
 	if age() < time.Minute {
 		return
