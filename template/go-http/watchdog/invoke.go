@@ -1,7 +1,6 @@
 package watchdog
 
 import (
-	"context"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -36,10 +35,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) invoke(w http.ResponseWriter, r *http.Request, start time.Time) (status int) {
 	reply := newReply(w, start, s.draining.Load())
 	if limit := s.limit(r); limit > 0 {
-		ctx, cancel := context.WithCancelCause(r.Context())
-		defer cancel(nil)
+		ctx := &callContext{Context: r.Context()}
+		defer ctx.end(nil)
 		r = r.WithContext(ctx)
-		timer := time.AfterFunc(limit, func() { reply.expire(limit, cancel) })
+		timer := time.AfterFunc(limit, func() { reply.expire(limit, ctx.end) })
 		defer timer.Stop()
 	}
 	defer func() {
