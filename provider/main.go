@@ -45,11 +45,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if len(args) == 1 && args[0] == "-healthcheck" {
-		if err := healthcheck(ctx, c); err != nil {
-			return err
-		}
-		linger(ctx)
-		return nil
+		return watch(ctx, age(), func(ctx context.Context) error { return healthcheck(ctx, c) })
 	}
 	if len(args) > 0 {
 		return fmt.Errorf("argument %q; want none, or -healthcheck: the environment configures it", args[0])

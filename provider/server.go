@@ -78,20 +78,28 @@ func healthcheck(ctx context.Context, c config) error {
 	return response.Body.Close()
 }
 
-// linger lets a check that passed last for 15 s once the container's process is up for a minute. Each check costs the
-// engine a process, some 50 ms of CPU, and yet the interval between two has to be short while a start waits for one.
-// Where the age of the process cannot be told, checks do not last.
-func linger(ctx context.Context) {
-	if age() < time.Minute {
-		return
+// watch goes on with a check that passed for a minute, once the container's process has been up for one. Each check costs
+// the engine a process, some 50 ms of CPU, and yet the interval between two has to be short while a start waits for one.
+func watch(ctx context.Context, up time.Duration, check func(context.Context) error) error {
+	if err := check(ctx); err != nil || up < time.Minute {
+		return err
 	}
-	select {
-	case <-time.After(15 * time.Second):
-	case <-ctx.Done():
+	tick := time.NewTicker(3 * time.Second)
+	defer tick.Stop()
+	for range 20 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := check(ctx); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-// age is how long the container's process has been up, or 0.
+// age is how long the container's process has been up, 0 if that cannot be told.
 func age() time.Duration {
 	first, err := procfs.NewProc(1)
 	if err != nil {

@@ -46,11 +46,7 @@ func command(ctx context.Context, args []string) error {
 	case "":
 		return run(ctx, cfg)
 	case "-healthcheck":
-		if err := healthcheck(ctx, cfg); err != nil {
-			return err
-		}
-		linger(ctx)
-		return nil
+		return watch(ctx, age(), func(ctx context.Context) error { return healthcheck(ctx, cfg) })
 	case "migrate":
 		return migrate(ctx, cfg)
 	case "retire":

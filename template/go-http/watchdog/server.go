@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -45,11 +46,9 @@ type Server struct {
 	ready    func() error
 	metrics  *metrics
 	draining atomic.Bool
-	// drainBegan is closed when draining is set, checked is set by the first health check of the engine.
-	drainBegan chan struct{}
-	checked    atomic.Bool
-	public     net.Listener
-	private    net.Listener
+	checked  atomic.Bool // by the engine's first health check
+	public   net.Listener
+	private  net.Listener
 }
 
 // New opens both ports, so that a port in use is an error here; it starts nothing.
@@ -57,7 +56,7 @@ func New(config Config) (*Server, error) {
 	if config.Handler == nil {
 		return nil, errors.New("the function's New returned neither a handler nor an error")
 	}
-	s := &Server{config: config, handler: config.Handler, metrics: newMetrics(), drainBegan: make(chan struct{}), ready: func() error { return nil }}
+	s := &Server{config: config, handler: config.Handler, metrics: newMetrics(), ready: func() error { return nil }}
 	if r, ok := config.Handler.(readier); ok {
 		s.ready = r.Ready
 	}
@@ -90,7 +89,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	private := &http.Server{Handler: s.metricsHandler(), ReadTimeout: metricsTimeout, WriteTimeout: metricsTimeout}
 	failed := make(chan error, 2)
-	go func() { failed <- public.Serve(s.public) }()
+	go func() { failed <- public.Serve(listener{s.public}) }()
 	go func() { failed <- private.Serve(s.private) }()
 
 	var err error
@@ -100,7 +99,6 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.draining.Store(true)
-	close(s.drainBegan)
 	if err == nil {
 		s.config.Logger.Info("function draining", "inflight", s.metrics.inflight.Load())
 		time.Sleep(s.config.DrainWait) //nolint:forbidigo // nothing may shorten it: gateways need this long to see "draining"
@@ -143,9 +141,6 @@ func (s *Server) probe(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	if r.Header.Get(holdHeader) != "" {
-		s.hold(w, r)
-	}
 	if s.draining.Load() {
 		http.Error(w, "draining", http.StatusServiceUnavailable)
 		return
@@ -159,6 +154,9 @@ func (s *Server) probe(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
+	}
+	if strings.HasPrefix(r.RemoteAddr, ownAddress) && s.checked.Swap(true) {
+		w.Header().Set(checkedHeader, "1")
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Write([]byte("OK"))
