@@ -77,12 +77,12 @@ func (c *Cluster) settle(ctx context.Context, id string) error {
 
 // taskHistory is how many tasks of each slot the Swarm keeps; less than 0 means all.
 func (c *Cluster) taskHistory(ctx context.Context) (int64, error) {
-	info, err := c.docker.Info(ctx, client.InfoOptions{})
+	result, err := c.docker.SwarmInspect(ctx, client.SwarmInspectOptions{})
 	if err != nil {
 		return 0, dockerError("asking for the Swarm's settings", err)
 	}
-	if cluster := info.Info.Swarm.Cluster; cluster != nil && cluster.Spec.Orchestration.TaskHistoryRetentionLimit != nil {
-		return *cluster.Spec.Orchestration.TaskHistoryRetentionLimit, nil
+	if limit := result.Swarm.Spec.Orchestration.TaskHistoryRetentionLimit; limit != nil {
+		return *limit, nil
 	}
 	return defaultTaskHistory, nil
 }

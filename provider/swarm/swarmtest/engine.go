@@ -287,8 +287,15 @@ func (e *Engine) Info(context.Context, client.InfoOptions) (client.SystemInfoRes
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return client.SystemInfoResult{Info: system.Info{Swarm: swarm.Info{
-		NodeID: e.nodes[0].ID, LocalNodeState: swarm.LocalNodeStateActive, ControlAvailable: true,
+		NodeID: e.nodes[0].ID, LocalNodeState: swarm.LocalNodeStateActive,
 	}}}, e.answers()
+}
+
+// SwarmInspect gives a Swarm's settings as they are by default.
+func (e *Engine) SwarmInspect(context.Context, client.SwarmInspectOptions) (client.SwarmInspectResult, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return client.SwarmInspectResult{}, e.answers()
 }
 
 // Events follows what happens to services, nodes and containers until ctx ends.

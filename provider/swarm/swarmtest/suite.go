@@ -131,6 +131,9 @@ func wantError(t *testing.T, doing string, err, kind error) {
 }
 
 func lifecycle(t *testing.T, b *bench) {
+	if err := b.Ping(t.Context()); err != nil {
+		t.Errorf("Ping: %v", err)
+	}
 	d := b.function(t, "life")
 	_, err := b.Status(t.Context(), "", d.Service, false)
 	wantError(t, "Status before", err, swarm.ErrNotFound)
