@@ -81,6 +81,8 @@ type bench struct {
 	only, cases map[string]bool
 	profile     string
 	dir         string // for configuration files
+	// from is what a load generator is started with, if it is to run elsewhere than here.
+	from []string
 }
 
 func (b *bench) run(ctx context.Context) error {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,7 +59,8 @@ func (b *bench) loadHTTP1(ctx context.Context, url string, c testCase, length ti
 		}
 		args = append(args, "-s", path)
 	}
-	out, err := exec.CommandContext(ctx, "wrk", append(args, url)...).CombinedOutput()
+	command := slices.Concat(b.from, []string{"wrk"}, args, []string{url})
+	out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput()
 	if err != nil {
 		return result{}, 0, fmt.Errorf("running wrk: %w: %s", err, out)
 	}
