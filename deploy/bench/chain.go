@@ -64,7 +64,7 @@ func (b *bench) measureChain(ctx context.Context, function *process) (err error)
 	return c.run(ctx)
 }
 
-// settleTime is what a start takes until health checks are as rare as they stay: a minute from the last service's.
+// settleTime lets every service get a minute old, from when on its health checks are rare.
 const settleTime = 70 * time.Second
 
 func chainConfig(target up.Target, root, dir string) up.Config {
