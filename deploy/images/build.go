@@ -74,7 +74,7 @@ type Image struct {
 // Build builds the named images (constants above) one after the other and returns them by name. EnsureBase must have
 // been called on this engine before. An image whose files did not change keeps its reference.
 func (b *Builder) Build(ctx context.Context, names ...string) (map[string]Image, error) {
-	args, err := buildArgs(ctx)
+	args, err := BuildArgs(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -52,8 +52,9 @@ var goSettings = []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOS
 // proxySettings are understood by the builder itself, in both spellings.
 var proxySettings = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
 
-// buildArgs passes on what this machine's user has set; a default is not passed, so that it does not make images differ.
-func buildArgs(ctx context.Context) (map[string]string, error) {
+// BuildArgs are the build arguments with which a build reaches the network as this machine does: what its user has set
+// for Go's modules and for proxies. A default is not among them, so that it does not make images differ.
+func BuildArgs(ctx context.Context) (map[string]string, error) {
 	args, err := goEnv(ctx, append([]string{"-changed"}, goSettings...)...)
 	if err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ import (
 	"github.com/openfaas/go-sdk/stack"
 
 	"waggle/deploy/docker"
+	"waggle/deploy/images"
 )
 
 // functionLabel is on every Swarm service that is a function of ours.
@@ -150,7 +151,11 @@ func (s *System) buildFunction(ctx context.Context, name string, function stack.
 	if err != nil {
 		return fmt.Errorf("laying out the build of %s: %w", name, err)
 	}
-	if _, err = s.Target.Builder.Build(ctx, docker.BuildOptions{Context: buildContext, Tag: function.Image}); err != nil {
+	args, err := images.BuildArgs(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err = s.Target.Builder.Build(ctx, docker.BuildOptions{Context: buildContext, Tag: function.Image, BuildArgs: args}); err != nil {
 		return fmt.Errorf("building function %s: %w", name, err)
 	}
 	return s.distribute(ctx, function.Image)
