@@ -27,6 +27,7 @@ cluster: ## make a Swarm of NODES=3 node containers on this machine, to be used 
 cluster-down: ## remove it without a trace
 	@$(DEPLOY) cluster-down
 
+test: export FUZZTIME ?= 10s
 test: unit e2e fuzz ## run every test this machine can run
 
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
