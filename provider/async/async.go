@@ -17,6 +17,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"sync"
@@ -52,6 +53,8 @@ type Queue struct {
 	loaded chan struct{}
 	// health is what the last look at Redis found.
 	health atomic.Pointer[health]
+	// room is what that look left for bodies of results, less those stored since; bytes.
+	room atomic.Int64
 
 	// What follows is set by Run.
 	gateway      Gateway
@@ -79,6 +82,7 @@ func New(cfg Config) (*Queue, error) {
 	}
 	q.metrics = newMetrics(cfg.Registerer, q)
 	q.health.Store(&health{})
+	q.room.Store(math.MaxInt64)
 	return q, nil
 }
 

@@ -33,7 +33,7 @@ func (q *Queue) attemptCallback(ctx context.Context, e *entry) {
 		q.unreadable(ctx, e, err)
 		return
 	}
-	a := q.deliver(ctx, e.id, r)
+	a := q.deliver(ctx, e, r)
 	if q.cut(ctx, a) {
 		q.interrupted(ctx, e)
 		return
@@ -43,7 +43,7 @@ func (q *Queue) attemptCallback(ctx context.Context, e *entry) {
 	_, _, known := q.gateway.Function(function)
 	switch {
 	case a.status == http.StatusNotFound && a.internal() && !known:
-		q.later(ctx, e) // the gateway that has just started does not know any function yet
+		q.later(ctx, e, again) // the gateway that has just started does not know any function yet
 		return
 	case a.err == nil && a.status/100 == 2:
 		count("delivered")
@@ -71,7 +71,7 @@ func (q *Queue) attemptCallback(ctx context.Context, e *entry) {
 }
 
 // deliver posts a result to its callback once.
-func (q *Queue) deliver(ctx context.Context, id string, r *result) *answer {
+func (q *Queue) deliver(ctx context.Context, e *entry, r *result) *answer {
 	ctx, cancel := context.WithTimeout(ctx, q.cfg.CallbackTimeout)
 	defer cancel()
 	u, err := q.parseCallback(r.Callback)
@@ -84,13 +84,15 @@ func (q *Queue) deliver(ctx context.Context, id string, r *result) *answer {
 	}
 	request.Header = parseHeader(r.header)
 	for name, value := range map[string]string{
-		"X-Duration-Seconds": r.Seconds, "X-Function-Status": strconv.Itoa(r.Status), "X-Function-Name": r.Address, "X-Call-Id": id,
+		"X-Duration-Seconds": r.Seconds, "X-Function-Status": strconv.Itoa(r.Status), "X-Function-Name": r.Address, "X-Call-Id": e.id,
 		"X-Retry": strconv.Itoa(r.Retries), "X-Retry-Max": strconv.Itoa(r.Most),
 	} {
 		request.Header.Set(name, value)
 	}
 	if r.Omitted {
 		request.Header.Set("X-Result-Omitted", fmt.Sprintf("longer than %d bytes", q.cfg.MaxResult))
+	} else if r.NoRoom {
+		request.Header.Set("X-Result-Omitted", "the queue had no memory for it")
 	}
 	client := q.outer
 	if isGateway(u) {
@@ -98,7 +100,7 @@ func (q *Queue) deliver(ctx context.Context, id string, r *result) *answer {
 	}
 	chained := client == q.inner && strings.HasPrefix(u.Path, "/async-function/")
 	if chained {
-		request.Header.Set("X-Call-Id", childID(id))
+		request.Header.Set("X-Call-Id", childID(e.id, e.state.Accepted))
 	}
 	response, err := client.Do(request)
 	if err != nil {
@@ -122,8 +124,9 @@ func isGateway(u *url.URL) bool {
 }
 
 // childID names the call that a callback to another asynchronous function makes. The id of the call itself is still in
-// use then. Always the same, it lets a callback that is repeated be recognised.
-func childID(id string) string {
-	sum := sha256.Sum256([]byte("callback of " + id))
+// use then. Always the same for one call, it lets a callback that is repeated be recognised; accepted (Unix ms) tells that
+// call from an earlier one of the same id, whose child may still be there.
+func childID(id string, accepted int64) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "callback of %s accepted at %d", id, accepted))
 	return hex.EncodeToString(sum[:16])
 }

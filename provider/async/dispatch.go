@@ -99,5 +99,6 @@ func (c *Config) limitOf(fn feed.Function) int {
 			ready++
 		}
 	}
-	return min(max(ready, 1)*fn.MaxInflight, c.MaxInflightPerFunction)
+	each := min(fn.MaxInflight, c.MaxInflightPerFunction) // so that the product stays a number
+	return min(max(ready, 1)*each, c.MaxInflightPerFunction)
 }

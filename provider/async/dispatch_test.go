@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -130,6 +131,8 @@ func TestRemovedFunctionHasAGrace(t *testing.T) {
 	at(30*time.Second, 0)
 	gateway.functions = map[string]feed.Function{"f.ns": {}}
 	at(40*time.Second, 9) // replaced
+	gateway.functions = map[string]feed.Function{"f.ns": {MaxInflight: math.MaxInt, Replicas: replicas(2)}}
+	at(45*time.Second, 9)
 	gateway.functions = nil
 	at(50*time.Second, 0)
 	gateway.unknown = true // the provider is gone: nobody can tell

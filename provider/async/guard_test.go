@@ -87,7 +87,7 @@ func TestGuardLooksAtTheAddressThatIsDialled(t *testing.T) {
 	q.outer = q.outerClient()
 	defer q.outer.CloseIdleConnections()
 	for _, host := range []string{"localhost", "127.0.0.1", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]"} {
-		a := q.deliver(context.Background(), "c", &result{resultHead: resultHead{Callback: "http://" + host + ":" + port}})
+		a := q.deliver(context.Background(), &entry{id: "c"}, &result{resultHead: resultHead{Callback: "http://" + host + ":" + port}})
 		if !errors.Is(a.err, errForbidden) {
 			t.Errorf("%s: %+v", host, a)
 		}

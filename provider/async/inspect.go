@@ -97,6 +97,9 @@ func (q *Queue) inspect(ctx context.Context, method, target string) (any, error)
 		return q.listDead(ctx, query)
 	case isLetter && !feed.ValidCallID(id):
 		return nil, refuse(400, "call id: legal are %s", feed.CallIDRule)
+	case isLetter && (method == http.MethodPost || method == http.MethodDelete) && !q.health.Load().owner:
+		// The process that makes the calls would not hear of it.
+		return nil, refuse(503, "this gateway does not make the calls of its Redis now: try again, or ask the one that does")
 	case isLetter && method == http.MethodPost:
 		return q.requeueDead(ctx, id)
 	case isLetter && method == http.MethodDelete:

@@ -3,6 +3,7 @@ package async
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -16,7 +17,18 @@ const (
 	// highWater is the percentage of Redis's memory from which no call is accepted: calls that are under way need the rest
 	// for their outcomes.
 	highWater = 90
+	// resultWater is the percentage up to which bodies of results are kept, and calls with a callback are made; what is
+	// above serves outcomes, which are small. A receiver that is down would otherwise fill Redis, until nothing could end.
+	resultWater = 95
 )
+
+// room is the memory in bytes that bodies of results may still take.
+func (l look) room() int64 {
+	if l.most <= 0 {
+		return math.MaxInt64
+	}
+	return l.most/100*resultWater - l.used
+}
 
 // health is what a look at Redis has found.
 type health struct {
@@ -171,6 +183,7 @@ func (q *Queue) look(ctx context.Context, n int) (l look, ok bool) {
 	if err == nil {
 		now = &health{connected: true, owner: l.owner == q.epoch, full: l.most > 0 && l.used*100 >= l.most*highWater}
 		q.lapsed = q.lapsed || !now.owner
+		q.room.Store(l.room())
 	}
 	if now.owner && q.lapsed {
 		err = q.regain(ctx)

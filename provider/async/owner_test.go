@@ -101,6 +101,33 @@ func TestOlderProcessGoesOnWhereTheNewerOneEnded(t *testing.T) {
 	}
 }
 
+// What another process has given up is a dead letter for this one too, and stays.
+func TestDeadLetterOfAnotherProcessIsKept(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.change(false, nil) // so that the call stays
+	q := s.run()
+	q.enqueue(t, call("c"))
+	other := s.unstarted()
+	if code, body := other.Inspect(t.Context(), "DELETE", "/dead/c"); code != 503 || !strings.Contains(string(body), "does not make the calls") {
+		t.Errorf("a process that is not the owner: %d %s", code, body)
+	}
+	st := state{Function: "f.openfaas-fn", Phase: buried, Reason: "status 500 after 3 retries"}
+	if err := other.store.bury(t.Context(), "c", st, 1); err != nil {
+		t.Fatal(err)
+	}
+	s.change(true, nil)
+	q.buries(t, 1)
+	s.holds([5]int64{1, 1, 0, 0, 1})
+	if n := testutil.ToFloat64(q.metrics.lost); n != 0 {
+		t.Errorf("%g calls are reported lost", n)
+	}
+	if code, body := q.Inspect(t.Context(), "POST", "/dead/c"); code != 202 {
+		t.Errorf("queueing it again: %d %s", code, body)
+	}
+	s.holds([5]int64{})
+}
+
 // Where a full Redis does not take the newer one's name, the older one is the owner as long as it lives.
 func TestFullRedisHasOneOwner(t *testing.T) {
 	t.Parallel()

@@ -82,6 +82,7 @@ type resultHead struct {
 	Retries  int    `json:"retries"`
 	Most     int    `json:"most"`              // retries that were legal
 	Omitted  bool   `json:"omitted,omitempty"` // the body was too long to keep
+	NoRoom   bool   `json:"no_room,omitempty"` // there was no memory for the body
 	Header   int    `json:"header"`            // bytes
 }
 

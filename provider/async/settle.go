@@ -11,9 +11,11 @@ import (
 )
 
 const (
-	// again is the pause before a call is looked at again that could not be attempted, or whose outcome could not be stored
-	// for want of memory.
+	// again is the pause before a call is looked at again that could not be attempted.
 	again = time.Second
+	// crowded is the longest pause where Redis lacks memory: a call waits to be made because its result could not be kept,
+	// or is made again because its outcome was not.
+	crowded = 5 * time.Second
 	// maxPause bounds the pauses between attempts to store an outcome while Redis is away.
 	maxPause = 2 * time.Second
 )
@@ -34,6 +36,10 @@ func (q *Queue) attempt(ctx context.Context, e *entry) {
 }
 
 func (q *Queue) attemptCall(ctx context.Context, e *entry) {
+	if e.state.Callback && q.room.Load() <= 0 {
+		q.later(ctx, e, again+random(crowded-again))
+		return
+	}
 	fn, found, known := q.gateway.Function(e.account.function)
 	call, err := q.store.call(ctx, e.id)
 	if err != nil {
@@ -43,7 +49,7 @@ func (q *Queue) attemptCall(ctx context.Context, e *entry) {
 	policy := q.cfg.policyOf(fn.Retry)
 	if !found && known {
 		if q.index.missing(e, q.clock.now()) < removedGrace {
-			q.later(ctx, e)
+			q.later(ctx, e, again)
 		} else {
 			q.fail(ctx, e, &call, &answer{err: errRemoved}, policy, errRemoved.Error())
 		}
@@ -55,7 +61,7 @@ func (q *Queue) attemptCall(ctx context.Context, e *entry) {
 	case q.cut(ctx, a):
 		q.interrupted(ctx, e)
 	case a.status == http.StatusNotFound && a.internal() && (!known || !q.exists(e.account.function)):
-		q.later(ctx, e) // it has just been removed, or nobody can say yet whether there is such a function
+		q.later(ctx, e, again) // it has just been removed, or nobody can say yet whether there is such a function
 	case v.again:
 		q.metrics.retries.WithLabelValues(e.account.function).Inc()
 		q.postpone(ctx, e, v.wait)
@@ -79,13 +85,24 @@ func (q *Queue) unreadable(ctx context.Context, e *entry, err error) {
 	switch {
 	case errors.Is(err, errGone):
 		// Another process has finished it, or Redis has lost it.
+		st, dead, err := q.store.letter(ctx, e.id)
+		if err != nil {
+			q.later(ctx, e, again)
+			return
+		}
+		if dead {
+			if !q.index.bury(e, st) {
+				q.interrupted(ctx, e)
+			}
+			return
+		}
 		q.metrics.lost.Inc()
 		q.cfg.Logger.Warn("a call is not in Redis any more", "call_id", e.id, "function", e.account.function)
 		q.end(ctx, e)
 	case errors.Is(err, errUnreadable):
 		q.bury(ctx, e, state{Reason: err.Error()})
 	default:
-		q.later(ctx, e)
+		q.later(ctx, e, again)
 	}
 }
 
@@ -98,9 +115,14 @@ func (q *Queue) fail(ctx context.Context, e *entry, call *Call, a *answer, p pol
 	q.owe(ctx, e, call, a, p, reason)
 }
 
-// owe stores an answer that is to be delivered.
+// owe stores an answer that is to be delivered, without its body if that would take the memory that outcomes need.
 func (q *Queue) owe(ctx context.Context, e *entry, call *Call, a *answer, p policy, reason string) {
-	record, err := resultOf(call, a, e.state.Tries, p.attempts).encode()
+	r := resultOf(call, a, e.state.Tries, p.attempts)
+	// Twice: the connection over which Redis got a long value keeps a buffer of its size for a while.
+	if q.room.Add(-2*int64(len(r.body))) < 0 && len(r.body) > 0 {
+		r.body, r.NoRoom = nil, true
+	}
+	record, err := r.encode()
 	if err != nil {
 		q.bury(ctx, e, state{Reason: "result: " + err.Error()})
 		return
@@ -108,17 +130,28 @@ func (q *Queue) owe(ctx context.Context, e *entry, call *Call, a *answer, p poli
 	st := e.state
 	st.Phase, st.Tries, st.Reason = delivering, 0, reason
 	now := q.clock.now().UnixMilli()
-	q.settle(ctx, e, func(ctx context.Context) error { return q.store.keep(ctx, e.id, st, record, now) },
-		func() bool { return q.index.requeue(e, st, now) })
+	q.settle(ctx, e, func(ctx context.Context) error {
+		err := q.store.keep(ctx, e.id, st, record, now)
+		if redis.IsOOMError(err) && len(r.body) > 0 {
+			r.body, r.NoRoom = nil, true
+			if shorter, encodeErr := r.encode(); encodeErr == nil {
+				record = shorter // for the next attempt
+			}
+		}
+		return err
+	}, func() bool { return q.index.requeue(e, st, now) })
 }
 
-// postpone sets the next attempt; this one counts as failed.
+// postpone sets the next attempt; this one counts as failed. Where that cannot be stored it counts in this process alone:
+// else a call that fails would be repeated without pause or end while Redis lacks memory.
 func (q *Queue) postpone(ctx context.Context, e *entry, wait time.Duration) {
 	st := e.state
 	st.Tries++
 	due := q.clock.now().Add(wait).UnixMilli()
-	q.settle(ctx, e, func(ctx context.Context) error { return q.store.postpone(ctx, e.id, st, due) },
-		func() bool { return q.index.requeue(e, st, due) })
+	q.persist(ctx, e, 0, func(ctx context.Context) error { return q.store.postpone(ctx, e.id, st, due) })
+	if !q.index.requeue(e, st, due) {
+		q.interrupted(ctx, e)
+	}
 }
 
 // finish ends a call that is done with.
@@ -167,9 +200,9 @@ func (q *Queue) cut(ctx context.Context, a *answer) bool {
 	}
 }
 
-// later has a call attempted again soon, as if it had not been now. Redis need not know: it calls it due already.
-func (q *Queue) later(ctx context.Context, e *entry) {
-	if !q.index.requeue(e, e.state, q.clock.now().Add(again).UnixMilli()) {
+// later has a call attempted again after pause, as if it had not been now. Redis need not know: it calls it due already.
+func (q *Queue) later(ctx context.Context, e *entry, pause time.Duration) {
+	if !q.index.requeue(e, e.state, q.clock.now().Add(pause).UnixMilli()) {
 		q.interrupted(ctx, e)
 	}
 }
@@ -177,10 +210,10 @@ func (q *Queue) later(ctx context.Context, e *entry) {
 // interrupted ends an attempt that was cut: the call was cancelled, or the process stops and the next one takes it up.
 func (q *Queue) interrupted(ctx context.Context, e *entry) {
 	if !q.index.isCancelled(e) {
-		q.later(ctx, e)
+		q.later(ctx, e, again)
 		return
 	}
-	if q.persist(ctx, e, func(ctx context.Context) error { return q.store.remove(ctx, e.id) }) {
+	if q.persist(ctx, e, 0, func(ctx context.Context) error { return q.store.remove(ctx, e.id) }) {
 		q.cancelled(e)
 	} else {
 		q.index.keep(e)
@@ -188,10 +221,10 @@ func (q *Queue) interrupted(ctx context.Context, e *entry) {
 }
 
 // settle stores an outcome and, once Redis has it, notes it in the index. An outcome that cannot be stored for want of
-// memory is forgotten: the call is attempted again. So is one that the end of the process overtakes.
+// memory is forgotten in the end: the call is attempted again. So is one that the end of the process overtakes.
 func (q *Queue) settle(ctx context.Context, e *entry, write func(context.Context) error, note func() bool) {
-	if !q.persist(ctx, e, write) {
-		q.later(ctx, e)
+	if !q.persist(ctx, e, crowded, write) {
+		q.later(ctx, e, again+random(crowded-again))
 		return
 	}
 	if !note() {
@@ -199,8 +232,10 @@ func (q *Queue) settle(ctx context.Context, e *entry, write func(context.Context
 	}
 }
 
-// persist repeats a write until Redis has it on disk. It gives up only if Redis lacks memory, or the process must end.
-func (q *Queue) persist(ctx context.Context, e *entry, write func(context.Context) error) bool {
+// persist repeats a write until Redis has it on disk. It gives up only if Redis lacks memory for longer than patience, or
+// the process must end.
+func (q *Queue) persist(ctx context.Context, e *entry, patience time.Duration, write func(context.Context) error) bool {
+	var lacking time.Time // since when Redis has lacked memory
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, maxPause) {
 		// What has happened is to be stored even if the call was cancelled meanwhile.
 		once, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
@@ -210,7 +245,12 @@ func (q *Queue) persist(ctx context.Context, e *entry, write func(context.Contex
 			return true
 		}
 		q.cfg.Logger.Warn("storing an outcome failed", "call_id", e.id, "function", e.account.function, "error", err)
-		if redis.IsOOMError(err) {
+		if !redis.IsOOMError(err) {
+			lacking = time.Time{}
+		} else if lacking.IsZero() {
+			lacking = time.Now()
+		}
+		if !lacking.IsZero() && time.Since(lacking) >= patience {
 			return false
 		}
 		timer := time.NewTimer(pause)

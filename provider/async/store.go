@@ -331,6 +331,22 @@ func (s *store) removeOrphans(ctx context.Context, orphans []any) (int64, error)
 	return removeOrphans.Eval(ctx, s.client, []string{k.state, k.due, k.dead, k.calls, k.results}, orphans...).Int64()
 }
 
+// letter is the state of a call that is a dead letter.
+func (s *store) letter(ctx context.Context, id string) (st state, dead bool, err error) {
+	pipe := s.client.Pipeline()
+	score, text := pipe.ZScore(ctx, s.keys.dead, id), pipe.HGet(ctx, s.keys.state, id)
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	for _, err := range []error{score.Err(), text.Err()} {
+		if errors.Is(err, redis.Nil) {
+			return state{}, false, nil
+		} else if err != nil {
+			return state{}, false, err
+		}
+	}
+	st, err = decodeState(text.Val())
+	return st, err == nil && st.Phase == buried, nil //nolint:nilerr // a state that makes no sense is no letter's
+}
+
 // oldestDead gives dead letters, oldest first: those that died before the time, and as many more as are to go.
 func (s *store) oldestDead(ctx context.Context, before int64, more int64) ([]string, error) {
 	pipe := s.client.Pipeline()
