@@ -76,8 +76,8 @@ func (ex *exchange) async(address []byte) (keep bool) {
 // enqueue takes one call.
 func (ex *exchange) enqueue(address []byte) (keep bool) {
 	name, _ := splitAddress(address)
-	if !ex.route(address) {
-		return ex.refuse(404, "no such function")
+	if status, reason := ex.route(address); status != 0 {
+		return ex.refuse(status, reason)
 	}
 	if status, reason := ex.markAsync(); status != 0 {
 		return ex.refuse(status, reason)

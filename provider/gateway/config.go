@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -139,6 +140,8 @@ type Config struct {
 	MetricsListener net.Listener `ignored:"true"`
 	// Table is served until the feed brings a newer one, and for ever if ProviderURL is empty.
 	Table *feed.Table `ignored:"true"`
+	// Resolve finds functions by name while no table can be had; default: the system's resolver.
+	Resolve func(ctx context.Context, host string) ([]string, error) `ignored:"true"`
 	// Queue takes asynchronous calls; nil: there are none.
 	Queue Queue `ignored:"true"`
 }

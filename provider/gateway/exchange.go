@@ -195,8 +195,8 @@ func (ex *exchange) serve() (keep bool) {
 	case string(ex.req.Method) == "CONNECT":
 		return ex.refuse(405, "CONNECT is not supported")
 	case bytes.HasPrefix(target, functionPrefix):
-		if !ex.route(target[len(functionPrefix):]) {
-			return ex.refuse(404, "no such function")
+		if status, reason := ex.route(target[len(functionPrefix):]); status != 0 {
+			return ex.refuse(status, reason)
 		}
 	case bytes.HasPrefix(target, asyncPrefix):
 		return ex.async(target[len(asyncPrefix):])
@@ -226,8 +226,8 @@ var (
 	systemPrefix   = []byte("/system/")
 )
 
-// route finds the function that address names.
-func (ex *exchange) route(address []byte) bool {
+// route finds the function that address names. A status other than 0 says why there is none.
+func (ex *exchange) route(address []byte) (status int, reason string) {
 	name, path := splitAddress(address)
 	ex.path = path
 	ex.slash = len(path) == 0 || path[0] == '?'
@@ -235,11 +235,14 @@ func (ex *exchange) route(address []byte) bool {
 	if ex.set == nil {
 		ex.set = ex.g.registry.Guess(name)
 	}
-	if ex.set == nil {
-		return false
+	switch {
+	case ex.set != nil:
+		ex.stats = ex.set.Stats.(*functionStats)
+		return 0, ""
+	case ex.g.blind(): // it may well exist
+		return 503, "no replica table has come from the provider yet, so it is not known which functions there are"
 	}
-	ex.stats = ex.set.Stats.(*functionStats)
-	return true
+	return 404, "no such function"
 }
 
 // splitAddress splits "name[.namespace][/path][?query]" behind the name. The rest reaches the function untouched: it is

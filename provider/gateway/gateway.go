@@ -111,7 +111,8 @@ func New(cfg Config) (*Gateway, error) {
 		MaxWaiting:        cfg.MaxHeld,
 		MaxIdlePerReplica: cfg.MaxIdleConnsPerHost,
 		Wake:              g.wake,
-		ProviderGone:      g.providerGone,
+		Resolve:           cfg.Resolve,
+		ProviderGone:      func() bool { return g.providerGone() || g.blind() },
 		NewStats:          func(s *upstream.Set) any { return g.metrics.function(s.Label) },
 		Removed:           func(s *upstream.Set) { g.metrics.forget(s.Label) },
 		Ejected:           g.ejected,
@@ -278,6 +279,12 @@ func (g *Gateway) providerGone() bool {
 	}
 	_, gone := g.feed.GoneSince()
 	return gone
+}
+
+// blind reports whether no replica table has come yet. A provider that has just started can be heard before it can list
+// what Swarm runs; until then it is of no more use to requests than one that is gone.
+func (g *Gateway) blind() bool {
+	return g.feed != nil && g.cfg.Table == nil && g.feed.Newest().Table.Epoch == ""
 }
 
 func (g *Gateway) ejected(s *upstream.Set, r *upstream.Replica, reason string) {

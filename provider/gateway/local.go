@@ -72,7 +72,8 @@ func (ex *exchange) local() (keep bool) {
 	return ex.refuse(404, "404 page not found")
 }
 
-// health says how the gateway is. Without its provider it still serves every function it knows, so that is no failure.
+// health says how the gateway is. Without its provider it still serves every function it knows, and without a table
+// those that DNS knows, so neither is a failure.
 func (ex *exchange) health() (keep bool) {
 	type details struct {
 		Status        string     `json:"status"`
@@ -88,6 +89,8 @@ func (ex *exchange) health() (keep bool) {
 		d.TableEpoch, d.TableRevision = table.Epoch, table.Revision
 		if since, gone := f.GoneSince(); gone {
 			d.Status, d.Provider, d.ProviderGone = "degraded", "gone", &since
+		} else if ex.g.blind() {
+			d.Status, d.Provider = "degraded", "connected, no table yet"
 		}
 	}
 	status := 200

@@ -42,11 +42,11 @@ type Config struct {
 	ProbeTimeout time.Duration
 	// Dial connects to a replica; default: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
-	// Resolve finds the addresses of a name while the provider is gone; default: the system's resolver.
+	// Resolve finds the addresses of a name while ProviderGone; default: the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]string, error)
 	// Wake asks for the first replica of a sleeping function; required.
 	Wake func(ctx context.Context, name, namespace string) error
-	// ProviderGone reports whether the provider cannot be reached; required.
+	// ProviderGone reports whether the provider cannot be reached or has had no table yet; required.
 	ProviderGone func() bool
 	// NewStats makes Set.Stats for a function that appeared, Removed is called once it is gone. Both may be nil.
 	NewStats func(*Set) any
