@@ -61,8 +61,11 @@ func (s *Set) probed(r *Replica, well bool) {
 		r.trusted = true
 		s.settle(r)
 		s.rebuild(nil)
-	case !well:
+	case !well && r.trusted:
 		s.suspect(r, ejected)
+	case !well && r.state == feed.Ready:
+		// It was suspected while a check ran, which kept the probe that is to bring it back from being started.
+		s.registry.probe(r, s.registry.cfg.ProbeInterval)
 	}
 }
 

@@ -1,0 +1,59 @@
+package upstream
+
+import (
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A replica that is suspected while a check of it runs comes back as any other does.
+func TestReplicaSuspectedDuringItsCheckReturns(t *testing.T) {
+	w := &town{}
+	bubble(t, Config{Dial: w.dial}, func(t *testing.T, g *Registry) {
+		s := trusted(t, g, fn(0, "a ready", "b ready"))
+		r := s.byID["a"]
+		w.set("a:8080", 503)
+		r.Unwell()
+		r.Refused(syscall.ECONNREFUSED)
+		synctest.Wait()
+		if s.Ready() != 1 {
+			t.Fatalf("%d in rotation, want b alone", s.Ready())
+		}
+		w.set("a:8080", 200)
+		time.Sleep(2 * time.Second)
+		if s.Ready() != 2 {
+			t.Error("the replica is well again, and not in rotation")
+		}
+		if w.mu.Lock(); w.probes > 5 { // two fresh ones, the check, and one or two to come back
+			t.Errorf("%d probes: more than one at a time", w.probes)
+		}
+		w.mu.Unlock()
+	})
+}
+
+// One that left the table meanwhile is not asked again.
+func TestReplicaThatLeavesDuringItsCheckIsNotProbed(t *testing.T) {
+	for name, left := range map[string][]string{"removed": {"b ready"}, "draining": {"a draining", "b ready"}} {
+		t.Run(name, func(t *testing.T) {
+			w := &town{}
+			bubble(t, Config{Dial: w.dial}, func(t *testing.T, g *Registry) {
+				s := trusted(t, g, fn(0, "a ready", "b ready"))
+				r := s.byID["a"]
+				w.set("a:8080", 503)
+				r.Unwell()
+				r.Refused(syscall.ECONNREFUSED)
+				apply(g, fn(0, left...))
+				synctest.Wait()
+				w.mu.Lock()
+				before := w.probes
+				w.mu.Unlock()
+				time.Sleep(5 * time.Second)
+				if w.mu.Lock(); w.probes != before {
+					t.Errorf("%d probes of a replica that is to get no requests", w.probes-before)
+				}
+				w.mu.Unlock()
+			})
+		})
+	}
+}
