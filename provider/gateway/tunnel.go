@@ -15,6 +15,7 @@ func (ex *exchange) tunnel() (status int, keep bool) {
 	if !ex.req.WebSocket {
 		return ex.fail(errUnasked)
 	}
+	ex.conn.Patient() // a function may leave messages unread for as long as it likes
 	head := ex.switchingHead()
 	unread := ex.up.B[ex.ur:ex.uw]
 	ex.c.limit(ex.g.cfg.TunnelTimeout)
