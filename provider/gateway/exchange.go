@@ -88,6 +88,7 @@ type exchange struct {
 	tries    int
 	repeats  int
 	holdBy   time.Time // how long it may wait for a replica, however often; zero: it has not waited
+	delayed  bool      // time has gone by since started without a connection having been used
 	before   uint64    // conn.Written before this request
 	upload   *upload
 	headSent bool   // a final response head has gone to the client, or part of one
@@ -123,7 +124,7 @@ func (ex *exchange) clear() {
 	ex.set, ex.stats, ex.conn, ex.replica, ex.upload = nil, nil, nil, nil, nil
 	clear(ex.tried[:])
 	ex.tries, ex.repeats, ex.holdBy = 0, 0, time.Time{}
-	ex.control, ex.complete, ex.headSent, ex.slash, ex.eof = false, false, false, false, false
+	ex.control, ex.complete, ex.headSent, ex.slash, ex.eof, ex.delayed = false, false, false, false, false, false
 	ex.head, ex.body = ex.r, ex.r
 	ex.rest = http1.Body{}
 }
@@ -233,6 +234,7 @@ func (ex *exchange) route(address []byte) (status int, reason string) {
 	ex.slash = len(path) == 0 || path[0] == '?'
 	ex.set = ex.g.registry.Lookup(name)
 	if ex.set == nil {
+		ex.delayed = true
 		ex.set = ex.g.registry.Guess(name)
 	}
 	switch {
@@ -323,6 +325,7 @@ func (ex *exchange) readBody(length int) (status int) {
 		ex.path = ex.req.Target[offset:]
 		ex.mark()
 	}
+	ex.delayed = true
 	for ex.w < ex.head+length {
 		ex.c.limit(ex.g.cfg.ReadTimeout)
 		n, err := ex.c.sock.Read(ex.in.B[ex.w:])

@@ -33,7 +33,7 @@ func (ex *exchange) forward() (status int, keep bool) {
 		fresh := !ex.complete
 	again:
 		ex.before = 0
-		conn, err := ex.replica.Connect(ex.started, fresh)
+		conn, err := ex.replica.Connect(ex.now(), fresh)
 		if err != nil {
 			ex.replica.Refused(err)
 			if ex.giveUp() {
@@ -76,6 +76,14 @@ func (ex *exchange) forward() (status int, keep bool) {
 		}
 		return ex.fail(err)
 	}
+}
+
+// now is the time, which most requests need not ask for: they come here as soon as their head is there.
+func (ex *exchange) now() time.Time {
+	if ex.delayed || ex.tries > 0 || ex.repeats > 0 || !ex.holdBy.IsZero() {
+		return time.Now()
+	}
+	return ex.started
 }
 
 // acquire reserves a replica, waiting if it has to.

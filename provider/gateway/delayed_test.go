@@ -1,0 +1,82 @@
+package gateway
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// counted is the sum of a counter over all its labels.
+func (e *edge) counted(t *testing.T, name string) (sum float64) {
+	t.Helper()
+	families, err := e.cfg.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == name {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// A connection that was fresh when a request began need not be so any more when its body has come.
+func TestConnectionThatClosesWhileABodyComes(t *testing.T) {
+	t.Parallel()
+	body, closed := make(chan struct{}), make(chan struct{}, 1)
+	var later atomic.Bool
+	e := start(t, nil, function("f", rawReplica(t, func(c net.Conn, in *bufio.Reader, _ string) {
+		_, _ = io.ReadFull(in, make([]byte, 4))
+		_, _ = io.WriteString(c, okAnswer)
+		if !later.Swap(true) {
+			<-body
+			_ = c.Close()
+			closed <- struct{}{}
+		}
+	})))
+	c, in := e.dial(t)
+	const request = "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n"
+	// The second head comes with the first request, so it is read as soon as that has its answer.
+	_, _ = io.WriteString(c, request+"body"+request)
+	readResponse(t, in, "POST")
+	s := e.registry.Lookup([]byte("f"))
+	for s.Started.Load() != 2 {
+		time.Sleep(time.Millisecond)
+	}
+	close(body)
+	<-closed
+	time.Sleep(20 * time.Millisecond) // longer than a connection counts as just used
+	_, _ = io.WriteString(c, "body")
+	if resp, text := readResponse(t, in, "POST"); resp.StatusCode != 200 {
+		t.Errorf("got %s %q", resp.Status, text)
+	}
+	if n := e.counted(t, "gateway_retries_total"); n != 0 {
+		t.Errorf("%g requests were sent on a connection that had closed", n)
+	}
+}
+
+// Whatever else takes time before a connection is chosen counts too; a request that comes straight through does not ask.
+func TestTimeAtWhichAConnectionIsChosen(t *testing.T) {
+	t.Parallel()
+	began := time.Now().Add(-time.Hour)
+	for name, tc := range map[string]struct {
+		ex  exchange
+		old bool
+	}{
+		"straight through": {exchange{}, true},
+		"held":             {exchange{holdBy: time.Now()}, false},
+		"second replica":   {exchange{tries: 1}, false},
+		"repeat":           {exchange{repeats: 1}, false},
+	} {
+		tc.ex.started = began
+		if at := tc.ex.now(); at.Equal(began) != tc.old {
+			t.Errorf("%s: %s after the request began", name, at.Sub(began))
+		}
+	}
+}
