@@ -105,7 +105,12 @@ func (g *Gateway) hasRoom(c *conn) bool {
 	case g.draining.Load():
 		return false
 	}
-	return c.inner || g.clients < g.cfg.MaxConns && (g.cfg.MaxConnsPerIP == 0 || g.perIP[c.ip] < g.cfg.MaxConnsPerIP)
+	if c.inner {
+		return true
+	}
+	// A trusted proxy brings everybody's requests from one address.
+	bounded := g.cfg.MaxConnsPerIP > 0 && !c.proxy
+	return g.clients < g.cfg.MaxConns && !(bounded && g.perIP[c.ip] >= g.cfg.MaxConnsPerIP)
 }
 
 func (g *Gateway) dismiss(c *conn) {
