@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -130,9 +131,10 @@ func runGateway(ctx context.Context, address, function string, proto protocol, d
 	if err != nil {
 		return fmt.Errorf("listening for metrics: %w", err)
 	}
-	cfg := gateway.Config{Listener: l, MetricsListener: metrics, Table: &feed.Table{Epoch: "bench", Revision: 1,
-		Functions: []feed.Function{{Name: "hello", Namespace: "openfaas-fn", Service: "hello", Desired: 1, Min: 1, Max: 1,
-			HealthPath: "/", Replicas: []feed.Replica{{ID: "1", Address: function, State: feed.Ready}}}}}}
+	cfg := gateway.Config{Listener: l, MetricsListener: metrics,
+		HoldTimeout: gateway.Duration(30 * time.Second), ShutdownTimeout: gateway.Duration(time.Minute), Table: &feed.Table{Epoch: "bench", Revision: 1,
+			Functions: []feed.Function{{Name: "hello", Namespace: "openfaas-fn", Service: "hello", Desired: 1, Min: 1, Max: 1,
+				HealthPath: "/", Replicas: []feed.Replica{{ID: "1", Address: function, State: feed.Ready}}}}}}
 	if proto.tls {
 		cfg.TLSCertFile, cfg.TLSKeyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 		if cfg.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {

@@ -39,7 +39,7 @@ func (d *Duration) Decode(text string) error {
 func (d Duration) String() string { return time.Duration(d).String() }
 
 // Config is the gateway's settings. The names are OpenFaaS's where it has one. The defaults are those of the tags;
-// [New] applies them to zero fields too, so that tests need not name them.
+// [New] applies them to zero fields too, so that tests need not name them, except where a field says what 0 means.
 type Config struct {
 	// Port is where functions and the API are served.
 	Port int `envconfig:"port" default:"8080"`
@@ -66,13 +66,13 @@ type Config struct {
 	HeaderTimeout Duration `envconfig:"header_timeout" default:"10s"`
 	// IdleTimeout is how long a client's connection is kept between requests.
 	IdleTimeout Duration `envconfig:"idle_timeout" default:"75s"`
-	// HoldTimeout bounds the wait for a replica: a function that wakes, a busy one.
+	// HoldTimeout bounds the wait for a replica: a function that wakes, a busy one; 0 means none is waited for.
 	HoldTimeout Duration `envconfig:"hold_timeout" default:"30s"`
 	// TunnelTimeout bounds the silence, in both directions, of a WebSocket.
 	TunnelTimeout Duration `envconfig:"tunnel_timeout" default:"1h"`
 	// ShutdownDelay is the time between turning unready and refusing connections, for load balancers to notice.
 	ShutdownDelay Duration `envconfig:"shutdown_delay" default:"2s"`
-	// ShutdownTimeout bounds the wait for requests under way, after that delay.
+	// ShutdownTimeout bounds the wait for requests under way, after that delay; 0 cuts them at once.
 	ShutdownTimeout Duration `envconfig:"shutdown_timeout" default:"60s"`
 
 	// UsageInterval lies between two readings of what a replica consumes, from its metrics port; 0 means none are taken.
@@ -156,8 +156,7 @@ func (c Config) withDefaults() Config {
 		value time.Duration
 	}{
 		{&c.ReadTimeout, 60 * time.Second}, {&c.WriteTimeout, 60 * time.Second}, {&c.UpstreamTimeout, 60 * time.Second},
-		{&c.HeaderTimeout, 10 * time.Second}, {&c.IdleTimeout, 75 * time.Second}, {&c.HoldTimeout, 30 * time.Second},
-		{&c.TunnelTimeout, time.Hour}, {&c.ShutdownTimeout, 60 * time.Second},
+		{&c.HeaderTimeout, 10 * time.Second}, {&c.IdleTimeout, 75 * time.Second}, {&c.TunnelTimeout, time.Hour},
 	} {
 		if *d.field == 0 {
 			*d.field = Duration(d.value)

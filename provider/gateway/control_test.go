@@ -323,15 +323,24 @@ func TestShutdownFinishesWhatIsUnderWay(t *testing.T) {
 
 func TestShutdownCutsWhatDoesNotEnd(t *testing.T) {
 	t.Parallel()
-	entered := make(chan struct{})
-	r := newReplica(t, func(_ http.ResponseWriter, r *http.Request) { close(entered); <-r.Context().Done() })
-	e := start(t, func(c *Config) { c.ShutdownTimeout = Duration(100 * time.Millisecond) }, function("f", r), function("none"))
-	c, in := e.dial(t)
-	_, _ = io.WriteString(c, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")
-	<-entered
-	e.stop()
-	if _, err := in.ReadByte(); err == nil {
-		t.Error("the connection outlived the gateway")
+	for name, timeout := range map[string]time.Duration{"at once": 0, "after a while": 100 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			entered := make(chan struct{})
+			r := newReplica(t, func(_ http.ResponseWriter, r *http.Request) { close(entered); <-r.Context().Done() })
+			e := start(t, func(c *Config) { c.ShutdownTimeout = Duration(timeout) }, function("f", r), function("none"))
+			c, in := e.dial(t)
+			_, _ = io.WriteString(c, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")
+			<-entered
+			began := time.Now()
+			e.stop()
+			if took := time.Since(began); took > 30*time.Second { // half of the default
+				t.Errorf("stopping took %s", took)
+			}
+			if _, err := in.ReadByte(); err == nil {
+				t.Error("the connection outlived the gateway")
+			}
+		})
 	}
 }
 
@@ -355,6 +364,33 @@ func TestConnectionBounds(t *testing.T) {
 				t.Errorf("got %s", resp.Status)
 			}
 		})
+	}
+}
+
+// A trusted proxy's connections are those of many clients.
+func TestNoBoundPerAddressOnTrustedProxies(t *testing.T) {
+	t.Parallel()
+	e := start(t, func(c *Config) { c.MaxConns, c.MaxConnsPerIP, c.TrustedProxies = 3, 1, []string{"127.0.0.0/8"} })
+	for i, want := range []int{200, 200, 200, 503} {
+		c, in := e.dial(t)
+		_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+		if resp, _ := readResponse(t, in, "GET"); resp.StatusCode != want {
+			t.Errorf("connection %d: %s, want %d", i+1, resp.Status, want)
+		}
+	}
+}
+
+func TestNoHoldTimeoutMeansNoWait(t *testing.T) {
+	t.Parallel()
+	f := function("f")
+	f.Desired = 1 // a replica is on its way
+	e := start(t, func(c *Config) { c.HoldTimeout = 0 }, f)
+	resp, body := e.exchange(t, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("got %s %q, header %v", resp.Status, body, resp.Header)
+	}
+	if n := e.counted(t, "gateway_held_total"); n != 0 {
+		t.Errorf("%g requests count as held", n)
 	}
 }
 

@@ -110,7 +110,9 @@ func (ex *exchange) acquire() error {
 // hold begins the time for which the request may wait, unless it has begun.
 func (ex *exchange) hold() {
 	if ex.holdBy.IsZero() {
-		ex.g.metrics.held.WithLabelValues(ex.set.Label).Inc()
+		if ex.g.cfg.HoldTimeout > 0 {
+			ex.g.metrics.held.WithLabelValues(ex.set.Label).Inc()
+		}
 		ex.holdBy = time.Now().Add(time.Duration(ex.g.cfg.HoldTimeout))
 	}
 }

@@ -56,7 +56,8 @@ type edge struct {
 // start runs a gateway that serves fns, changed by adjust, until the test ends.
 func start(t testing.TB, adjust func(*Config), fns ...feed.Function) *edge {
 	t.Helper()
-	cfg := Config{Table: &feed.Table{Epoch: "test", Revision: 1, Functions: fns}}
+	cfg := Config{Table: &feed.Table{Epoch: "test", Revision: 1, Functions: fns},
+		HoldTimeout: Duration(30 * time.Second), ShutdownTimeout: Duration(time.Minute)}
 	var err error
 	if cfg.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
