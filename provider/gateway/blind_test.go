@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,16 +59,42 @@ func TestGuessesWithoutATable(t *testing.T) {
 	for e.providerGone() {
 		time.Sleep(time.Millisecond)
 	}
-	if s := e.registry.Guess([]byte("f")); s == nil || s.Ready() != 1 {
+	if s, err := e.registry.Guess([]byte("f")); err != nil || s == nil || s.Ready() != 1 {
 		t.Error("functions are not looked for although no table has come")
 	}
 	p.hub.Publish(feed.Table{Epoch: "e", Revision: 1, Functions: []feed.Function{function("g")}})
 	for e.registry.Lookup([]byte("g")) == nil {
 		time.Sleep(time.Millisecond)
 	}
-	if s := e.registry.Guess([]byte("f")); s != nil {
+	if s, err := e.registry.Guess([]byte("f")); s != nil || err != nil {
 		t.Error("a function is looked for that the table does not have")
 	}
+}
+
+// A name that there is no room to look for is not known not to exist.
+func TestTooManyGuesses(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	e := start(t, func(c *Config) {
+		c.Resolve = func(ctx context.Context, _ string) ([]string, error) {
+			asked.Add(1)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	})
+	var strangers sync.WaitGroup
+	const most = 256
+	for i := range most {
+		strangers.Go(func() { _, _ = e.registry.Guess(fmt.Append(nil, "nobody", i)) })
+	}
+	for asked.Load() != most {
+		time.Sleep(time.Millisecond)
+	}
+	resp, body := e.exchange(t, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "too many") {
+		t.Errorf("got %s %q", resp.Status, body)
+	}
+	strangers.Wait()
 }
 
 // known is a resolver that knows one name.

@@ -233,11 +233,14 @@ func (ex *exchange) route(address []byte) (status int, reason string) {
 	ex.path = path
 	ex.slash = len(path) == 0 || path[0] == '?'
 	ex.set = ex.g.registry.Lookup(name)
+	var err error
 	if ex.set == nil {
 		ex.delayed = true
-		ex.set = ex.g.registry.Guess(name)
+		ex.set, err = ex.g.registry.Guess(name)
 	}
 	switch {
+	case err != nil:
+		return statusOf(err), err.Error()
 	case ex.set != nil:
 		ex.stats = ex.set.Stats.(*functionStats)
 		return 0, ""

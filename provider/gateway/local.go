@@ -30,7 +30,7 @@ func statusOf(err error) int {
 	case errors.Is(err, upstream.ErrLeft):
 		return 499
 	case errors.Is(err, upstream.ErrNotReady), errors.Is(err, upstream.ErrAsleep), errors.Is(err, upstream.ErrBusy),
-		errors.Is(err, upstream.ErrQueueFull):
+		errors.Is(err, upstream.ErrQueueFull), errors.Is(err, upstream.ErrStale), errors.Is(err, upstream.ErrTooManyGuesses):
 		return 503
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return 504

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -15,106 +16,182 @@ import (
 type guesses struct {
 	mu     sync.Mutex
 	byName map[string]*guess // guarded by mu
+	found  int               // guarded by mu; those of byName that have a set
 }
 
 type guess struct {
-	set   *Set // nil: DNS knows no such function
-	until time.Time
-	ready chan struct{} // closed once set and until are final
+	set   *Set          // nil: DNS knows no such function; final once ready is closed
+	ready chan struct{} // closed once the first answer has come
+
+	// Guarded by guesses.mu.
+	until  time.Time // when the answer has to be asked for again
+	seen   time.Time // when DNS last knew the function
+	used   bool      // asked for since the last answer
+	asking bool      // a look-up is under way
 }
 
 const (
-	// maxGuesses bounds the cache, and with it the look-ups that strangers can cause.
-	maxGuesses = 256
+	// maxGuesses bounds the functions found, whose number Swarm bounds already; maxUnknown the names that DNS does not
+	// know or has not answered for, and with them the look-ups that strangers can cause. They are apart so that a
+	// stranger's names take no place from a function's.
+	maxGuesses, maxUnknown = 1024, 256
 	// guessFor is how long an answer holds, noGuessFor a "no such name". Both are short because nothing says when they end.
 	guessFor, noGuessFor = 5 * time.Second, 2 * time.Second
-	functionPort         = "8080"
+	// keepGuess is how long a function in use outlives the failure of its look-ups: a resolver that stumbles should cost
+	// nobody, but Swarm gives the address of a task that has ended to another before long.
+	keepGuess    = 15 * time.Second
+	functionPort = "8080"
 )
 
 // Guess finds a function of the default namespace by DNS as long as the provider is gone; nil if there is none.
-// It waits for the resolver at most the dial timeout.
-func (g *Registry) Guess(address []byte) *Set {
+// It waits for the resolver at most the dial timeout. ErrTooManyGuesses means that it did not look.
+func (g *Registry) Guess(address []byte) (*Set, error) {
 	if !g.cfg.ProviderGone() {
-		return nil
+		return nil, nil
 	}
 	name := string(address)
 	if suffix := "." + g.cfg.DefaultNamespace; len(name) > len(suffix) && name[len(name)-len(suffix):] == suffix {
 		name = name[:len(name)-len(suffix)]
 	}
 	if !isFunctionName(name) {
-		return nil
+		return nil, nil
 	}
-	now := time.Now()
-	g.guess.mu.Lock()
-	have := g.guess.byName[name]
-	if have == nil && len(g.guess.byName) >= maxGuesses {
-		g.guess.mu.Unlock()
-		return nil
-	}
+	q := &g.guess
+	q.mu.Lock()
+	have := q.byName[name]
 	if have == nil {
-		have = &guess{ready: make(chan struct{}), until: now.Add(time.Hour)}
-		if g.guess.byName == nil {
-			g.guess.byName = make(map[string]*guess)
+		if q.found >= maxGuesses || len(q.byName)-q.found >= maxUnknown {
+			q.mu.Unlock()
+			return nil, ErrTooManyGuesses
 		}
-		g.guess.byName[name] = have
+		have = &guess{ready: make(chan struct{}), asking: true}
+		if q.byName == nil {
+			q.byName = make(map[string]*guess)
+		}
+		q.byName[name] = have
 		g.goRun(func(ctx context.Context) { g.resolve(ctx, name, have) })
 	}
-	g.guess.mu.Unlock()
+	have.used = true
+	q.mu.Unlock()
 	select {
 	case <-have.ready:
-		return have.set
+		return have.set, nil
 	case <-time.After(g.cfg.DialTimeout):
-		return nil
+		return nil, nil
 	}
 }
 
+// resolve asks for a name that nothing is known of.
 func (g *Registry) resolve(ctx context.Context, name string, into *guess) {
+	hosts, _ := g.lookUp(ctx, name)
+	q := &g.guess
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	defer close(into.ready)
+	into.asking = false
+	if len(hosts) == 0 {
+		into.until = time.Now().Add(noGuessFor)
+		return
+	}
+	q.found++
+	into.set = g.newSet(feed.Function{Name: name, Namespace: g.cfg.DefaultNamespace, Desired: uint64(len(hosts))})
+	into.set.guessed = true
+	into.found(hosts)
+}
+
+// refresh asks again for a function in use. Its set stays, and with it the requests that wait for it.
+func (g *Registry) refresh(ctx context.Context, name string, have *guess) {
+	hosts, err := g.lookUp(ctx, name)
+	g.guess.mu.Lock()
+	defer g.guess.mu.Unlock()
+	have.asking = false
+	var unknown *net.DNSError
+	switch now := time.Now(); {
+	case len(hosts) > 0:
+		have.found(hosts)
+	case err == nil, errors.As(err, &unknown) && unknown.IsNotFound, now.Sub(have.seen) > keepGuess:
+		g.drop(name, have)
+	default:
+		have.used, have.until = true, now.Add(noGuessFor)
+	}
+}
+
+// found notes an answer. It requires guesses.mu.
+func (have *guess) found(hosts []string) {
+	have.set.mu.Lock()
+	have.set.pin(hosts)
+	have.set.mu.Unlock()
+	have.used, have.seen = false, time.Now()
+	have.until = have.seen.Add(guessFor)
+}
+
+// lookUp finds where a function's tasks are.
+func (g *Registry) lookUp(ctx context.Context, name string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.DialTimeout)
 	defer cancel()
 	hosts, err := g.cfg.Resolve(ctx, "tasks."+name)
-	g.guess.mu.Lock()
-	defer g.guess.mu.Unlock()
-	defer close(into.ready)
-	into.until = time.Now().Add(noGuessFor)
-	if err != nil || len(hosts) == 0 {
-		return
+	if err != nil {
+		return nil, err
 	}
 	slices.Sort(hosts)
 	for i, h := range hosts {
 		hosts[i] = net.JoinHostPort(h, functionPort)
 	}
-	into.set = g.newSet(feed.Function{Name: name, Namespace: g.cfg.DefaultNamespace, Desired: uint64(len(hosts))})
-	into.set.mu.Lock()
-	into.set.pin(hosts)
-	into.set.mu.Unlock()
-	into.until = time.Now().Add(guessFor)
+	return hosts, nil
 }
 
-func (q *guesses) sweep(now time.Time) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for name, have := range q.byName {
-		if now.After(have.until) {
-			q.drop(name, have)
+// sweepGuesses asks again for functions in use, as long as the provider is gone, and forgets what has not been asked for.
+func (g *Registry) sweepGuesses(now time.Time) {
+	gone := g.cfg.ProviderGone()
+	g.guess.mu.Lock()
+	defer g.guess.mu.Unlock()
+	for name, have := range g.guess.byName {
+		switch {
+		case have.asking || !now.After(have.until):
+		case have.set != nil && gone && (have.used || have.set.Queued() > 0):
+			have.asking = true
+			g.goRun(func(ctx context.Context) { g.refresh(ctx, name, have) })
+		default:
+			g.drop(name, have)
 		}
 	}
 }
 
-func (q *guesses) close() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for name, have := range q.byName {
-		q.drop(name, have)
+// closeGuesses forgets them all. No look-up may be under way.
+func (g *Registry) closeGuesses() {
+	g.guess.mu.Lock()
+	defer g.guess.mu.Unlock()
+	for name, have := range g.guess.byName {
+		g.drop(name, have)
 	}
 }
 
-// drop requires mu.
-func (q *guesses) drop(name string, have *guess) {
-	delete(q.byName, name)
-	if have.set != nil {
-		have.set.remove()
-		have.set.registry.cfg.Removed(have.set)
+// drop forgets a guess. It requires guess.mu. A table may have brought the function meanwhile: what is kept per function
+// goes by its label, so it is then no longer the guess's to be cleared away. No other place holds both locks.
+func (g *Registry) drop(name string, have *guess) {
+	delete(g.guess.byName, name)
+	if have.set == nil {
+		return
 	}
+	g.guess.found--
+	have.set.remove()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.sets[have.set.Label] == nil {
+		g.cfg.Removed(have.set)
+	}
+}
+
+// sets is every function found, in no order.
+func (q *guesses) sets() (all []*Set) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, have := range q.byName {
+		if have.set != nil {
+			all = append(all, have.set)
+		}
+	}
+	return all
 }
 
 // isFunctionName keeps names that are no function's, such as the stack's own services, from being looked up.

@@ -22,6 +22,10 @@ var (
 	ErrLeft = errors.New("client left")
 	// ErrRemoved: the function was removed while the request waited for it.
 	ErrRemoved = errors.New("function was removed")
+	// ErrStale: what DNS said of the function no longer holds; whoever asks again finds it anew.
+	ErrStale = errors.New("where the function runs has to be found out anew")
+	// ErrTooManyGuesses: too many functions are being looked for by DNS already.
+	ErrTooManyGuesses = errors.New("the provider cannot say which functions there are, and too many are being looked for already")
 )
 
 // waiter is one request that waits for a replica. Its channel is signalled at most once per wake and never blocks.
@@ -49,6 +53,9 @@ func (s *Set) Wait(tried []*Replica, deadline time.Time, left <-chan struct{}) (
 		}
 		tried = nil // a replica that refused a moment ago is better than none, once it is trusted again
 		if s.removed() {
+			if s.guessed {
+				return nil, ErrStale
+			}
 			return nil, ErrRemoved
 		}
 		if err := s.wakeIfAsleep(); err != nil {

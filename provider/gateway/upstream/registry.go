@@ -48,7 +48,8 @@ type Config struct {
 	Wake func(ctx context.Context, name, namespace string) error
 	// ProviderGone reports whether the provider cannot be reached or has had no table yet; required.
 	ProviderGone func() bool
-	// NewStats makes Set.Stats for a function that appeared, Removed is called once it is gone. Both may be nil.
+	// NewStats makes Set.Stats for a function that appeared, Removed is called once none of its Label is left. Both may
+	// be nil.
 	NewStats func(*Set) any
 	Removed  func(*Set)
 	// Ejected is called when a replica leaves the rotation by its own fault; may be nil.
@@ -162,7 +163,7 @@ func (g *Registry) Run(ctx context.Context) error {
 			for _, r := range g.replicas() {
 				r.sweep(now, g.cfg.IdleTimeout)
 			}
-			g.guess.sweep(now)
+			g.sweepGuesses(now)
 		case <-ctx.Done():
 			g.tasksMu.Lock()
 			g.stopped = true
@@ -172,7 +173,7 @@ func (g *Registry) Run(ctx context.Context) error {
 			for _, r := range g.replicas() {
 				r.retire()
 			}
-			g.guess.close()
+			g.closeGuesses()
 			return nil
 		}
 	}
@@ -244,6 +245,7 @@ func (g *Registry) replicas() []*Replica {
 	g.mu.Lock()
 	sets = append(sets, g.fixed...)
 	g.mu.Unlock()
+	sets = append(sets, g.guess.sets()...)
 	var out []*Replica
 	for _, s := range sets {
 		out = append(out, s.replicas()...)

@@ -427,43 +427,6 @@ func TestUnwellReplicaLeavesOnlyIfItsHealthSaysSo(t *testing.T) {
 	})
 }
 
-func TestGuessOnlyWhileProviderIsGone(t *testing.T) {
-	var gone atomic.Bool
-	var lookups atomic.Int32
-	cfg := Config{ProviderGone: gone.Load, Resolve: func(_ context.Context, host string) ([]string, error) {
-		lookups.Add(1)
-		if host == "tasks.hello" {
-			return []string{"10.0.0.2", "10.0.0.1"}, nil
-		}
-		return nil, errors.New("no such host")
-	}}
-	bubble(t, cfg, func(t *testing.T, g *Registry) {
-		if g.Guess([]byte("hello")) != nil || lookups.Load() != 0 {
-			t.Fatal("guessed although the provider is there")
-		}
-		gone.Store(true)
-		s := g.Guess([]byte("hello.fn"))
-		if s == nil || s.Ready() != 2 || g.Guess([]byte("hello")) != s || lookups.Load() != 1 {
-			t.Fatalf("guess is %+v after %d look-ups", s, lookups.Load())
-		}
-		for _, name := range []string{"waggle_postgres", "tasks.hello", "-x", "", "Hello", "a/b"} {
-			if g.Guess([]byte(name)) != nil || lookups.Load() != 1 {
-				t.Errorf("%q was looked up", name)
-			}
-		}
-		for i := range 2 * maxGuesses {
-			g.Guess(fmt.Append(nil, "nobody", i))
-		}
-		if n := lookups.Load(); n > maxGuesses {
-			t.Errorf("%d look-ups for names of a stranger, want at most %d", n, maxGuesses)
-		}
-		time.Sleep(10 * time.Second)
-		if g.Guess([]byte("hello")) == nil {
-			t.Error("guesses do not expire")
-		}
-	})
-}
-
 // TestPicksFollowTheTable drives a registry with random tables, failures, picks and releases, and checks every pick
 // against what the table says.
 func TestPicksFollowTheTable(t *testing.T) {
