@@ -7,6 +7,25 @@ import (
 	"time"
 )
 
+func TestUnwellReplicaLeavesOnlyIfItsHealthSaysSo(t *testing.T) {
+	w := &town{}
+	bubble(t, Config{Dial: w.dial}, func(t *testing.T, g *Registry) {
+		s := trusted(t, g, fn(0, "a ready"))
+		r := s.replicas()[0]
+		r.Unwell()
+		synctest.Wait()
+		if s.Ready() != 1 {
+			t.Error("a well replica left")
+		}
+		w.set("a:8080", 503)
+		r.Unwell()
+		synctest.Wait()
+		if s.Ready() != 0 {
+			t.Error("an unwell replica stayed")
+		}
+	})
+}
+
 // A replica that is suspected while a check of it runs comes back as any other does.
 func TestReplicaSuspectedDuringItsCheckReturns(t *testing.T) {
 	w := &town{}

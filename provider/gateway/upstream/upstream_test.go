@@ -408,25 +408,6 @@ func TestFailingReplicaIsEjectedUnlessItIsTheLast(t *testing.T) {
 	})
 }
 
-func TestUnwellReplicaLeavesOnlyIfItsHealthSaysSo(t *testing.T) {
-	w := &town{}
-	bubble(t, Config{Dial: w.dial}, func(t *testing.T, g *Registry) {
-		s := trusted(t, g, fn(0, "a ready"))
-		r := s.replicas()[0]
-		r.Unwell()
-		synctest.Wait()
-		if s.Ready() != 1 {
-			t.Error("a well replica left")
-		}
-		w.set("a:8080", 503)
-		r.Unwell()
-		synctest.Wait()
-		if s.Ready() != 0 {
-			t.Error("an unwell replica stayed")
-		}
-	})
-}
-
 // TestPicksFollowTheTable drives a registry with random tables, failures, picks and releases, and checks every pick
 // against what the table says.
 func TestPicksFollowTheTable(t *testing.T) {
