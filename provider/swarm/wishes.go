@@ -40,6 +40,9 @@ const (
 	defaultHealthPath = "/_/health"
 	// defaultWriteTimeout is what OpenFaaS' watchdogs take when the function says nothing.
 	defaultWriteTimeout = 30 * time.Second
+	// maxInflight is more than any replica can hold, and small enough that a function's replicas times it, maxReplicas at
+	// most, is a number still.
+	maxInflight = 1_000_000
 	// maxStopGrace bounds how long a removed replica may linger.
 	maxStopGrace = 24 * time.Hour
 )
@@ -97,11 +100,23 @@ func parseWishes(d *types.FunctionDeployment) (wishes, error) {
 	if w.retry, err = parseRetry(annotations); err != nil {
 		return wishes{}, err
 	}
-	// The function's own limit is its business: what its watchdog would not understand means no limit there either.
-	if n, err := strconv.Atoi(d.EnvVars["max_inflight"]); err == nil && n > 0 {
-		w.maxInflight = n
+	if w.maxInflight, err = parseInflight(d.EnvVars["max_inflight"]); err != nil {
+		return wishes{}, err
 	}
 	return w, nil
+}
+
+// parseInflight reads the function's own limit, which is its business: what its watchdog would not understand means no
+// limit there either. A number that only a typing error explains is refused all the same, since we calculate with it.
+func parseInflight(text string) (int, error) {
+	n, err := strconv.Atoi(text) // of what is out of range it gives the nearest there is
+	switch {
+	case n > maxInflight:
+		return 0, failf(ErrInvalid, "environment max_inflight: %q; want a whole number from 0, which is no limit, to %d", shorten(text), maxInflight)
+	case err != nil || n < 0:
+		return 0, nil
+	}
+	return n, nil
 }
 
 func parseReplicas(values map[string]string, key string, absent, least uint64) (uint64, error) {
