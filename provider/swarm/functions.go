@@ -2,9 +2,11 @@ package swarm
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
@@ -184,17 +186,35 @@ func (c *Cluster) build(ctx context.Context, d *types.FunctionDeployment, img im
 }
 
 // Scale sets the number of desired replicas, 0 included, or gives ErrNotFound. Labels' bounds bind the autoscaler, not
-// the operator who calls this.
+// the operator who calls this. While an update may still be rolled back it waits for a moment and then gives
+// ErrUnavailable, but for a function that has no replicas or is to have none.
 func (c *Cluster) Scale(ctx context.Context, namespace, name string, replicas uint64) error {
 	if replicas > maxReplicas {
 		return failf(ErrInvalid, "replicas: %d; want 0 to %d", replicas, maxReplicas)
 	}
 	namespace = c.namespace(namespace)
+	for began := time.Now(); ; {
+		err := c.scale(ctx, namespace, name, replicas)
+		if !errors.Is(err, errHeld) || time.Since(began) > heldScale || pause(ctx, heldLook) != nil {
+			return err
+		}
+	}
+}
+
+func (c *Cluster) scale(ctx context.Context, namespace, name string, replicas uint64) error {
 	defer c.lock(namespace, name)()
 	return c.modify(ctx, namespace, name, "scaled", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
 		spec := service.Spec
+		if replicas == desired(service) {
+			return spec, false, nil
+		}
+		if replicas > 0 {
+			if err := c.held(ctx, service); err != nil {
+				return spec, false, err
+			}
+		}
 		spec.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &replicas}}
-		return spec, replicas != desired(service), nil
+		return spec, true, nil
 	})
 }
 

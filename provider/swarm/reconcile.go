@@ -33,7 +33,8 @@ func (c *Cluster) Reconcile(ctx context.Context) error {
 	return errors.Join(append(problems, c.collect(ctx))...)
 }
 
-// rebuild makes a function's spec anew of what its user sent, with the image it has and the secrets of now.
+// rebuild makes a function's spec anew of what its user sent, with the image it has and the secrets of now. One whose
+// update may still be rolled back is left as it is, for the next Reconcile.
 func (c *Cluster) rebuild(ctx context.Context, namespace, name string) error {
 	defer c.lock(namespace, name)()
 	c.secretsMu.RLock()
@@ -48,8 +49,15 @@ func (c *Cluster) rebuild(ctx context.Context, namespace, name string) error {
 			return spec, false, err
 		}
 		spec.Mode = service.Spec.Mode
-		return spec, spec.Labels[labelSpec] != service.Spec.Labels[labelSpec], nil
+		if spec.Labels[labelSpec] == service.Spec.Labels[labelSpec] {
+			return spec, false, nil
+		}
+		return spec, true, c.held(ctx, service)
 	})
+	if errors.Is(err, errHeld) {
+		c.cfg.Logger.Info("moving a function to new secrets waits for its update", "function", name, "namespace", namespace)
+		return nil
+	}
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}

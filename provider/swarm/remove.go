@@ -2,7 +2,6 @@ package swarm
 
 import (
 	"context"
-	"reflect"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -117,8 +116,7 @@ func atRest(service swarm.Service, tasks []swarm.Task, history int64) bool {
 			}
 			s.current = true
 			// Until an update has a state, nobody has acted on it.
-			task.Spec.Runtime = service.Spec.TaskTemplate.Runtime // which engines tell of services alone
-			if service.UpdateStatus == nil && !reflect.DeepEqual(task.Spec, service.Spec.TaskTemplate) {
+			if service.UpdateStatus == nil && outOfDate(service, task) {
 				return false
 			}
 		}

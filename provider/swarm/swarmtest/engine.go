@@ -44,6 +44,8 @@ type Engine struct {
 	held  bool
 	slow  bool
 	away  bool
+	// monitored means that updates stay under way until they are told how they end.
+	monitored bool
 	// host is the node on which further tasks start.
 	host   string
 	rivals int
@@ -102,32 +104,6 @@ func (e *Engine) Hold() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.held = true
-}
-
-// Delay makes the managers accept updates of services without acting on them yet, until Settle.
-func (e *Engine) Delay() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.slow = true
-}
-
-// Settle ends Hold and Delay: what should run runs, what should not has ended.
-func (e *Engine) Settle() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.slow {
-		e.slow = false
-		for id := range e.services {
-			e.follow(id)
-		}
-	}
-	e.held = false
-	for id, task := range e.tasks {
-		if task := settled(task); task.Status.State != e.tasks[id].Status.State {
-			e.tellContainer(task)
-			e.putTask(task)
-		}
-	}
 }
 
 // SetAway makes every call fail as if nothing listened at the socket, and ends all event streams.
@@ -431,21 +407,6 @@ func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.Serv
 	}
 	e.tell(events.ServiceEventType, id)
 	return client.ServiceUpdateResult{}, e.after("ServiceUpdate")
-}
-
-// follow brings the tasks of a service to its spec.
-func (e *Engine) follow(id string) {
-	service := e.services[id]
-	for name, task := range e.tasks {
-		if task.ServiceID == id && task.DesiredState == swarm.TaskStateRunning && !equal(task.Spec, service.Spec.TaskTemplate) {
-			e.stop(name)
-		}
-	}
-	if service.PreviousSpec != nil {
-		service.UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStateCompleted}
-	}
-	e.services[id] = service
-	e.orchestrate(service)
 }
 
 // ServiceRemove ends one.

@@ -1,0 +1,80 @@
+package swarm
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// Swarm keeps one spec to go back to, the one before the last change of any kind, and stops to watch an update when its
+// service is changed again. A function that is scaled while an update brings it a broken image would have that image to
+// go back to. So a change that can wait does, until the update has shown itself to be sound or has been rolled back.
+const (
+	// heldScale is how long Scale waits by itself. It is short, since the caller may have a timeout of its own; an
+	// autoscaler asks again anyway.
+	heldScale = 3 * time.Second
+	// heldLook is the time between two looks.
+	heldLook = 250 * time.Millisecond
+	// maxHeld bounds the wait for an update that does not get anywhere, such as one that waits for a node with room, so
+	// that scaling down can make that room. The pull of a large image should fit.
+	maxHeld = 5 * time.Minute
+)
+
+// errHeld means that the change would take an update under way its way back.
+var errHeld = fmt.Errorf("an update is under way: %w", ErrUnavailable)
+
+// held gives an error of kind errHeld if a change now would do harm. A service whose version is still that of the given
+// one may be changed after a nil.
+func (c *Cluster) held(ctx context.Context, service swarm.Service) error {
+	if !mayRollBack(service) || desired(service) == 0 {
+		return nil
+	}
+	tasks, err := c.tasks(ctx, service)
+	if err != nil || !unproven(service, tasks, time.Now()) {
+		return err
+	}
+	return failf(errHeld, "function %q is being updated: until a new replica has run for %s or the update is rolled back, a change would leave nothing to go back to; try again", service.Spec.Labels[labelFunction], updateMonitor)
+}
+
+// mayRollBack is true if the spec before differs in what replicas are made of, and the update from it has not ended: no
+// state is that of an update that has not begun, or one that found no replica to replace.
+func mayRollBack(service swarm.Service) bool {
+	before, status := service.PreviousSpec, service.UpdateStatus
+	return before != nil && !reflect.DeepEqual(before.TaskTemplate, service.Spec.TaskTemplate) &&
+		(status == nil || status.State == swarm.UpdateStateUpdating)
+}
+
+// unproven is true while it is not known what becomes of an update of a service that may roll back. It is known once a
+// new replica outlives the time in which managers watch it, although others are still to be replaced: what remains in
+// doubt then is their nodes rather than the image, and with many replicas an update takes minutes, in which an
+// autoscaler must be able to act. Tasks are all of the service's, ended ones included. It is pure.
+func unproven(service swarm.Service, tasks []swarm.Task, now time.Time) bool {
+	if now.Sub(service.UpdatedAt) > maxHeld {
+		return false
+	}
+	proven := func(t swarm.Task) bool {
+		return t.DesiredState == swarm.TaskStateRunning && t.Status.State == swarm.TaskStateRunning &&
+			now.Sub(t.Status.Timestamp) > updateMonitor && !outOfDate(service, t)
+	}
+	// Managers do not replace a replica whose node suits changed constraints, and such an update never has a state.
+	toReplace := func(t swarm.Task) bool {
+		t.Spec.Placement = service.Spec.TaskTemplate.Placement
+		return wanted(t) && outOfDate(service, t)
+	}
+	// Of a function that no node takes, neither as it is nor as it was, nothing can be lost.
+	placed := func(t swarm.Task) bool { return t.NodeID != "" }
+	if service.UpdateStatus == nil && !slices.ContainsFunc(tasks, toReplace) {
+		return false
+	}
+	return slices.ContainsFunc(tasks, placed) && !slices.ContainsFunc(tasks, proven)
+}
+
+// outOfDate is true for a task of another kind than the service's now.
+func outOfDate(service swarm.Service, task swarm.Task) bool {
+	task.Spec.Runtime = service.Spec.TaskTemplate.Runtime // which engines tell of services alone
+	return !reflect.DeepEqual(task.Spec, service.Spec.TaskTemplate)
+}
