@@ -394,10 +394,11 @@ func (p *project) secretIs(t *testing.T, name, want string) {
 	}
 }
 
-// secretBecomes waits for the function to roll. While it does, it must go on answering.
+// secretBecomes waits for the function to roll, which may have to wait for an update before. While it does, it must go on
+// answering.
 func (p *project) secretBecomes(t *testing.T, name, want string) {
 	t.Helper()
-	eventually(t, time.Minute, func() error {
+	eventually(t, 2*time.Minute, func() error {
 		if got := p.invoke(t, "/function/probe/secret?name="+name, ""); got != want {
 			return fmt.Errorf("in the function secret %s is %q, want %q", name, got, want)
 		}

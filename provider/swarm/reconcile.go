@@ -64,9 +64,7 @@ func (c *Cluster) rebuild(ctx context.Context, namespace, name string) error {
 	return err
 }
 
-// collect removes the old versions that no service refers to, nor could roll back to. That a roll-back is possible shows
-// in the state of the update, but for the moment between the change of a service and its managers' first step, in which
-// there is no state yet: until then replicas of the old kind are still to run, and they refer to it.
+// collect removes the old versions that no service refers to, nor could roll back to.
 func (c *Cluster) collect(ctx context.Context) error {
 	c.secretsMu.Lock()
 	defer c.secretsMu.Unlock()
@@ -78,27 +76,12 @@ func (c *Cluster) collect(ctx context.Context) error {
 	if len(old) == 0 {
 		return nil
 	}
-	// Replicas before services: one that is stopped in between leaves a state behind.
-	running, err := c.docker.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("desired-state", "running")})
-	if err != nil {
-		return dockerError("listing replicas", err)
-	}
-	services, err := c.services(ctx)
+	needed, err := c.neededSecrets(ctx)
 	if err != nil {
 		return err
 	}
-	needed := make(map[string]bool)
-	for _, service := range services {
-		note(needed, service.Spec.TaskTemplate)
-		if updating(service) && service.PreviousSpec != nil {
-			note(needed, service.PreviousSpec.TaskTemplate)
-		}
-	}
-	for _, task := range running.Items {
-		note(needed, task.Spec)
-	}
 	for _, secret := range stored {
-		if !old[secret.ID] || needed[secret.ID] {
+		if _, found := needed[secret.ID]; found || !old[secret.ID] {
 			continue
 		}
 		if err := c.removeSecret(ctx, secret); err != nil && !errors.Is(err, ErrInUse) {
@@ -106,6 +89,38 @@ func (c *Cluster) collect(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// neededSecrets maps the ids of the secrets that replicas have, or may have without a further request, to a function that
+// needs them; "" is a replica of another service, or of a function that was just removed. That a roll-back is possible
+// shows in the state of the update, but for the moment between the change of a service and its managers' first step, in
+// which there is no state yet: until then replicas of the old kind are still to run, and they refer to it. The caller
+// holds secretsMu.
+func (c *Cluster) neededSecrets(ctx context.Context) (map[string]string, error) {
+	// Replicas before services: one that is stopped in between leaves a state behind.
+	running, err := c.docker.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("desired-state", "running")})
+	if err != nil {
+		return nil, dockerError("listing replicas", err)
+	}
+	services, err := c.services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	needed := make(map[string]string)
+	functions := make(map[string]string, len(services))
+	for _, service := range services {
+		functions[service.ID] = service.Spec.Labels[labelFunction]
+	}
+	for _, task := range running.Items {
+		note(needed, task.Spec, functions[task.ServiceID])
+	}
+	for _, service := range services {
+		note(needed, service.Spec.TaskTemplate, functions[service.ID])
+		if updating(service) && service.PreviousSpec != nil {
+			note(needed, service.PreviousSpec.TaskTemplate, functions[service.ID])
+		}
+	}
+	return needed, nil
 }
 
 // outdated gives the ids of all versions that have a newer one. Stored is sorted, oldest first.
@@ -123,13 +138,15 @@ func outdated(stored []swarm.Secret) map[string]bool {
 	return old
 }
 
-// note adds the ids of the secrets that a template refers to.
-func note(ids map[string]bool, template swarm.TaskSpec) {
+// note adds the ids of the secrets that a template of a function refers to. A function that has a name stays.
+func note(ids map[string]string, template swarm.TaskSpec, function string) {
 	if template.ContainerSpec == nil {
 		return
 	}
 	for _, reference := range template.ContainerSpec.Secrets {
-		ids[reference.SecretID] = true
+		if ids[reference.SecretID] == "" {
+			ids[reference.SecretID] = function
+		}
 	}
 }
 

@@ -122,7 +122,8 @@ func (c *Cluster) nextVersion(ctx context.Context, s types.Secret, data []byte) 
 	}
 }
 
-// DeleteSecret removes a secret and all its versions, or gives ErrNotFound, or ErrInUse with the functions that use it.
+// DeleteSecret removes a secret and all its versions, or gives ErrNotFound, or ErrInUse with the functions that use it
+// or whose update may still be rolled back to a spec that does.
 func (c *Cluster) DeleteSecret(ctx context.Context, namespace, name string) error {
 	namespace = c.namespace(namespace)
 	if err := checkSecretName("name", name); err != nil {
@@ -143,6 +144,15 @@ func (c *Cluster) DeleteSecret(ctx context.Context, namespace, name string) erro
 	}
 	if len(users) > 0 {
 		return failf(ErrInUse, "secret %q is used by %s; remove or update them first", name, strings.Join(users, ", "))
+	}
+	needed, err := c.neededSecrets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, secret := range stored {
+		if function := needed[secret.ID]; function != "" {
+			return failf(ErrInUse, "secret %q is used by %s until its last update has ended, which may still be rolled back; try again then", name, function)
+		}
 	}
 	// Oldest first: whatever is left if we are stopped here still has the newest value.
 	for _, secret := range stored {

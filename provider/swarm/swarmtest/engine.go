@@ -420,10 +420,8 @@ func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRem
 		return client.ServiceRemoveResult{}, fmt.Errorf("service %s: %w", id, errdefs.ErrNotFound)
 	}
 	delete(e.services, id)
-	for name, task := range e.tasks {
-		if task.ServiceID == id {
-			e.dropTask(name)
-		}
+	if !e.slow {
+		e.dropTasks(id)
 	}
 	e.tell(events.ServiceEventType, id)
 	return client.ServiceRemoveResult{}, e.after("ServiceRemove")

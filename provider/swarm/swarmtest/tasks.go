@@ -90,6 +90,15 @@ func (e *Engine) stop(id string) {
 	e.putTask(task)
 }
 
+// dropTasks forgets all tasks of a service.
+func (e *Engine) dropTasks(service string) {
+	for id, task := range e.tasks {
+		if task.ServiceID == service {
+			e.dropTask(id)
+		}
+	}
+}
+
 func settled(task swarm.Task) swarm.Task {
 	if task.DesiredState == swarm.TaskStateRunning && task.Status.State == swarm.TaskStateStarting {
 		task.Status.State = swarm.TaskStateRunning

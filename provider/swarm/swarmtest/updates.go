@@ -6,7 +6,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 )
 
-// Delay makes the managers accept updates of services without acting on them yet, until Settle.
+// Delay makes the managers accept updates and removals of services without acting on them yet, until Settle.
 func (e *Engine) Delay() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -30,6 +30,11 @@ func (e *Engine) Settle() {
 		e.slow = false
 		for id := range e.services {
 			e.follow(id)
+		}
+		for _, task := range e.tasks {
+			if _, found := e.services[task.ServiceID]; !found {
+				e.dropTasks(task.ServiceID)
+			}
 		}
 	}
 	for id, service := range e.services {
