@@ -24,8 +24,6 @@ const (
 	taskLogTimeout = 10 * time.Second
 	// readersAtOnce bounds how many replicas are read at once when nobody waits for more lines.
 	readersAtOnce = 8
-	// newReplicasEvery is how soon a replica that starts while its function's logs are followed is read, too.
-	newReplicasEvery = 500 * time.Millisecond
 )
 
 // Logs gives what the replicas of a function wrote, or ErrNotFound. Emit is called for each line, one at a time, until
@@ -143,68 +141,6 @@ func (c *Cluster) readLogs(ctx context.Context, task swarm.Task, r logs.Request,
 		line.task = task.ID
 		if err := emit(line); err != nil {
 			return err
-		}
-	}
-}
-
-// followLogs reads all replicas at once, and each new one, until ctx ends, emit fails or the function is removed.
-func (c *Cluster) followLogs(ctx context.Context, service swarm.Service, r logs.Request, emit func(logLine) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	lines := make(chan logLine)
-	var readers errgroup.Group
-	defer func() { _ = readers.Wait() }() // no member returns an error
-	defer cancel()
-	started := make(map[string]bool)
-	start := func(r logs.Request) error {
-		tasks, err := c.logTasks(ctx, service, r)
-		if err != nil {
-			return err
-		}
-		for _, task := range tasks {
-			if started[task.ID] {
-				continue
-			}
-			started[task.ID] = true
-			readers.Go(func() error {
-				err := c.readLogs(ctx, task, r, func(line logLine) error {
-					select {
-					case lines <- line:
-						return nil
-					case <-ctx.Done():
-						return ctx.Err()
-					}
-				})
-				if err != nil && ctx.Err() == nil {
-					c.cfg.Logger.Warn("logs are incomplete", "function", r.Name, "task", task.ID, "error", err)
-				}
-				return nil
-			})
-		}
-		return nil
-	}
-	if err := start(r); err != nil {
-		return err
-	}
-	// Of a replica that starts from now on, every line is new.
-	fresh := logs.Request{Name: r.Name, Instance: r.Instance, Follow: true}
-	ticker := time.NewTicker(newReplicasEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case line := <-lines:
-			if err := emit(line); err != nil {
-				return err
-			}
-		case <-ticker.C:
-			err := start(fresh)
-			if isNotFound(err) {
-				return nil
-			}
-			if err != nil && ctx.Err() == nil {
-				c.cfg.Logger.Warn("looking for new replicas will be tried again", "function", r.Name, "error", err)
-			}
 		}
 	}
 }

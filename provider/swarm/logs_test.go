@@ -5,10 +5,12 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	mobyswarm "github.com/moby/moby/api/types/swarm"
 	"github.com/openfaas/faas-provider/logs"
 
 	"waggle/provider/swarm"
@@ -107,6 +109,91 @@ func TestFollowingIncludesReplicasThatStartLater(t *testing.T) {
 		}
 		if err := <-done; err != nil {
 			t.Errorf("after the function's removal: %v", err)
+		}
+	})
+}
+
+// TestFollowingSurvivesTheEndOfAStream: each line comes once.
+func TestFollowingSurvivesTheEndOfAStream(t *testing.T) {
+	t.Parallel()
+	for name, garbage := range map[string][]byte{"its end": nil, "inside a frame": {1, 0, 0}, "a frame of nonsense": []byte("HTTP/1.1 503 ")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				engine, cluster := newCluster(t)
+				deploy(t, cluster, "fn", 2)
+				tasks := tasksOf(t, engine)
+				write := func(task, text string) {
+					engine.WriteLog(task, time.Now(), 1, text)
+					within(t, time.Millisecond)
+				}
+				for _, task := range tasks {
+					write(task, "older")
+					write(task, "old")
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				got := map[string][]string{}
+				done := make(chan error)
+				go func() {
+					done <- cluster.Logs(ctx, logs.Request{Name: "fn", Follow: true, Tail: 1}, func(m logs.Message) error {
+						got[m.Instance] = append(got[m.Instance], m.Text)
+						return nil
+					})
+				}()
+				synctest.Wait()
+				want := []string{"old"}
+				for _, text := range []string{"a", "b", "c"} {
+					engine.CutLogs(tasks[0], garbage)
+					synctest.Wait()
+					write(tasks[0], text)
+					write(tasks[1], text)
+					within(t, time.Second)
+					want = append(want, text)
+				}
+				// The last words of a replica that ended while nobody listened are read, too.
+				engine.CutLogs(tasks[0], garbage)
+				synctest.Wait()
+				write(tasks[0], "last words")
+				engine.SetTask(tasks[0], func(task *mobyswarm.Task) { task.Status.State = mobyswarm.TaskStateFailed })
+				within(t, time.Second)
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				if all := append(slices.Clone(want), "last words"); !slices.Equal(got[tasks[0]], all) {
+					t.Errorf("of the replica whose stream ended: %q, want %q", got[tasks[0]], all)
+				}
+				if !slices.Equal(got[tasks[1]], want) {
+					t.Errorf("of the other: %q, want %q", got[tasks[1]], want)
+				}
+			})
+		})
+	}
+}
+
+// TestFollowingTriesASilentLogLessOften: of a node that is away, its replicas' logs end at once.
+func TestFollowingTriesASilentLogLessOften(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		engine, cluster := newCluster(t)
+		deploy(t, cluster, "fn", 1)
+		task := tasksOf(t, engine)[0]
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cuts := 0
+		var cutter sync.WaitGroup
+		cutter.Go(func() {
+			for ctx.Err() == nil { // each stream is cut as soon as it is there
+				cuts += engine.CutLogs(task, nil)
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+		if err := cluster.Logs(ctx, logs.Request{Name: "fn", Follow: true}, func(logs.Message) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		cutter.Wait()
+		if cuts < 4 || cuts > 12 {
+			t.Errorf("in a minute the log was opened %d times, want about ten", cuts)
 		}
 	})
 }
