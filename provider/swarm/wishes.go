@@ -110,13 +110,13 @@ func parseWishes(d *types.FunctionDeployment) (wishes, error) {
 // limit there either. A number that only a typing error explains is refused all the same, since we calculate with it.
 func parseInflight(text string) (int, error) {
 	n, err := strconv.Atoi(text) // of what is out of range it gives the nearest there is
-	switch {
-	case n > maxInflight:
+	if n > maxInflight {
 		return 0, failf(ErrInvalid, "environment max_inflight: %q; want a whole number from 0, which is no limit, to %d", shorten(text), maxInflight)
-	case err != nil || n < 0:
-		return 0, nil
 	}
-	return n, nil
+	if err == nil && n > 0 {
+		return n, nil
+	}
+	return 0, nil
 }
 
 func parseReplicas(values map[string]string, key string, absent, least uint64) (uint64, error) {
