@@ -186,29 +186,30 @@ func (c *Cluster) build(ctx context.Context, d *types.FunctionDeployment, img im
 }
 
 // Scale sets the number of desired replicas, 0 included, or gives ErrNotFound. Labels' bounds bind the autoscaler, not
-// the operator who calls this. While an update may still be rolled back it waits for a moment and then gives
-// ErrUnavailable, but for a function that has no replicas or is to have none.
+// the operator who calls this. While an update under way has not shown yet whether it must be rolled back, Scale waits,
+// for 15 s at most, but for a function that has no replicas or is to have none.
 func (c *Cluster) Scale(ctx context.Context, namespace, name string, replicas uint64) error {
 	if replicas > maxReplicas {
 		return failf(ErrInvalid, "replicas: %d; want 0 to %d", replicas, maxReplicas)
 	}
 	namespace = c.namespace(namespace)
 	for began := time.Now(); ; {
-		err := c.scale(ctx, namespace, name, replicas)
-		if !errors.Is(err, errHeld) || time.Since(began) > heldScale || pause(ctx, heldLook) != nil {
+		err := c.scale(ctx, namespace, name, replicas, time.Since(began) < heldScale)
+		if !errors.Is(err, errHeld) || pause(ctx, heldLook) != nil {
 			return err
 		}
 	}
 }
 
-func (c *Cluster) scale(ctx context.Context, namespace, name string, replicas uint64) error {
+// scale gives errHeld if it should wait and may.
+func (c *Cluster) scale(ctx context.Context, namespace, name string, replicas uint64, mayWait bool) error {
 	defer c.lock(namespace, name)()
 	return c.modify(ctx, namespace, name, "scaled", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
 		spec := service.Spec
 		if replicas == desired(service) {
 			return spec, false, nil
 		}
-		if replicas > 0 {
+		if replicas > 0 && mayWait {
 			if err := c.held(ctx, service); err != nil {
 				return spec, false, err
 			}

@@ -14,13 +14,13 @@ import (
 // service is changed again. A function that is scaled while an update brings it a broken image would have that image to
 // go back to. So a change that can wait does, until the update has shown itself to be sound or has been rolled back.
 const (
-	// heldScale is how long Scale waits by itself. It is short, since the caller may have a timeout of its own; an
-	// autoscaler asks again anyway.
-	heldScale = 3 * time.Second
+	// heldScale bounds Scale's wait: a new replica that starts at once has shown itself by then. After that the callers
+	// whom the function has too few replicas for matter more.
+	heldScale = updateMonitor + 5*time.Second
 	// heldLook is the time between two looks.
 	heldLook = 250 * time.Millisecond
-	// maxHeld bounds the wait for an update that does not get anywhere, such as one that waits for a node with room, so
-	// that scaling down can make that room. The pull of a large image should fit.
+	// maxHeld bounds any wait for an update that does not get anywhere, such as one that waits for a node with room. The
+	// pull of a large image should fit.
 	maxHeld = 5 * time.Minute
 )
 

@@ -400,7 +400,7 @@ func writers(t *testing.T, b *bench) {
 			if err := cluster.Update(t.Context(), mine); err != nil {
 				t.Errorf("Update: %v", err)
 			}
-			if err := b.scaled(t.Context(), cluster, mine.Service, 2); err != nil {
+			if err := cluster.Scale(t.Context(), "", mine.Service, 2); err != nil {
 				t.Errorf("Scale: %v", err)
 			}
 		})
