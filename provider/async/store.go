@@ -344,7 +344,7 @@ func (s *store) letter(ctx context.Context, id string) (st state, dead bool, err
 		}
 	}
 	st, err = decodeState(text.Val())
-	return st, err == nil && st.Phase == buried, nil //nolint:nilerr // a state that makes no sense is no letter's
+	return st, err == nil && st.Phase == buried, nil // a state that makes no sense is no letter's
 }
 
 // oldestDead gives dead letters, oldest first: those that died before the time, and as many more as are to go.

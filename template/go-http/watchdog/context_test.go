@@ -85,4 +85,4 @@ func TestCallContextOfARequestCostsOneAllocation(t *testing.T) {
 }
 
 // keep has what is given to it escape, as a request does.
-var keep context.Context
+var keep any
