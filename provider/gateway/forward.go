@@ -289,7 +289,7 @@ func (ex *exchange) harmless() bool {
 // it), and prepares for another try: at another replica, or here once a place is free. Other gateways fill replicas as
 // well, so the bound on requests in flight that this one keeps to does not rule that out.
 func (ex *exchange) turnedAway() bool {
-	if ex.control || ex.resp.Status != 429 || !ex.resp.Has[http1.Internal] || !ex.complete {
+	if ex.control || ex.resp.Status != 429 || !ex.resp.Has[http1.Internal] || !ex.complete || ex.passedOn() {
 		return false
 	}
 	ex.replica.TurnedAway()
@@ -300,6 +300,18 @@ func (ex *exchange) turnedAway() bool {
 	ex.replica.Release()
 	ex.replica = nil
 	return true
+}
+
+// passedOn reports whether a part of the system has answered, but not this replica's: the function got that answer through
+// a gateway, while it worked on the request, and passes it on.
+func (ex *exchange) passedOn() bool {
+	fields := ex.resp.All()
+	for i := range fields {
+		if f := &fields[i]; f.Kind == http1.Internal && http1.EqualFold(ex.resp.Value(f), "gateway") {
+			return true
+		}
+	}
+	return false
 }
 
 // askAnother reports whether another replica should be asked, since this one cannot serve at the moment (503) and the

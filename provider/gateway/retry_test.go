@@ -335,3 +335,58 @@ func TestRefusedConnectionGoesToAnotherReplica(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusalThatIsPassedOn has a function that does its work, asks another one through the gateway and passes on its 429,
+// header and all. That is no refusal of the first: it must not do its work again.
+func TestRefusalThatIsPassedOn(t *testing.T) {
+	t.Parallel()
+	const full = "HTTP/1.1 429 Too Many Requests\r\nX-OpenFaaS-Internal: go-http\r\nX-Openfaas-Internal: b\r\nRetry-After: 7\r\nContent-Length: 2\r\n\r\nno"
+	for name, target := range map[string]string{
+		"made by the gateway":                "/async-function/b",
+		"made by the other one's supervisor": "/function/b",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var worked atomic.Int32
+			var within *http.Client
+			a := newReplica(t, func(w http.ResponseWriter, r *http.Request) {
+				worked.Add(1)
+				body, end := io.Pipe() // so that it is still to come when it is refused, and that cannot be repeated
+				defer end.Close()
+				request, err := http.NewRequestWithContext(r.Context(), http.MethodPost, "http://gateway"+target, body)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if target != "/function/b" {
+					_ = end.Close()
+				}
+				response, err := within.Do(request)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer response.Body.Close()
+				for key, values := range response.Header {
+					w.Header()[key] = values
+				}
+				w.WriteHeader(response.StatusCode)
+				_, _ = io.Copy(w, response.Body)
+			})
+			e := start(t, func(c *Config) {
+				c.HoldTimeout = Duration(time.Second)
+				c.Queue = &fakeQueue{refusal: queueRefusal{429}}
+			}, function("a", a), function("b", rawReplica(t, answers(full))))
+			e.awaitReady(t, "a", 1)
+			e.awaitReady(t, "b", 1)
+			within = e.within(t)
+			resp, body := e.exchange(t, "POST /function/a HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")
+			if by := resp.Header["X-Openfaas-Internal"]; resp.StatusCode != 429 || len(by) != 1 || by[0] != "gateway" || resp.Header.Get("Retry-After") == "" {
+				t.Errorf("got %s %v %q, want 429 by the gateway, with Retry-After", resp.Status, resp.Header, body)
+			}
+			if n := worked.Load(); n != 1 {
+				t.Errorf("the function did its work %d times", n)
+			}
+		})
+	}
+}

@@ -176,6 +176,10 @@ func (ex *exchange) responseHead(keep, chunked bool) []byte {
 	b := append(ex.out.B[:0], "HTTP/1.1 "...)
 	b = append(b, resp.Line...)
 	b = append(b, "\r\n"...)
+	if resp.Has[http1.Internal] {
+		dropInternal(resp)
+		b = append(b, "X-OpenFaaS-Internal: gateway\r\n"...)
+	}
 	b = resp.AppendKept(b)
 	b = ex.appendOwn(b, resp)
 	if chunked {
@@ -183,6 +187,17 @@ func (ex *exchange) responseHead(keep, chunked bool) []byte {
 	}
 	b = appendPersistence(b, ex.req.Minor, keep)
 	return append(b, "\r\n"...)
+}
+
+// dropInternal keeps back what a part of the system calls itself in an answer of its own. Whoever gets that answer may pass
+// it on as its own, header and all, and must not then be taken for a replica that refused a request: see turnedAway.
+func dropInternal(resp *http1.Response) {
+	fields := resp.All()
+	for i := range fields {
+		if fields[i].Kind == http1.Internal {
+			fields[i].Drop = true
+		}
+	}
 }
 
 // appendOwn appends the fields that tell the client about the call, except those the function has set itself.
