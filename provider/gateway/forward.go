@@ -242,7 +242,7 @@ const (
 func (ex *exchange) judge(err error) verdict {
 	var malformed *http1.Error
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
-	if ex.c.left.Load() || ex.control && !ex.conn.Reused {
+	if ex.clientFault(err) || ex.c.left.Load() || ex.control && !ex.conn.Reused {
 		return hopeless
 	}
 	if timedOut || !ex.conn.Reused {
@@ -339,11 +339,6 @@ func (ex *exchange) askAnother() bool {
 
 // fail ends an exchange that broke before a response and answers the client.
 func (ex *exchange) fail(err error) (status int, keep bool) {
-	// When time is up both sides are unblocked; whoever was waited for is late. If that was the client, the upload may
-	// not have noticed yet.
-	if up := ex.upload; up != nil && errors.Is(err, os.ErrDeadlineExceeded) && up.reading.Load() {
-		<-up.finished
-	}
 	ex.discard()
 	up := ex.stopUpload()
 	if ex.replica != nil {

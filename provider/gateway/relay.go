@@ -28,9 +28,10 @@ func (ex *exchange) relay() (status int, keep bool) {
 		mode = dechunk
 	}
 	err := ex.relayBody(head, mode)
+	byClient := err != nil && ex.clientFault(err)
 	up := ex.stopUpload()
 	if err != nil || up != nil && !up.done {
-		return ex.relayBroke(err)
+		return ex.relayBroke(err, byClient)
 	}
 	return resp.Status, keep
 }
@@ -172,19 +173,22 @@ func (ex *exchange) finish(sent bool) {
 }
 
 // relayBroke ends an exchange whose response broke off after its head had gone out. The client must not take what it
-// has for the whole, so its connection is reset.
-func (ex *exchange) relayBroke(err error) (status int, keep bool) {
+// has for the whole, so its connection is reset. byClient says that the fault lies in its request's body.
+func (ex *exchange) relayBroke(err error, byClient bool) (status int, keep bool) {
 	status = ex.resp.Status
-	if ex.c.left.Load() {
+	switch {
+	case ex.c.left.Load():
 		status = 499
-	} else if err != nil && !ex.headSent {
+	case err != nil && !ex.headSent:
 		return ex.fail(err)
+	case byClient:
+		status = ex.upload.status
 	}
 	if ex.conn != nil {
 		ex.discard()
 	}
 	if ex.replica != nil {
-		if err != nil && status != 499 {
+		if err != nil && !byClient && status != 499 {
 			ex.replica.Failed()
 		}
 		ex.replica.Release()

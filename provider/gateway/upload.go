@@ -15,6 +15,7 @@ type upload struct {
 	finished chan struct{}
 	reading  atomic.Bool // waiting for the client
 	stopped  atomic.Bool // the other side wants it to end: not being able to read is nobody's fault then
+	gaveUp   atomic.Bool // the client is at fault; set before that breaks the replica's connection
 	// The rest is written before finished is closed.
 	done   bool   // the whole body went out
 	status int    // not 0: the client's fault, and what to tell it
@@ -33,6 +34,7 @@ func (ex *exchange) startUpload() {
 		ex.carry(u, b, to)
 		if u.status != 0 {
 			// The client is at fault. The replica must see that the body is not whole, and nobody is left to take its answer.
+			u.gaveUp.Store(true)
 			to.Abort()
 		}
 	}()
@@ -92,6 +94,22 @@ func (ex *exchange) waitUpload() bool {
 
 // uploadGrace is how long a client may go on sending a body that has been answered already.
 const uploadGrace = 200 * time.Millisecond
+
+// clientFault reports whether it was the client's doing, not the replica's, that the exchange broke with err. The upload
+// then has ended, and its status says what the client did.
+func (ex *exchange) clientFault(err error) bool {
+	u := ex.upload
+	if u == nil {
+		return false
+	}
+	// When time is up both sides are unblocked; whoever was waited for is late. If that was the client, the upload may not
+	// have noticed yet.
+	if u.gaveUp.Load() || errors.Is(err, os.ErrDeadlineExceeded) && u.reading.Load() {
+		<-u.finished
+		return u.status != 0
+	}
+	return false
+}
 
 // stopUpload ends the upload, if there is one, and returns it.
 func (ex *exchange) stopUpload() *upload {
