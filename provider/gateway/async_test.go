@@ -298,7 +298,7 @@ func TestPatienceWithABody(t *testing.T) {
 		{60 * slowest, time.Minute, time.Minute},
 		{60 * slowest, 90 * time.Second, 30 * time.Second},
 	} {
-		if got := (&intake{body: make([]byte, tc.arrived)}).patience(Duration(time.Minute), tc.since); time.Duration(got) != tc.want {
+		if got := patience(tc.arrived, Duration(time.Minute), tc.since); time.Duration(got) != tc.want {
 			t.Errorf("%d bytes in %s: %s, want %s", tc.arrived, tc.since, got, tc.want)
 		}
 	}

@@ -116,6 +116,9 @@ func (c *conn) crashed(ex *exchange, p any) {
 		c.upstream.Store(nil)
 		_ = ex.conn.Close()
 	}
+	if ex != nil {
+		ex.ungather()
+	}
 	if ex != nil && ex.replica != nil {
 		ex.replica.Release()
 	}

@@ -35,13 +35,24 @@ func bufferPool(size int) sync.Pool {
 }
 
 func poolOf(size int) *sync.Pool {
-	switch {
-	case size <= smallBuffer:
+	switch bufferFor(size) {
+	case smallBuffer:
 		return &smallBuffers
-	case size <= mediumBuffer:
+	case mediumBuffer:
 		return &mediumBuffers
 	}
 	return &largeBuffers
+}
+
+// bufferFor is the size of the buffer that holds size bytes.
+func bufferFor(size int) int {
+	switch {
+	case size <= smallBuffer:
+		return smallBuffer
+	case size <= mediumBuffer:
+		return mediumBuffer
+	}
+	return largeBuffer
 }
 
 func putBuffer(b *sock.Buffer) {
@@ -62,6 +73,7 @@ type exchange struct {
 	// complete is set once the whole body lies in [head:body]; rest is what is still to come otherwise.
 	complete bool
 	rest     http1.Body
+	gathered int64 // what in counts for in the gateway's gathered
 
 	out    *sock.Buffer // the head being written, either way
 	outLen int
@@ -107,6 +119,7 @@ func (ex *exchange) reset() {
 	ex.r = ex.body
 	if ex.behind != nil {
 		putBuffer(ex.in)
+		ex.ungather()
 		ex.in = poolOf(len(ex.behind)).Get().(*sock.Buffer)
 		ex.r, ex.w = 0, copy(ex.in.B, ex.behind)
 		ex.behind = nil
@@ -131,6 +144,7 @@ func (ex *exchange) clear() {
 
 func (ex *exchange) free() {
 	putBuffer(ex.in)
+	ex.ungather()
 	ex.in, ex.behind = nil, nil
 	ex.r, ex.w = 0, 0
 	ex.clear()
@@ -284,58 +298,4 @@ func (ex *exchange) count(status int) {
 		return
 	}
 	ex.g.metrics.api(ex.req.Method, ex.path, status, took)
-}
-
-// gather reads the body whole if it is short enough to be kept, else as much as has arrived. A status other than 0 has
-// been sent to the client.
-func (ex *exchange) gather() (status int, keep bool) {
-	ex.rest = ex.req.Body
-	if ex.rest.Empty() {
-		ex.complete = true
-		return 0, true
-	}
-	length := ex.rest.Length()
-	if length >= 0 && length <= replayLimit && !ex.req.Expect && ex.head-ex.r+int(length) > ex.w-ex.r {
-		if status := ex.readBody(int(length)); status != 0 {
-			return status, ex.refuse(status, "request body did not arrive")
-		}
-	}
-	n, done, err := ex.rest.Advance(ex.in.B[ex.head:ex.w])
-	if err != nil {
-		status := statusOf(err)
-		return status, ex.refuse(status, err.Error())
-	}
-	ex.body, ex.complete = ex.head+n, done
-	if ex.beyondBound() {
-		return 413, ex.refuse(413, "request body is too long")
-	}
-	return 0, true
-}
-
-// beyondBound reports whether more has come of a body that did not announce its length than is legal.
-func (ex *exchange) beyondBound() bool {
-	return ex.g.cfg.MaxBody > 0 && ex.rest.Unchunked() > ex.g.cfg.MaxBody
-}
-
-// readBody reads until length bytes of body are there.
-func (ex *exchange) readBody(length int) (status int) {
-	if ex.room(ex.head - ex.r + length) {
-		// Same bytes, new place.
-		offset := len(ex.req.Target) - len(ex.path)
-		if _, err := ex.req.Parse(ex.in.B[ex.r:ex.w], ex.g.cfg.MaxURI); err != nil {
-			return 400
-		}
-		ex.path = ex.req.Target[offset:]
-		ex.mark()
-	}
-	ex.delayed = true
-	for ex.w < ex.head+length {
-		ex.c.limit(ex.g.cfg.ReadTimeout)
-		n, err := ex.c.sock.Read(ex.in.B[ex.w:])
-		ex.w += n
-		if err != nil {
-			return ex.clientError(err)
-		}
-	}
-	return 0
 }

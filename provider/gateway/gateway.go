@@ -59,6 +59,8 @@ type Gateway struct {
 	clock atomic.Int64
 	// receiving is the room that bodies of asynchronous calls take while they come in; see intake.
 	receiving atomic.Int64
+	// gathered is the memory that short bodies take while they come in and until they are answered; see gather.
+	gathered atomic.Int64
 	// cancels are calls to be cancelled for other gateways' clients; asked bounds what this one's ask of the others.
 	cancels chan string
 	asked   sampler

@@ -50,10 +50,10 @@ func tooLong(most int64) string {
 // slowest is the bytes per second below which a body is given up: it takes room that others need.
 const slowest = 4 << 10
 
-// patience is how long the next part of a body may take that has been arriving for that long: as long as a client may be
+// patience is how long the next part of a body may take of which so much has arrived in that time: as long as a client may be
 // silent, and no longer than the slowest legal body would have taken by then.
-func (i *intake) patience(silence Duration, since time.Duration) Duration {
-	atMost := silence + Duration(len(i.body))*Duration(time.Second)/slowest
+func patience(arrived int, silence Duration, since time.Duration) Duration {
+	atMost := silence + Duration(arrived)*Duration(time.Second)/slowest
 	return max(min(silence, atMost-Duration(since)), 1) // 0 would be no bound
 }
 
@@ -91,7 +91,7 @@ func (ex *exchange) receive(in *intake) (status int, reason string) {
 	b := mediumBuffers.Get().(*sock.Buffer)
 	defer mediumBuffers.Put(b)
 	for begun := time.Now(); !done; {
-		ex.c.limit(in.patience(ex.g.cfg.ReadTimeout, time.Since(begun)))
+		ex.c.limit(patience(len(in.body), ex.g.cfg.ReadTimeout, time.Since(begun)))
 		n, err := ex.c.sock.Read(b.B)
 		if err != nil {
 			return ex.clientError(err), "request body did not arrive in time"
