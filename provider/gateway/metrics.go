@@ -99,8 +99,8 @@ func (m *metrics) forget(label string) {
 
 // gauges reads what the replica table and the registry say at the moment of a scrape.
 type gauges struct {
-	g                                                            *Gateway
-	desired, ready, minimum, target, inflight, queued, connected *prometheus.Desc
+	g                                                                      *Gateway
+	desired, ready, minimum, target, inflight, queued, connected, gathered *prometheus.Desc
 }
 
 func newGauges(g *Gateway) *gauges {
@@ -116,12 +116,13 @@ func newGauges(g *Gateway) *gauges {
 		inflight:  desc("gateway_function_invocation_inflight", "Invocations being forwarded.", "function_name"),
 		queued:    desc("gateway_queue_depth", "Requests waiting for a replica.", "function_name"),
 		connected: desc("gateway_provider_connected", "1 while the provider can be heard."),
+		gathered:  desc("gateway_gathered_bytes", "Memory taken by short bodies that are kept until they are answered."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.desired, c.ready, c.minimum, c.target, c.inflight, c.queued, c.connected} {
+	for _, d := range []*prometheus.Desc{c.desired, c.ready, c.minimum, c.target, c.inflight, c.queued, c.connected, c.gathered} {
 		out <- d
 	}
 }
@@ -136,6 +137,7 @@ func (c *gauges) Collect(out chan<- prometheus.Metric) {
 		connected = 0
 	}
 	gauge(c.connected, connected)
+	gauge(c.gathered, float64(c.g.gathered.Load()))
 	for _, s := range c.g.registry.Sets() {
 		c.collect(s, gauge)
 	}
