@@ -71,6 +71,103 @@ func TestGuessesWithoutATable(t *testing.T) {
 	}
 }
 
+// On a node that has just joined, the provider's name may be unknown for a while: whoever comes meanwhile is served then.
+func TestHeldWhileStarting(t *testing.T) {
+	t.Parallel()
+	const get, head = "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n", "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+	begin := func(t *testing.T, adjust func(*Config)) (*control, *edge) {
+		p := newControl(t)
+		provided := under(t, p)
+		return p, start(t, func(c *Config) {
+			provided(c)
+			c.StartupTimeout = Duration(time.Minute)
+			adjust(c)
+		})
+	}
+	held := func(e *edge, n int64) {
+		for e.heldBlind.Load() != n {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	health := func(t *testing.T, e *edge, want string) {
+		t.Helper()
+		resp, body := e.exchange(t, head)
+		if got := fmt.Sprint(resp.StatusCode, " ", body); !strings.HasPrefix(got, want) {
+			t.Errorf("/healthz: got %q, want %q", got, want)
+		}
+	}
+	t.Run("until a table comes", func(t *testing.T) {
+		t.Parallel()
+		p, e := begin(t, func(*Config) {})
+		health(t, e, `503 {"status":"starting"`)
+		c, in := e.dial(t)
+		_, _ = io.WriteString(c, get)
+		never, inNever := e.dial(t)
+		_, _ = io.WriteString(never, "GET /function/never HTTP/1.1\r\nHost: h\r\n\r\n")
+		held(e, 2)
+		r := newReplica(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "here") })
+		p.hub.Publish(feed.Table{Epoch: "e", Revision: 1, Functions: []feed.Function{function("f", r)}})
+		if resp, body := readResponse(t, in, "GET"); resp.StatusCode != 200 || body != "here" {
+			t.Errorf("held: %s %q", resp.Status, body)
+		}
+		if resp, body := readResponse(t, inNever, "GET"); resp.StatusCode != 404 {
+			t.Errorf("held for a function that there is not: %s %q", resp.Status, body)
+		}
+		health(t, e, `200 {"status":"ok"`)
+		held(e, 0)
+	})
+	t.Run("until DNS knows the function", func(t *testing.T) {
+		t.Parallel()
+		var knows atomic.Bool
+		_, e := begin(t, func(c *Config) {
+			all := known("tasks.f")
+			c.Resolve = func(ctx context.Context, host string) ([]string, error) {
+				if !knows.Load() {
+					host = "unknown"
+				}
+				return all(ctx, host)
+			}
+		})
+		c, _ := e.dial(t)
+		_, _ = io.WriteString(c, get)
+		held(e, 1)
+		knows.Store(true)
+		held(e, 0)
+		if n := e.registry.Guessed(); n != 1 {
+			t.Errorf("%d functions were found, want 1", n)
+		}
+		health(t, e, `200 {"status":"degraded"`)
+	})
+	t.Run("while there is room", func(t *testing.T) {
+		t.Parallel()
+		_, e := begin(t, func(c *Config) { c.MaxHeld = 1 })
+		first, _ := e.dial(t)
+		_, _ = io.WriteString(first, get)
+		held(e, 1)
+		if resp, body := e.exchange(t, get); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "no replica table") {
+			t.Errorf("the second of one that may be held: %s %q", resp.Status, body)
+		}
+		_ = first.Close()
+		held(e, 0) // whoever leaves is held no longer
+	})
+	t.Run("no longer than a request may be", func(t *testing.T) {
+		t.Parallel()
+		_, e := begin(t, func(c *Config) { c.HoldTimeout = Duration(50 * time.Millisecond) })
+		if resp, body := e.exchange(t, get); resp.StatusCode != 503 || !strings.Contains(body, "no replica table") {
+			t.Errorf("got %s %q", resp.Status, body)
+		}
+		health(t, e, `503 {"status":"starting"`)
+	})
+	t.Run("no longer than the gateway is young", func(t *testing.T) {
+		t.Parallel()
+		_, e := begin(t, func(c *Config) { c.StartupTimeout = Duration(50 * time.Millisecond) })
+		if resp, body := e.exchange(t, get); resp.StatusCode != 503 || !strings.Contains(body, "no replica table") {
+			t.Errorf("got %s %q", resp.Status, body)
+		}
+		health(t, e, `200 {"status":"degraded"`)
+	})
+}
+
 // A name that there is no room to look for is not known not to exist.
 func TestTooManyGuesses(t *testing.T) {
 	t.Parallel()

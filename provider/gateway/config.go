@@ -68,6 +68,10 @@ type Config struct {
 	IdleTimeout Duration `envconfig:"idle_timeout" default:"75s"`
 	// HoldTimeout bounds the wait for a replica: a function that wakes, a busy one; 0 means none is waited for.
 	HoldTimeout Duration `envconfig:"hold_timeout" default:"30s"`
+	// StartupTimeout is how long a gateway that has neither a table nor any function by DNS says that it is starting, and
+	// holds requests; 0 means not at all. On a node that has just joined an overlay network, Swarm's DNS may know nothing
+	// that runs on other nodes, the provider included, until NetworkDB's next bulk exchange; those are 30 s apart.
+	StartupTimeout Duration `envconfig:"startup_timeout" default:"35s"`
 	// TunnelTimeout bounds the silence, in both directions, of a WebSocket.
 	TunnelTimeout Duration `envconfig:"tunnel_timeout" default:"1h"`
 	// ShutdownDelay is the time between turning unready and refusing connections, for load balancers to notice.
@@ -241,6 +245,7 @@ func (c Config) validate() error {
 		{"read_timeout", c.ReadTimeout, time.Second}, {"write_timeout", c.WriteTimeout, time.Second},
 		{"upstream_timeout", c.UpstreamTimeout, time.Second}, {"header_timeout", c.HeaderTimeout, time.Second},
 		{"idle_timeout", c.IdleTimeout, time.Second}, {"hold_timeout", c.HoldTimeout, 0},
+		{"startup_timeout", c.StartupTimeout, 0},
 		{"tunnel_timeout", c.TunnelTimeout, time.Second}, {"shutdown_delay", c.ShutdownDelay, 0},
 		{"shutdown_timeout", c.ShutdownTimeout, 0}, {"usage_interval", c.UsageInterval, 0},
 	} {

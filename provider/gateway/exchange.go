@@ -250,7 +250,7 @@ func (ex *exchange) route(address []byte) (status int, reason string) {
 	var err error
 	if ex.set == nil {
 		ex.delayed = true
-		ex.set, err = ex.g.registry.Guess(name)
+		ex.set, err = ex.find(name)
 	}
 	switch {
 	case err != nil:
@@ -258,8 +258,6 @@ func (ex *exchange) route(address []byte) (status int, reason string) {
 	case ex.set != nil:
 		ex.stats = ex.set.Stats.(*functionStats)
 		return 0, ""
-	case ex.g.blind(): // it may well exist
-		return 503, "no replica table has come from the provider yet, so it is not known which functions there are"
 	}
 	return 404, "no such function"
 }

@@ -65,6 +65,12 @@ type Gateway struct {
 	cancels chan string
 	asked   sampler
 
+	// born is when the gateway was made; sighted is closed once its first table is in use.
+	born    time.Time
+	sighted chan struct{}
+	// heldBlind counts the requests that wait for that.
+	heldBlind atomic.Int64
+
 	// unready is set when shutdown begins, draining once connections are to be closed after their request.
 	unready, draining atomic.Bool
 
@@ -82,7 +88,7 @@ func New(cfg Config) (*Gateway, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
 	}
-	g := &Gateway{cfg: cfg, servedBy: "waggle/" + cfg.Release, epoch: rand.Text(),
+	g := &Gateway{cfg: cfg, servedBy: "waggle/" + cfg.Release, epoch: rand.Text(), born: time.Now(), sighted: make(chan struct{}),
 		conns: make(map[*conn]struct{}), perIP: make(map[string]int), cancels: make(chan string, maxCancels)}
 	g.asked.most = maxCancels
 	g.clock.Store(time.Now().UnixNano())
@@ -139,7 +145,7 @@ func New(cfg Config) (*Gateway, error) {
 		}
 	}
 	if cfg.Table != nil {
-		g.registry.Apply(*cfg.Table)
+		g.apply(*cfg.Table)
 	}
 	return g, nil
 }
@@ -244,13 +250,21 @@ func (g *Gateway) followTable(ctx context.Context) error {
 	for {
 		snap := g.feed.Newest()
 		if snap.Table.Epoch != "" {
-			g.registry.Apply(snap.Table)
+			g.apply(snap.Table)
 		}
 		select {
 		case <-snap.Changed:
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// apply puts a table to use. One goroutine at a time calls it.
+func (g *Gateway) apply(t feed.Table) {
+	g.registry.Apply(t)
+	if g.blind() {
+		close(g.sighted)
 	}
 }
 
@@ -281,12 +295,6 @@ func (g *Gateway) providerGone() bool {
 	}
 	_, gone := g.feed.GoneSince()
 	return gone
-}
-
-// blind reports whether no replica table has come yet. A provider that has just started can be heard before it can list
-// what Swarm runs; until then it is of no more use to requests than one that is gone.
-func (g *Gateway) blind() bool {
-	return g.feed != nil && g.cfg.Table == nil && g.feed.Newest().Table.Epoch == ""
 }
 
 func (g *Gateway) ejected(s *upstream.Set, r *upstream.Replica, reason string) {

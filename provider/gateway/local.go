@@ -30,7 +30,8 @@ func statusOf(err error) int {
 	case errors.Is(err, upstream.ErrLeft):
 		return 499
 	case errors.Is(err, upstream.ErrNotReady), errors.Is(err, upstream.ErrAsleep), errors.Is(err, upstream.ErrBusy),
-		errors.Is(err, upstream.ErrQueueFull), errors.Is(err, upstream.ErrStale), errors.Is(err, upstream.ErrTooManyGuesses):
+		errors.Is(err, upstream.ErrQueueFull), errors.Is(err, upstream.ErrStale), errors.Is(err, upstream.ErrTooManyGuesses),
+		errors.Is(err, errNoTable):
 		return 503
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return 504
@@ -73,7 +74,7 @@ func (ex *exchange) local() (keep bool) {
 }
 
 // health says how the gateway is. Without its provider it still serves every function it knows, and without a table
-// those that DNS knows, so neither is a failure.
+// those that DNS knows, so neither is a failure. While it may be too young to know any, balancers should rather ask others.
 func (ex *exchange) health() (keep bool) {
 	type details struct {
 		Status        string     `json:"status"`
@@ -94,8 +95,11 @@ func (ex *exchange) health() (keep bool) {
 		}
 	}
 	status := 200
-	if ex.g.unready.Load() {
+	switch {
+	case ex.g.unready.Load():
 		d.Status, status = "stopping", 503
+	case ex.g.starting():
+		d.Status, status = "starting", 503
 	}
 	body, err := json.Marshal(d)
 	if err != nil {

@@ -81,6 +81,13 @@ func (g *Registry) Guess(address []byte) (*Set, error) {
 	}
 }
 
+// Guessed is the number of functions that have been found.
+func (g *Registry) Guessed() int {
+	g.guess.mu.Lock()
+	defer g.guess.mu.Unlock()
+	return g.guess.found
+}
+
 // resolve asks for a name that nothing is known of.
 func (g *Registry) resolve(ctx context.Context, name string, into *guess) {
 	hosts, _ := g.lookUp(ctx, name)
