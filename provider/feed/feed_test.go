@@ -205,28 +205,36 @@ func TestCountersNeverFall(t *testing.T) {
 		k := key{"vote", "openfaas-fn"}
 		type process struct {
 			epoch           int
-			count, reported uint64
+			life            uint64
+			count, reported uint64 // in this life
 		}
 		gateways := make([]process, rapid.IntRange(1, 4).Draw(rt, "gateways"))
 		var truth, last uint64
-		report := func(i int, n uint64) {
+		report := func(i int, life, n uint64) {
 			b.add(Report{Gateway: fmt.Sprint(i), Epoch: fmt.Sprint(gateways[i].epoch),
-				Functions: []Load{{Name: k.name, Namespace: k.namespace, Started: n, Completed: n}}}, now)
+				Functions: []Load{{Name: k.name, Namespace: k.namespace, Life: life, Started: n, Completed: n}}}, now)
 		}
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 			i := rapid.IntRange(0, len(gateways)-1).Draw(rt, "gateway")
 			g := &gateways[i]
-			switch rapid.SampledFrom([]string{"count", "report", "stale", "absent", "restart"}).Draw(rt, "step") {
+			switch rapid.SampledFrom([]string{"count", "report", "stale", "absent", "removed and here again", "stale of before", "restart"}).Draw(rt, "step") {
 			case "count":
 				g.count += rapid.Uint64Range(1, 9).Draw(rt, "n")
 			case "report":
-				report(i, g.count)
+				report(i, g.life, g.count)
 				truth += g.count - g.reported
 				g.reported = g.count
 			case "stale":
-				report(i, g.reported/2)
+				report(i, g.life, g.reported/2)
 			case "absent":
 				b.add(Report{Gateway: fmt.Sprint(i), Epoch: fmt.Sprint(g.epoch)}, now)
+			case "removed and here again":
+				g.life, g.count, g.reported = g.life+1, 0, 0
+				report(i, g.life, 0)
+			case "stale of before":
+				if g.life > 0 {
+					report(i, g.life-1, rapid.Uint64Range(1, 9).Draw(rt, "n"))
+				}
 			case "restart":
 				*g = process{epoch: g.epoch + 1}
 			}

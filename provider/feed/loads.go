@@ -49,6 +49,12 @@ func (b *loadBook) add(r Report, now time.Time) {
 	for _, l := range r.Functions {
 		k := key{l.Name, l.Namespace}
 		old := before.loads[k]
+		switch {
+		case l.Life > old.Life:
+			old = Load{} // it was removed and is here again
+		case l.Life < old.Life:
+			l = old // overtaken
+		}
 		// A report overtaken by a later one of the same process must not count backwards.
 		l.Started, l.Completed = max(l.Started, old.Started), max(l.Completed, old.Completed)
 		loads[k] = l

@@ -77,11 +77,13 @@ type Replica struct {
 	State State  `json:"state"`
 }
 
-// Load is what one gateway saw of one function since it started (counters) or sees now (gauges).
+// Load is what one gateway has seen of one function (counters) or sees now (gauges).
 type Load struct {
 	Name      string `json:"name"`
 	Namespace string `json:"namespace"`
-	// Started and Completed count invocations since the gateway started; they never decrease within one Report.Epoch.
+	// Started and Completed count invocations in one life of the function, which ends when the gateway hears that it was
+	// removed; Life grows from one to the next within one Report.Epoch.
+	Life      uint64 `json:"life"`
 	Started   uint64 `json:"started"`
 	Completed uint64 `json:"completed"`
 	// Inflight is the number of invocations being forwarded now, Queued of those held or waiting for a replica.

@@ -307,7 +307,7 @@ func (g *Gateway) report() feed.Report {
 	sets := g.registry.Sets()
 	r := feed.Report{Gateway: g.hostname, Epoch: g.epoch, At: time.Now(), Functions: make([]feed.Load, 0, len(sets))}
 	for _, s := range sets {
-		r.Functions = append(r.Functions, feed.Load{Name: s.Name, Namespace: s.Namespace,
+		r.Functions = append(r.Functions, feed.Load{Name: s.Name, Namespace: s.Namespace, Life: s.Life,
 			Started: s.Started.Load(), Completed: s.Completed.Load(), Inflight: s.Inflight(), Queued: s.Queued(), Pending: g.pending(s.Label)})
 	}
 	return r

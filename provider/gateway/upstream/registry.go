@@ -121,6 +121,8 @@ type Registry struct {
 	prober *http.Client
 	probes chan struct{}
 
+	lives atomic.Uint64
+
 	mu    sync.Mutex
 	sets  map[string]*Set // by Label; guarded by mu
 	fixed []*Set          // guarded by mu; what no table names
@@ -223,7 +225,7 @@ func (g *Registry) Apply(t feed.Table) {
 }
 
 func (g *Registry) newSet(fn feed.Function) *Set {
-	s := &Set{registry: g, Name: fn.Name, Namespace: fn.Namespace, Label: fn.Name + "." + fn.Namespace, byID: make(map[string]*Replica)}
+	s := &Set{registry: g, Name: fn.Name, Namespace: fn.Namespace, Label: fn.Name + "." + fn.Namespace, Life: g.lives.Add(1), byID: make(map[string]*Replica)}
 	s.view.Store(&view{fn: fn})
 	s.Stats = g.cfg.NewStats(s)
 	return s

@@ -16,6 +16,8 @@ type Set struct {
 	// Stats is what the gateway keeps per function, made once by Config.NewStats.
 	Stats any
 
+	// Life is another, and greater, for a function that was removed and is here again.
+	Life uint64
 	// Started and Completed count invocations; the gateway adds to them.
 	Started, Completed atomic.Uint64
 
