@@ -315,13 +315,12 @@ func (c *conn) cut() {
 func (c *conn) linger() {
 	c.sock.CloseWrite()
 	c.limit(Duration(lingerFor))
-	b := mediumBuffers.Get().(*sock.Buffer)
-	defer mediumBuffers.Put(b)
 	for total := 0; total < lingerBytes; {
-		n, err := c.sock.Read(b.B)
+		b, n, err := c.sock.Borrow(&mediumBuffers)
 		if err != nil {
 			return
 		}
+		mediumBuffers.Put(b)
 		total += n
 	}
 }

@@ -156,7 +156,9 @@ func (ex *exchange) free() {
 func (ex *exchange) unread() int { return ex.w - ex.body + len(ex.behind) }
 
 func (ex *exchange) dropUp() {
-	putBuffer(ex.up)
+	if ex.up != nil {
+		ex.g.giveBack(ex.up)
+	}
 	ex.up, ex.ur, ex.uw = nil, 0, 0
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"waggle/provider/gateway/http1"
+	"waggle/provider/gateway/sock"
 	"waggle/provider/gateway/upstream"
 )
 
@@ -190,7 +191,7 @@ func (ex *exchange) readHead() error {
 func (ex *exchange) readUp() error {
 	if ex.ur == ex.uw {
 		ex.dropUp()
-		b, n, err := ex.conn.Borrow(&mediumBuffers)
+		b, n, err := ex.g.borrow(ex.conn.Conn)
 		ex.up, ex.ur, ex.uw = b, 0, n
 		return err
 	}
@@ -199,7 +200,13 @@ func (ex *exchange) readUp() error {
 		ex.ur = 0
 	}
 	if ex.uw == len(ex.up.B) {
-		return errHeadTooLong
+		if len(ex.up.B) >= mediumBuffer {
+			return errHeadTooLong
+		}
+		wider := mediumBuffers.Get().(*sock.Buffer)
+		copy(wider.B, ex.up.B)
+		putBuffer(ex.up)
+		ex.up = wider
 	}
 	n, err := ex.conn.Read(ex.up.B[ex.uw:])
 	ex.uw += n

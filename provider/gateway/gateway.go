@@ -61,6 +61,8 @@ type Gateway struct {
 	receiving atomic.Int64
 	// gathered is the memory that short bodies take while they come in and until they are answered; see gather.
 	gathered atomic.Int64
+	// pieces counts the buffers in which bytes are passed on; see borrow.
+	pieces atomic.Int64
 	// cancels are calls to be cancelled for other gateways' clients; asked bounds what this one's ask of the others.
 	cancels chan string
 	asked   sampler

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"sync/atomic"
 	"time"
 
 	wire "golang.org/x/net/http2"
@@ -12,7 +13,7 @@ import (
 
 // http2 is what the package of that name has to know of the settings.
 func (c Config) http2(now func() int64) http2.Config {
-	return http2.Config{MaxStreams: c.HTTP2MaxStreams, MaxHeader: c.MaxHeader, HeaderTimeout: time.Duration(c.HeaderTimeout),
+	return http2.Config{Unread: new(atomic.Int64), MaxStreams: c.HTTP2MaxStreams, MaxHeader: c.MaxHeader, HeaderTimeout: time.Duration(c.HeaderTimeout),
 		ReadTimeout: time.Duration(c.ReadTimeout), WriteTimeout: time.Duration(c.WriteTimeout), IdleTimeout: time.Duration(c.IdleTimeout), Now: now}
 }
 

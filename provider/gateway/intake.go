@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
-
-	"waggle/provider/gateway/sock"
 )
 
 const (
@@ -88,23 +86,28 @@ func (ex *exchange) receive(in *intake) (status int, reason string) {
 			return ex.clientError(err), ""
 		}
 	}
-	b := mediumBuffers.Get().(*sock.Buffer)
-	defer mediumBuffers.Put(b)
 	for begun := time.Now(); !done; {
 		ex.c.limit(patience(len(in.body), ex.g.cfg.ReadTimeout, time.Since(begun)))
-		n, err := ex.c.sock.Read(b.B)
-		if err != nil {
-			return ex.clientError(err), "request body did not arrive in time"
-		}
-		if used, done, status, reason = ex.take(in, b.B[:n]); status != 0 {
+		if done, status, reason = ex.receiveMore(in); status != 0 {
 			return status, reason
-		}
-		if done && used < n {
-			ex.behind = append([]byte(nil), b.B[used:n]...)
 		}
 	}
 	ex.body, ex.complete = ex.w, true
 	return 0, ""
+}
+
+// receiveMore reads what comes next.
+func (ex *exchange) receiveMore(in *intake) (done bool, status int, reason string) {
+	b, n, err := ex.c.sock.Borrow(&mediumBuffers)
+	if err != nil {
+		return false, ex.clientError(err), "request body did not arrive in time"
+	}
+	defer mediumBuffers.Put(b)
+	used, done, status, reason := ex.take(in, b.B[:n])
+	if done && used < n {
+		ex.behind = append([]byte(nil), b.B[used:n]...)
+	}
+	return done, status, reason
 }
 
 // goOn is the interim response that a client with "Expect: 100-continue" waits for.

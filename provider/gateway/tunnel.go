@@ -29,8 +29,10 @@ func (ex *exchange) tunnel() (status int, keep bool) {
 			ex.pipe(replica, client)
 		}
 	}()
-	if client.Write(head, unread) == nil {
-		ex.ur = ex.uw
+	err := client.Write(head, unread)
+	ex.dropOut()
+	ex.dropUp()
+	if err == nil {
 		ex.pipe(client, replica)
 	} else {
 		client.Unblock()
@@ -49,7 +51,7 @@ func (ex *exchange) tunnel() (status int, keep bool) {
 // tunnel is of no use.
 func (ex *exchange) pipe(to, from *sock.Conn) {
 	for {
-		b, n, err := from.Borrow(&mediumBuffers)
+		b, n, err := ex.g.borrow(from)
 		if err != nil {
 			to.CloseWrite()
 			if err != io.EOF {
@@ -60,7 +62,7 @@ func (ex *exchange) pipe(to, from *sock.Conn) {
 		}
 		ex.c.limit(ex.g.cfg.TunnelTimeout)
 		err = to.Write(b.B[:n], nil)
-		mediumBuffers.Put(b)
+		ex.g.giveBack(b)
 		if err != nil {
 			to.Unblock()
 			from.Unblock()

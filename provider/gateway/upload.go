@@ -29,9 +29,9 @@ func (ex *exchange) startUpload() {
 	to := ex.conn.Conn
 	go func() {
 		defer close(u.finished)
-		b := mediumBuffers.Get().(*sock.Buffer)
-		defer mediumBuffers.Put(b)
-		ex.carry(u, b, to)
+		for more := true; more; {
+			more = ex.carry(u, to)
+		}
 		if u.status != 0 {
 			// The client is at fault. The replica must see that the body is not whole, and nobody is left to take its answer.
 			u.gaveUp.Store(true)
@@ -40,45 +40,45 @@ func (ex *exchange) startUpload() {
 	}()
 }
 
-// carry reads from the client and writes to the replica until the body ends or either side breaks.
-func (ex *exchange) carry(u *upload, b *sock.Buffer, to *sock.Conn) {
-	for {
-		ex.c.limit(ex.g.cfg.ReadTimeout)
-		u.reading.Store(true)
-		n, err := ex.c.sock.Read(b.B)
-		if err != nil {
-			if u.stopped.Load() {
-				return
-			}
-			u.status, u.reason = 499, "client left within its request"
-			if errors.Is(err, os.ErrDeadlineExceeded) && !ex.c.left.Load() {
-				u.status, u.reason = 408, "request body did not arrive in time"
-			}
-			return
+// carry takes the next bytes from the client to the replica, and reports false once the body has ended or either side is
+// broken. A client that makes it wait costs no buffer.
+func (ex *exchange) carry(u *upload, to *sock.Conn) (more bool) {
+	ex.c.limit(ex.g.cfg.ReadTimeout)
+	u.reading.Store(true)
+	b, n, err := ex.g.borrow(ex.c.sock)
+	if err != nil {
+		if u.stopped.Load() {
+			return false
 		}
-		u.reading.Store(false)
-		got := b.B[:n]
-		n, done, err := ex.rest.Advance(got)
-		if err != nil {
-			u.status, u.reason = statusOf(err), err.Error()
-			return
+		u.status, u.reason = 499, "client left within its request"
+		if errors.Is(err, os.ErrDeadlineExceeded) && !ex.c.left.Load() {
+			u.status, u.reason = 408, "request body did not arrive in time"
 		}
-		if ex.beyondBound() {
-			u.status, u.reason = 413, "request body is too long"
-			return
-		}
-		ex.c.limit(ex.g.cfg.UpstreamTimeout)
-		if to.Write(got[:n], nil) != nil {
-			return // the replica may have answered already: its response decides
-		}
-		if done {
-			u.done = true
-			if n < len(got) {
-				ex.behind = append([]byte(nil), got[n:]...)
-			}
-			return
+		return false
+	}
+	defer ex.g.giveBack(b)
+	u.reading.Store(false)
+	got := b.B[:n]
+	n, done, err := ex.rest.Advance(got)
+	if err != nil {
+		u.status, u.reason = statusOf(err), err.Error()
+		return false
+	}
+	if ex.beyondBound() {
+		u.status, u.reason = 413, "request body is too long"
+		return false
+	}
+	ex.c.limit(ex.g.cfg.UpstreamTimeout)
+	if to.Write(got[:n], nil) != nil {
+		return false // the replica may have answered already: its response decides
+	}
+	if done {
+		u.done = true
+		if n < len(got) {
+			ex.behind = append([]byte(nil), got[n:]...)
 		}
 	}
+	return !done
 }
 
 // waitUpload gives the upload a moment to end by itself after the response has, as it usually did before that.

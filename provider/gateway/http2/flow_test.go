@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -192,6 +193,43 @@ func TestUploadsAreBoundedByWindows(t *testing.T) {
 	close(read)
 }
 
+// Bodies that nobody has read yet take so much memory in all and no more; what is read or given up makes room again.
+func TestUnreadBodiesHaveABound(t *testing.T) {
+	t.Parallel()
+	streams, results, read := make(chan *Stream, 2), make(chan error, 2), make(chan struct{})
+	p := serve(t, func(s *Stream) {
+		streams <- s
+		<-read
+		_, err := io.ReadAll(s)
+		results <- err
+		_ = answer(s, 0)
+	})
+	unread := p.conn.cfg.Unread
+	const room = 2 * maxFrame
+	unread.Store(MaxUnread - room)
+	first := p.begin(false, post()...)
+	p.must(p.WriteData(first, false, make([]byte, maxFrame)))
+	p.must(p.WriteData(first, false, make([]byte, maxFrame-1)))
+	p.must(p.WriteData(first, true, make([]byte, 1))) // fits into what has been taken
+	second := p.begin(false, post()...)
+	p.must(p.WriteData(second, false, make([]byte, 1)))
+	p.wantReset(second, wire.ErrCodeEnhanceYourCalm)
+	if got := unread.Load(); got != MaxUnread {
+		t.Errorf("%d bytes are taken, want %d", got, MaxUnread)
+	}
+	close(read)
+	failed := 0
+	for range 2 {
+		if err := <-results; err != nil {
+			failed++
+		}
+	}
+	if failed != 1 {
+		t.Errorf("%d requests failed, want the second alone", failed)
+	}
+	eventually(t, "room", func() bool { return unread.Load() == MaxUnread-room })
+}
+
 func TestBodiesThatNobodyReadsAreCredited(t *testing.T) {
 	t.Parallel()
 	for name, handle := range map[string]func(*Stream){
@@ -229,6 +267,54 @@ func TestBodiesThatNobodyReadsAreCredited(t *testing.T) {
 			})
 			_ = p.nc.Close()
 			<-done
+		})
+	}
+}
+
+// Whoever waits for a slow body takes a buffer only when there is something to put into it.
+func TestAwaitRead(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		happens func(p *peer, s *Stream, id uint32)
+		want    string
+	}{
+		"bytes come":             {func(p *peer, _ *Stream, id uint32) { p.must(p.WriteData(id, false, []byte("abc"))) }, `"3\r\nabc\r\n"`},
+		"the body ends":          {func(p *peer, _ *Stream, id uint32) { p.must(p.WriteData(id, true, nil)) }, `"0\r\n\r\n"`},
+		"the client resets":      {func(p *peer, _ *Stream, id uint32) { p.must(p.WriteRSTStream(id, wire.ErrCodeCancel)) }, "stream was reset"},
+		"its deadline passes":    {func(_ *peer, s *Stream, _ uint32) { _ = s.SetDeadline(time.Unix(1, 0)) }, "i/o timeout"},
+		"nobody wants the rest":  {func(_ *peer, s *Stream, _ uint32) { _ = s.CloseWrite() }, "EOF"},
+		"the stream is closed":   {func(_ *peer, s *Stream, _ uint32) { _ = s.Close() }, "EOF"},
+		"the connection is gone": {func(p *peer, _ *Stream, _ uint32) { _ = p.nc.Close() }, "stream was reset"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			streams, results := make(chan *Stream), make(chan string, 1)
+			p := serve(t, func(s *Stream) {
+				head := make([]byte, 9000)
+				s.AwaitRead() // for the head, which is there
+				if _, err := s.Read(head); err != nil {
+					t.Error(err)
+				}
+				streams <- s
+				s.AwaitRead()
+				n, err := s.Read(head)
+				got := strconv.Quote(string(head[:n]))
+				if err != nil {
+					got = err.Error()
+				}
+				results <- got
+			})
+			id := p.begin(false, post()...)
+			s := <-streams
+			select {
+			case got := <-results:
+				t.Fatalf("did not wait for anything: %s", got)
+			case <-time.After(10 * time.Millisecond):
+			}
+			tc.happens(p, s, id)
+			if got := <-results; got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
 		})
 	}
 }

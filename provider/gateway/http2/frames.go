@@ -176,8 +176,9 @@ func (c *Conn) data(f *wire.DataFrame) error {
 	case s.declared >= 0 && (s.received > s.declared || f.StreamEnded() && s.received < s.declared):
 		fault = wire.ErrCodeProtocol // RFC 9113 §8.1.1
 	case s.deaf:
+	case !s.keep(p):
+		fault = wire.ErrCodeEnhanceYourCalm
 	default:
-		s.body.put(p)
 		length -= int64(len(p)) // the rest is credited as it is read
 	}
 	c.credit(length)

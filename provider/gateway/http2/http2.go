@@ -37,9 +37,16 @@ type Config struct {
 	// HeaderTimeout bounds the arrival of a header block and of any frame but DATA, ReadTimeout the silence within a DATA
 	// frame, WriteTimeout the time that the socket takes no byte, IdleTimeout the time without a stream.
 	HeaderTimeout, ReadTimeout, WriteTimeout, IdleTimeout time.Duration
+	// Unread counts the memory that bodies take which nobody has read yet, over all connections that share it; required.
+	// While it is at its bound, [MaxUnread], streams that would take more end with ENHANCE_YOUR_CALM.
+	Unread *atomic.Int64
 	// Now is the time in Unix nanoseconds, exact to what deadlines need.
 	Now func() int64
 }
+
+// MaxUnread bounds [Config.Unread], in bytes. What a connection may make the gateway keep is too much for a crowd of them
+// whose requests all wait, for a function to wake for example.
+const MaxUnread = 64 << 20
 
 const (
 	// maxFrame is the longest payload that is read or written; it is the protocol's default and least value.

@@ -15,6 +15,18 @@ type queue struct {
 	n    int // bytes in all
 }
 
+// size is the memory it takes, in bytes.
+func (q *queue) size() int64 { return int64(len(q.list)) * maxFrame }
+
+// grows says by how much n bytes more would make it grow.
+func (q *queue) grows(n int) int64 {
+	free := 0
+	if len(q.list) > 0 {
+		free = maxFrame - q.w
+	}
+	return int64(max(n-free, 0)+maxFrame-1) / maxFrame * maxFrame
+}
+
 func (q *queue) put(p []byte) {
 	q.n += len(p)
 	for len(p) > 0 {

@@ -85,8 +85,28 @@ func (s *Stream) endIfBoth() {
 	}
 }
 
+// keep takes in what has come of the body, and reports false if there is no room for it.
+func (s *Stream) keep(p []byte) bool {
+	more := s.body.grows(len(p))
+	if s.c.cfg.Unread.Add(more) > MaxUnread && more > 0 {
+		s.c.cfg.Unread.Add(-more)
+		return false
+	}
+	s.body.put(p)
+	return true
+}
+
+// take moves what has come of the body into p.
+func (s *Stream) take(p []byte) (n int) {
+	before := s.body.size()
+	n = s.body.get(p)
+	s.c.cfg.Unread.Add(s.body.size() - before)
+	return n
+}
+
 // dropBody forgets what nobody will read.
 func (s *Stream) dropBody() {
+	s.c.cfg.Unread.Add(-s.body.size())
 	n := s.body.drop()
 	s.c.credit(int64(n))
 }
@@ -125,6 +145,16 @@ func (s *Stream) Read(p []byte) (n int, err error) {
 	}
 }
 
+// AwaitRead returns once Read would not wait.
+func (s *Stream) AwaitRead() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	for !s.unblocked && !s.failed && !s.deaf && !s.closed && !s.readAll && !s.remoteEnded &&
+		len(s.head) == 0 && len(s.framing) == 0 && s.body.n == 0 {
+		s.cond.Wait()
+	}
+}
+
 // fill puts as much of the request into p as there is.
 func (s *Stream) fill(p []byte) (n int) {
 	if len(s.head) > 0 {
@@ -144,7 +174,7 @@ func (s *Stream) fill(p []byte) (n int) {
 			if s.chunked {
 				limit = min(limit, s.inChunk)
 			}
-			k := s.body.get(p[n : n+limit])
+			k := s.take(p[n : n+limit])
 			n += k
 			s.c.credit(int64(k))
 			s.credit(int64(k))
@@ -211,6 +241,7 @@ func (s *Stream) CloseWrite() error {
 	defer s.c.mu.Unlock()
 	s.deaf = true
 	s.dropBody()
+	s.cond.Broadcast()
 	s.c.flushAside()
 	return nil
 }

@@ -7,7 +7,8 @@
 // It goes past net.Conn because that costs a scheduler hand-over around every system call, which for calls that never
 // block (these sockets are non-blocking) is a tenth of the gateway's time. The runtime's poller, deadlines and
 // life cycle stay in charge. TLS runs on top of such a socket (NewTLS). A connection without one (a pipe within the
-// process, a stream of HTTP/2) falls back to its own Read and Write, and to Gone, Quiet, Abort and WriteBoth if it has them.
+// process, a stream of HTTP/2) falls back to its own Read and Write, and to Gone, Quiet, Abort, AwaitRead and WriteBoth if
+// it has them.
 package sock
 
 import (
@@ -54,6 +55,12 @@ type writeState struct {
 type bothWriter interface {
 	// WriteBoth sends a, then b, whole, and returns how many bytes went out.
 	WriteBoth(a, b []byte) (int, error)
+}
+
+// readWaiter is a connection without a socket that can wait for something to read without a buffer.
+type readWaiter interface {
+	// AwaitRead returns once Read would not wait.
+	AwaitRead()
 }
 
 // Buffer is a borrowed buffer; its owner puts it back.
@@ -137,6 +144,9 @@ func (c *Conn) Borrow(pool *sync.Pool) (b *Buffer, n int, err error) {
 	if c.raw == nil {
 		if c.secure != nil {
 			return c.secure.borrow(pool)
+		}
+		if w, ok := c.nc.(readWaiter); ok {
+			w.AwaitRead()
 		}
 		b = pool.Get().(*Buffer)
 		n, err = c.nc.Read(b.B)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -133,6 +134,41 @@ func TestOtherConnectionsFallBack(t *testing.T) {
 	}
 	if certain, pending := c.NeverArrived(0, io.EOF); certain || pending || c.Gone() || !c.Quiet() {
 		t.Error("claims to know the fate of something that is no socket")
+	}
+}
+
+// slowReader is a connection without a socket whose bytes come late.
+type slowReader struct {
+	net.Conn
+	taken   *atomic.Bool
+	came    chan struct{}
+	tooSoon bool
+}
+
+func (r *slowReader) AwaitRead() {
+	<-r.came
+	r.tooSoon = r.taken.Load()
+}
+
+func TestNoBufferWhileThereIsNothingToRead(t *testing.T) {
+	t.Parallel()
+	here, there := net.Pipe()
+	defer there.Close()
+	taken := new(atomic.Bool)
+	pool := &sync.Pool{New: func() any { taken.Store(true); return &Buffer{B: make([]byte, 9)} }}
+	slow := &slowReader{Conn: here, taken: taken, came: make(chan struct{})}
+	c := New(slow)
+	defer c.Close()
+	go func() {
+		close(slow.came)
+		_, _ = there.Write([]byte("xyz"))
+	}()
+	b, n, err := c.Borrow(pool)
+	if err != nil || string(b.B[:n]) != "xyz" {
+		t.Errorf("borrowed %v, error %v", b, err)
+	}
+	if slow.tooSoon || !taken.Load() {
+		t.Errorf("buffer taken before there was something to read: %t; at all: %t", slow.tooSoon, taken.Load())
 	}
 }
 
