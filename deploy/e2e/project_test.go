@@ -49,6 +49,7 @@ func (s *system) testControlPlane(t *testing.T) {
 	t.Run("clients that send a byte at a time", p.testTricklers)
 	t.Run("images of registries", p.testRegistries)
 	t.Run("the conformance suite", p.testConformance)
+	t.Run("a function is scaled while its update fails", p.testFailingUpdate)
 	t.Run("asynchronous calls", p.testAsync)
 	t.Run("a storm of writers", p.testStorm)
 	t.Run("the provider is killed", p.testProviderKilled)
