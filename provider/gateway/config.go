@@ -70,7 +70,7 @@ type Config struct {
 	HoldTimeout Duration `envconfig:"hold_timeout" default:"30s"`
 	// StartupTimeout is how long a gateway that has neither a table nor any function by DNS says that it is starting, and
 	// holds requests; 0 means not at all. On a node that has just joined an overlay network, Swarm's DNS may know nothing
-	// that runs on other nodes, the provider included, until NetworkDB's next bulk exchange; those are 30 s apart,
+	// that runs on other nodes, the provider included, presumably until NetworkDB's next bulk exchange; those are 30 s apart,
 	// and the default lets one of them fail.
 	StartupTimeout Duration `envconfig:"startup_timeout" default:"65s"`
 	// TunnelTimeout bounds the silence, in both directions, of a WebSocket.
