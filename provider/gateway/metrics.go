@@ -99,8 +99,10 @@ func (m *metrics) forget(label string) {
 
 // gauges reads what the replica table and the registry say at the moment of a scrape.
 type gauges struct {
-	g                                                                      *Gateway
-	desired, ready, minimum, target, inflight, queued, connected, gathered *prometheus.Desc
+	g *Gateway
+
+	desired, ready, minimum, target, inflight, queued *prometheus.Desc // of each function
+	connected, gathered, unread                       *prometheus.Desc
 }
 
 func newGauges(g *Gateway) *gauges {
@@ -117,12 +119,13 @@ func newGauges(g *Gateway) *gauges {
 		queued:    desc("gateway_queue_depth", "Requests waiting for a replica.", "function_name"),
 		connected: desc("gateway_provider_connected", "1 while the provider can be heard."),
 		gathered:  desc("gateway_gathered_bytes", "Memory taken by short bodies that are kept until they are answered."),
+		unread:    desc("gateway_http2_unread_bytes", "Memory taken by bodies over HTTP/2 that nobody has read yet; at its bound, requests are reset."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.desired, c.ready, c.minimum, c.target, c.inflight, c.queued, c.connected, c.gathered} {
+	for _, d := range []*prometheus.Desc{c.desired, c.ready, c.minimum, c.target, c.inflight, c.queued, c.connected, c.gathered, c.unread} {
 		out <- d
 	}
 }
@@ -138,6 +141,7 @@ func (c *gauges) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(c.connected, connected)
 	gauge(c.gathered, float64(c.g.gathered.Load()))
+	gauge(c.unread, float64(c.g.http2.Unread.Load()))
 	for _, s := range c.g.registry.Sets() {
 		c.collect(s, gauge)
 	}

@@ -139,7 +139,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 }
 
 // Borrow waits for bytes and only then takes a buffer from pool (of *Buffer) to read them into.
-// The buffer is the caller's if n > 0; otherwise it is nil.
+// The buffer is the caller's if err is nil, and n is at least 1 then; otherwise it is nil.
 func (c *Conn) Borrow(pool *sync.Pool) (b *Buffer, n int, err error) {
 	if c.raw == nil {
 		if c.secure != nil {
@@ -150,17 +150,26 @@ func (c *Conn) Borrow(pool *sync.Pool) (b *Buffer, n int, err error) {
 		}
 		b = pool.Get().(*Buffer)
 		n, err = c.nc.Read(b.B)
-		if n == 0 {
-			pool.Put(b)
-			b = nil
-		}
-		return b, n, err
+		return lend(pool, b, n, err)
 	}
 	c.read.pool = pool
 	err = c.raw.Read(c.tryBorrow)
 	n, err = c.readResult(err)
 	b, c.read.buf = c.read.buf, nil
 	return b, n, err
+}
+
+// lend is the end of Borrow with a buffer that has been read into. An error that came with bytes comes again with the next
+// read, as io.Reader has it.
+func lend(pool *sync.Pool, b *Buffer, n int, err error) (*Buffer, int, error) {
+	if n > 0 {
+		return b, n, nil
+	}
+	pool.Put(b)
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return nil, 0, err
 }
 
 func (c *Conn) readResult(err error) (int, error) {

@@ -137,6 +137,30 @@ func TestOtherConnectionsFallBack(t *testing.T) {
 	}
 }
 
+// lastWords is a connection without a socket that gives its last bytes together with its end.
+type lastWords struct {
+	net.Conn
+	left string
+}
+
+func (l *lastWords) Read(p []byte) (n int, err error) {
+	n = copy(p, l.left)
+	l.left = l.left[n:]
+	return n, io.EOF
+}
+
+func TestBorrowKeepsTheErrorForLater(t *testing.T) {
+	t.Parallel()
+	c := New(&lastWords{left: "ab"})
+	b, n, err := c.Borrow(newPool(9))
+	if err != nil || string(b.B[:n]) != "ab" {
+		t.Errorf("borrowed %v, error %v", b, err)
+	}
+	if b, _, err := c.Borrow(newPool(9)); err != io.EOF || b != nil {
+		t.Errorf("at the end: buffer %v, error %v", b, err)
+	}
+}
+
 // slowReader is a connection without a socket whose bytes come late.
 type slowReader struct {
 	net.Conn

@@ -187,11 +187,7 @@ func (s *secure) borrow(pool *sync.Pool) (*Buffer, int, error) {
 		b = pool.Get().(*Buffer)
 		n, err = s.read(b.B)
 	}
-	if n == 0 {
-		pool.Put(b)
-		return nil, 0, err
-	}
-	return b, n, err
+	return lend(pool, b, n, err)
 }
 
 // somethingToRead reports whether a read would not have to wait.
