@@ -4,12 +4,14 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"waggle/deploy/cluster"
+	"waggle/deploy/docker"
 )
 
 // testInvocations changes everything about a function, and about what serves it, while 500 calls a second go on.
@@ -55,7 +57,9 @@ func (p *project) updated(t *testing.T, name string) {
 	})
 }
 
-// drainNode moves everything off a node, its gateway and capture node included, and lets it come back.
+// drainNode moves everything off a node, its gateway and capture node included, and lets it come back. What a node hears of
+// others as it joins a network again is lost, as it now and then is: until the next exchange, 30 s later, its gateway can
+// find neither the provider nor any function.
 func (p *project) drainNode(t *testing.T, node *cluster.Node) {
 	t.Helper()
 	availability := func(value string) {
@@ -73,14 +77,35 @@ func (p *project) drainNode(t *testing.T, node *cluster.Node) {
 		return err
 	})
 	p.available(t, "target", 4)
-	availability("active")
-	eventually(t, time.Minute, func() error {
-		response, err := http.Get("http://" + node.Address + ":8080/healthz")
-		if err == nil {
-			response.Body.Close()
+	exchange := func(flag string) {
+		t.Helper()
+		for _, chain := range []string{"INPUT", "OUTPUT"} {
+			if _, err := (docker.Engine{}).Run(t.Context(), "exec", node.Container, "iptables", flag, chain, "-p", "tcp", "--dport", "7946",
+				"-j", "REJECT", "--reject-with", "tcp-reset"); err != nil {
+				t.Fatal(err)
+			}
 		}
-		return err
-	})
+	}
+	health := func(want string) {
+		t.Helper()
+		eventually(t, 2*time.Minute, func() error {
+			response, err := http.Get("http://" + node.Address + ":8080/healthz")
+			if err != nil {
+				return err
+			}
+			defer response.Body.Close()
+			text, err := io.ReadAll(response.Body)
+			if got := fmt.Sprintf("%d %s", response.StatusCode, text); err == nil && !strings.HasPrefix(got, want) {
+				err = fmt.Errorf("healthz says %s, want %s", got, want)
+			}
+			return err
+		})
+	}
+	exchange("-I")
+	availability("active")
+	health(`503 {"status":"starting"`)
+	exchange("-D")
+	health(`200 {"status":"ok"`)
 }
 
 // withoutProvider takes the provider away: what the gateways know, they serve; what they would have to ask for, they
