@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"waggle/provider/gateway/http1"
 	"waggle/provider/gateway/http2"
 	"waggle/provider/gateway/sock"
 	"waggle/provider/gateway/upstream"
@@ -35,10 +36,13 @@ type conn struct {
 	stream bool
 	// preface is set once a client has turned out to speak HTTP/2 without having been asked.
 	preface bool
+	// lingers is set once the last response is out whose client may still be sending.
+	lingers bool
 
-	deadline atomic.Int64                  // Unix ns; 0: none
+	deadline atomic.Int64                  // by the gateway's clock; 0: none
 	upstream atomic.Pointer[upstream.Conn] // what the request under way waits for
 	idle     atomic.Bool                   // between requests
+	tunnel   atomic.Bool                   // switched to another protocol: either side may end before the other
 	left     atomic.Bool                   // the client went away while its request was under way
 	requests atomic.Uint32                 // heads read so far
 	http2    atomic.Pointer[http2.Conn]    // what runs on it instead of requests in HTTP/1.1
@@ -91,6 +95,7 @@ func (c *conn) serve() {
 			ex = nil
 		}
 		if !keep || c.stream {
+			c.lingers = c.lingers || !c.stream && !c.inner
 			break
 		}
 	}
@@ -105,24 +110,46 @@ func (c *conn) serve() {
 	if c.preface {
 		c.serveHTTP2(early)
 	}
+	if c.lingers && !c.left.Load() {
+		c.linger()
+	}
 	_ = c.sock.Close()
+}
+
+// guard ends the connection if a goroutine that works for it beside serve runs into a mistake of ours. It is to be deferred.
+func (c *conn) guard() {
+	if p := recover(); p != nil {
+		c.logCrash(p)
+		c.cut()
+	}
+}
+
+func (c *conn) logCrash(p any) {
+	c.g.cfg.Logger.Error("request crashed", "panic", p, "stack", string(debug.Stack()))
 }
 
 // crashed ends a connection whose request ran into a mistake of ours: the others must not pay for it. The exchange is
 // not used again, for who knows what state it is in.
 func (c *conn) crashed(ex *exchange, p any) {
-	c.g.cfg.Logger.Error("request crashed", "panic", p, "stack", string(debug.Stack()))
+	c.logCrash(p)
 	if ex != nil && ex.conn != nil {
 		c.upstream.Store(nil)
 		_ = ex.conn.Close()
 	}
-	if ex != nil {
-		ex.ungather()
+	c.sock.Abort()
+	if ex == nil {
+		return
 	}
-	if ex != nil && ex.replica != nil {
+	ex.ungather()
+	if ex.up != nil {
+		ex.g.pieces.Add(-1)
+	}
+	if ex.replica != nil {
 		ex.replica.Release()
 	}
-	c.sock.Abort()
+	if ex.begun {
+		ex.set.Completed.Add(1)
+	}
 }
 
 // next waits for a request and reads its head. ex is the exchange before if bytes are left over from it, else nil.
@@ -160,7 +187,7 @@ func (c *conn) next(ex *exchange) (*exchange, bool) {
 			c.limit(c.g.cfg.HeaderTimeout)
 		}
 		if err := ex.readMore(c.g.cfg.MaxHeader); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
+			if errors.Is(err, os.ErrDeadlineExceeded) && !http1.Blank(ex.in.B[ex.r:ex.w]) {
 				c.sock.Rearm()
 				ex.refuseHead(408, "request head did not arrive in time")
 			}
@@ -258,7 +285,7 @@ func (c *conn) checkLeft() {
 	n := c.requests.Load()
 	old := c.seen
 	c.seen = n
-	if c.idle.Load() || old != n || c.http2.Load() != nil {
+	if c.idle.Load() || c.tunnel.Load() || old != n || c.http2.Load() != nil {
 		return
 	}
 	if !c.left.Load() {
@@ -310,8 +337,9 @@ func (c *conn) cut() {
 	c.sock.Abort()
 }
 
-// linger closes a connection whose client may still be sending: data that arrives at a closed socket resets it, and the
-// reset can overtake the answer. So the rest is read and thrown away, for a while and up to a bound.
+// linger goes before closing a connection whose client may still be sending: data that arrives at a closed socket, or is
+// unread in it, resets it, and the reset can overtake the answer. So the client is told that nothing more comes, and what it
+// sends until it ends as well is thrown away, for a while and up to a bound.
 func (c *conn) linger() {
 	c.sock.CloseWrite()
 	c.limit(Duration(lingerFor))

@@ -89,6 +89,7 @@ type exchange struct {
 	control bool // a call of the API, forwarded to the provider
 	set     *upstream.Set
 	stats   *functionStats
+	begun   bool // counted as started, but not yet as completed
 
 	started, answered time.Time
 	status            int // sent to the client, or 499
@@ -100,7 +101,6 @@ type exchange struct {
 	tries    int
 	repeats  int
 	holdBy   time.Time // how long it may wait for a replica, however often; zero: it has not waited
-	delayed  bool      // time has gone by since started without a connection having been used
 	before   uint64    // conn.Written before this request
 	upload   *upload
 	headSent bool   // a final response head has gone to the client, or part of one
@@ -137,7 +137,7 @@ func (ex *exchange) clear() {
 	ex.set, ex.stats, ex.conn, ex.replica, ex.upload = nil, nil, nil, nil, nil
 	clear(ex.tried[:])
 	ex.tries, ex.repeats, ex.holdBy = 0, 0, time.Time{}
-	ex.control, ex.complete, ex.headSent, ex.slash, ex.eof, ex.delayed = false, false, false, false, false, false
+	ex.control, ex.complete, ex.headSent, ex.slash, ex.eof, ex.begun = false, false, false, false, false, false
 	ex.head, ex.body = ex.r, ex.r
 	ex.rest = http1.Body{}
 }
@@ -231,10 +231,6 @@ func (ex *exchange) serve() (keep bool) {
 	default:
 		return ex.local()
 	}
-	if max := ex.g.cfg.MaxBody; max > 0 && ex.req.Body.Length() > max {
-		ex.mark()
-		return ex.refuse(413, "request body is too long")
-	}
 	return ex.invoke()
 }
 
@@ -251,7 +247,6 @@ func (ex *exchange) route(address []byte) (status int, reason string) {
 	ex.set = ex.g.registry.Lookup(name)
 	var err error
 	if ex.set == nil {
-		ex.delayed = true
 		ex.set, err = ex.find(name)
 	}
 	switch {
@@ -278,8 +273,9 @@ func splitAddress(address []byte) (name, rest []byte) {
 func (ex *exchange) invoke() (keep bool) {
 	ex.mark()
 	if ex.stats != nil {
+		ex.begun = true
 		ex.set.Started.Add(1)
-		ex.stats.started.Inc()
+		ex.stats.begun()
 	}
 	var status int
 	if status, keep = ex.gather(); status == 0 {
@@ -293,6 +289,7 @@ func (ex *exchange) count(status int) {
 	ex.status = status
 	took := time.Since(ex.started)
 	if ex.stats != nil {
+		ex.begun = false
 		ex.set.Completed.Add(1)
 		ex.stats.completed(status, took)
 		return

@@ -34,7 +34,7 @@ func (ex *exchange) forward() (status int, keep bool) {
 		fresh := !ex.complete
 	again:
 		ex.before = 0
-		conn, err := ex.replica.Connect(ex.now(), fresh)
+		conn, err := ex.replica.Connect(fresh)
 		if err != nil {
 			ex.replica.Refused(err)
 			if ex.giveUp() {
@@ -79,14 +79,6 @@ func (ex *exchange) forward() (status int, keep bool) {
 	}
 }
 
-// now is the time, which most requests need not ask for: they come here as soon as their head is there.
-func (ex *exchange) now() time.Time {
-	if ex.delayed || ex.tries > 0 || ex.repeats > 0 || !ex.holdBy.IsZero() {
-		return time.Now()
-	}
-	return ex.started
-}
-
 // acquire reserves a replica, waiting if it has to.
 func (ex *exchange) acquire() error {
 	if ex.replica = ex.set.Pick(ex.tried[:ex.tries]); ex.replica != nil {
@@ -112,7 +104,7 @@ func (ex *exchange) acquire() error {
 func (ex *exchange) hold() {
 	if ex.holdBy.IsZero() {
 		if ex.g.cfg.HoldTimeout > 0 {
-			ex.g.metrics.held.WithLabelValues(ex.set.Label).Inc()
+			ex.g.metrics.happened(ex.g.metrics.held, ex.set.Label)
 		}
 		ex.holdBy = time.Now().Add(time.Duration(ex.g.cfg.HoldTimeout))
 	}
@@ -132,7 +124,7 @@ func (ex *exchange) giveUp() bool {
 
 func (ex *exchange) retried(why string) {
 	if !ex.control {
-		ex.g.metrics.retries.WithLabelValues(ex.set.Label, why).Inc()
+		ex.g.metrics.happened(ex.g.metrics.retries, ex.set.Label, why)
 	}
 }
 

@@ -55,7 +55,7 @@ type Gateway struct {
 	epoch     string
 	hostname  string
 
-	// clock is the time in Unix nanoseconds, a sweep old at most: exact enough for every deadline.
+	// clock is the time since born in nanoseconds, a sweep old at most: exact enough for every deadline. Nobody can set it.
 	clock atomic.Int64
 	// receiving is the room that bodies of asynchronous calls take while they come in; see intake.
 	receiving atomic.Int64
@@ -93,7 +93,6 @@ func New(cfg Config) (*Gateway, error) {
 	g := &Gateway{cfg: cfg, servedBy: "waggle/" + cfg.Release, epoch: rand.Text(), born: time.Now(), sighted: make(chan struct{}),
 		conns: make(map[*conn]struct{}), perIP: make(map[string]int), cancels: make(chan string, maxCancels)}
 	g.asked.most = maxCancels
-	g.clock.Store(time.Now().UnixNano())
 	var err error
 	if g.creds, err = cfg.credentials(); err != nil {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
@@ -300,7 +299,7 @@ func (g *Gateway) providerGone() bool {
 }
 
 func (g *Gateway) ejected(s *upstream.Set, r *upstream.Replica, reason string) {
-	g.metrics.ejections.WithLabelValues(s.Label, reason).Inc()
+	g.metrics.happened(g.metrics.ejections, s.Label, reason)
 	g.cfg.Logger.Warn("replica out of rotation", "function", s.Name, "namespace", s.Namespace, "replica", r.ID(), "reason", reason)
 }
 

@@ -16,6 +16,9 @@ func (ex *exchange) gather() (status int, keep bool) {
 		return 0, true
 	}
 	length := ex.rest.Length()
+	if most := ex.g.cfg.MaxBody; most > 0 && length > most {
+		return 413, ex.refuse(413, "request body is too long")
+	}
 	if length >= 0 && length <= replayLimit && !ex.req.Expect && ex.head-ex.r+int(length) > ex.w-ex.r {
 		if status := ex.readBody(int(length)); status != 0 {
 			return status, ex.refuse(status, "request body did not arrive")
@@ -41,7 +44,6 @@ func (ex *exchange) beyondBound() bool {
 // readBody reads until length bytes of body are there, or as many as there is room for. It takes room only as bytes arrive,
 // so that announcing a body costs nobody anything.
 func (ex *exchange) readBody(length int) (status int) {
-	ex.delayed = true
 	wait := ex.g.cfg.ReadTimeout
 	for ex.w < ex.head+length {
 		if ex.w == len(ex.in.B) {
@@ -57,7 +59,7 @@ func (ex *exchange) readBody(length int) (status int) {
 			return ex.clientError(err)
 		}
 		if ex.w < ex.head+length {
-			wait = patience(ex.w-ex.head, ex.g.cfg.ReadTimeout, time.Duration(ex.g.clock.Load()-ex.started.UnixNano()))
+			wait = patience(ex.w-ex.head, ex.g.cfg.ReadTimeout, time.Since(ex.started))
 		}
 	}
 	return 0

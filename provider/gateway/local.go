@@ -126,10 +126,8 @@ func (ex *exchange) refuseHead(status int, reason string) {
 	ex.body = ex.w
 	ex.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
 	defer ex.log()
-	if ex.respond(status, []byte(reason+"\n"), internalHeaders) {
-		return
-	}
-	ex.c.linger()
+	ex.respond(status, []byte(reason+"\n"), internalHeaders)
+	ex.c.lingers = true
 }
 
 const internalHeaders = "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nX-OpenFaaS-Internal: gateway\r\n"
@@ -190,7 +188,7 @@ func (ex *exchange) respond(status int, body []byte, extra string) (keep bool) {
 		return false
 	}
 	if !keep && !ex.complete && ex.head > ex.r {
-		ex.c.linger()
+		ex.c.lingers = true
 	}
 	return keep
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,9 @@ type metrics struct {
 	connsRefused prometheus.Counter
 	handshakes   prometheus.Counter     // TLS handshakes that failed
 	http2Errors  *prometheus.CounterVec // code: connections ended for a fault of the client's
+
+	mu        sync.Mutex
+	functions map[string]bool // guarded by mu; by label: those that may have series
 }
 
 func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
@@ -34,6 +38,7 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &metrics{
+		functions:   make(map[string]bool),
 		invocations: counter("gateway_function_invocation_total", "Function invocations completed.", "function_name", "code"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "gateway_functions_seconds",
 			Help: "Time from a request's head to the end of its response."}, []string{"function_name", "code"}),
@@ -60,7 +65,7 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 type functionStats struct {
 	m       *metrics
 	label   string
-	started prometheus.Counter
+	started atomic.Pointer[prometheus.Counter]
 	byCode  [600]atomic.Pointer[codeStats]
 }
 
@@ -69,8 +74,43 @@ type codeStats struct {
 	seconds prometheus.Observer
 }
 
+// function begins the life of label's series, which forget ends.
 func (m *metrics) function(label string) *functionStats {
-	return &functionStats{m: m, label: label, started: m.started.WithLabelValues(label)}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.functions[label] = true
+	return &functionStats{m: m, label: label}
+}
+
+// ifKnown makes or finds series of a function with f, unless it has been forgotten: a request may outlive its function, and
+// must not bring the series back.
+func (m *metrics) ifKnown(label string, f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.functions[label] {
+		f()
+	}
+}
+
+// happened counts one of what v counts of a function.
+func (m *metrics) happened(v *prometheus.CounterVec, label string, rest ...string) {
+	m.ifKnown(label, func() { v.WithLabelValues(append([]string{label}, rest...)...).Inc() })
+}
+
+// What requests count on whose function has been forgotten; no scrape shows it.
+var (
+	unseenCounter  = prometheus.NewCounter(prometheus.CounterOpts{Name: "unseen"})
+	unseenObserver = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "unseen"})
+)
+
+func (f *functionStats) begun() {
+	s := f.started.Load()
+	if s == nil {
+		s = new(unseenCounter)
+		f.m.ifKnown(f.label, func() { *s = f.m.started.WithLabelValues(f.label) })
+		f.started.Store(s)
+	}
+	(*s).Inc()
 }
 
 func (f *functionStats) completed(code int, took time.Duration) {
@@ -80,7 +120,10 @@ func (f *functionStats) completed(code int, took time.Duration) {
 	s := f.byCode[code].Load()
 	if s == nil {
 		text := strconv.Itoa(code)
-		s = &codeStats{total: f.m.invocations.WithLabelValues(f.label, text), seconds: f.m.seconds.WithLabelValues(f.label, text)}
+		s = &codeStats{total: unseenCounter, seconds: unseenObserver}
+		f.m.ifKnown(f.label, func() {
+			s.total, s.seconds = f.m.invocations.WithLabelValues(f.label, text), f.m.seconds.WithLabelValues(f.label, text)
+		})
 		f.byCode[code].Store(s)
 	}
 	s.total.Inc()
@@ -89,6 +132,9 @@ func (f *functionStats) completed(code int, took time.Duration) {
 
 // forget removes every series of a function that no longer exists.
 func (m *metrics) forget(label string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.functions, label)
 	match := prometheus.Labels{"function_name": label}
 	for _, v := range []interface {
 		DeletePartialMatch(prometheus.Labels) int

@@ -10,7 +10,6 @@ import (
 // relay sends the response on. What the replica sends is passed to the client as it comes, so that streams stay
 // streams; a short response goes out in one write.
 func (ex *exchange) relay() (status int, keep bool) {
-	ex.replica.Answered()
 	resp := &ex.resp
 	if resp.Status == 101 {
 		return ex.tunnel()
@@ -18,16 +17,15 @@ func (ex *exchange) relay() (status int, keep bool) {
 	old := ex.req.Minor == 0
 	// RFC 9112 §6.1: where there cannot be a body, there is no Transfer-Encoding either.
 	chunked := !old && (resp.Chunked || resp.Body.UntilClose()) && resp.Status != 204 && resp.Status != 304
-	keep = ex.req.KeepAlive && !ex.g.draining.Load() && !(old && (resp.Chunked || resp.Body.UntilClose()))
-	head := ex.responseHead(keep, chunked)
+	keep = ex.req.KeepAlive && !ex.g.draining.Load() && !(old && (resp.Body.Chunked() || resp.Body.UntilClose()))
 	mode := raw
 	switch {
 	case resp.Body.UntilClose() && chunked:
 		mode = enchunk
-	case resp.Chunked && old:
+	case resp.Body.Chunked() && old:
 		mode = dechunk
 	}
-	err := ex.relayBody(head, mode)
+	keep, err := ex.relayBody(mode, chunked, keep)
 	byClient := err != nil && ex.clientFault(err)
 	up := ex.stopUpload()
 	if err != nil || up != nil && !up.done {
@@ -45,13 +43,19 @@ const (
 	dechunk
 )
 
-// relayBody writes the head and the body. It hands the replica back as soon as the last byte has come from it: how
-// long the client takes to read that is not the replica's business.
-func (ex *exchange) relayBody(head []byte, m mode) error {
+// relayBody writes the head and the body, and returns keep unless the head had to say that the connection ends. It hands
+// the replica back as soon as the last byte has come from it: how long the client takes to read that is not the replica's
+// business.
+func (ex *exchange) relayBody(m mode, chunked, keep bool) (bool, error) {
+	var head []byte
 	for {
 		piece, done, err := ex.piece(m)
 		if err != nil {
-			return err
+			return false, err
+		}
+		if !ex.headSent {
+			keep = keep && !(done && ex.answeredEarly())
+			head = ex.responseHead(keep, chunked)
 		}
 		if done && ex.upload == nil {
 			ex.finish(true)
@@ -68,14 +72,13 @@ func (ex *exchange) relayBody(head []byte, m mode) error {
 		head = nil
 		if err != nil {
 			ex.c.left.Store(true)
-			return err
+			return false, err
 		}
 		if done {
-			if ex.upload == nil {
-				return nil
+			if ex.upload != nil {
+				ex.finish(ex.waitUpload(uploadGrace))
 			}
-			ex.finish(ex.waitUpload())
-			return nil
+			return keep, nil
 		}
 		ex.limitStream()
 		err = ex.readUp()
@@ -83,7 +86,7 @@ func (ex *exchange) relayBody(head []byte, m mode) error {
 			ex.eof, err = true, nil
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
 }
@@ -163,6 +166,7 @@ func (ex *exchange) limitStream() {
 func (ex *exchange) finish(sent bool) {
 	conn, replica := ex.conn, ex.replica
 	ex.conn, ex.replica = nil, nil
+	replica.Answered()
 	ex.c.detach(conn, ex.g.cfg.WriteTimeout)
 	if sent && ex.resp.KeepAlive && ex.ur == ex.uw {
 		replica.Keep(conn, ex.answered)
@@ -196,7 +200,7 @@ func (ex *exchange) relayBroke(err error, byClient bool) (status int, keep bool)
 	}
 	if err == nil {
 		// The response is whole, only the client never finished its request.
-		ex.c.linger()
+		ex.c.lingers = true
 		return status, false
 	}
 	ex.c.sock.Abort()

@@ -146,7 +146,7 @@ func (g *Gateway) sweep(ctx context.Context) error {
 	for n := 0; ; n++ {
 		select {
 		case now := <-tick.C:
-			at := now.UnixNano()
+			at := int64(now.Sub(g.born))
 			g.clock.Store(at)
 			g.eachConn(func(c *conn) {
 				c.expire(at)

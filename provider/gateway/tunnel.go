@@ -15,7 +15,9 @@ func (ex *exchange) tunnel() (status int, keep bool) {
 	if !ex.req.WebSocket {
 		return ex.fail(errUnasked)
 	}
+	ex.replica.Answered()
 	ex.conn.Patient() // a function may leave messages unread for as long as it likes
+	ex.c.tunnel.Store(true)
 	head := ex.switchingHead()
 	unread := ex.up.B[ex.ur:ex.uw]
 	ex.c.limit(ex.g.cfg.TunnelTimeout)
@@ -25,6 +27,7 @@ func (ex *exchange) tunnel() (status int, keep bool) {
 	ex.body = ex.w
 	go func() {
 		defer close(up)
+		defer ex.c.guard()
 		if len(early) == 0 || replica.Write(early, nil) == nil {
 			ex.pipe(replica, client)
 		}

@@ -26,18 +26,45 @@ func TestTunnelHasNoLimitOnSilence(t *testing.T) {
 	}
 	tunnels := 0
 	e.eachConn(func(c *conn) {
-		raw, err := c.upstream.Load().NetConn().(syscall.Conn).SyscallConn()
-		if err != nil {
-			t.Fatal(err)
+		if ms := silenceLimit(t, c.upstream.Load().NetConn()); ms != 0 {
+			t.Errorf("silence is limited to %d ms", ms)
 		}
-		_ = raw.Control(func(fd uintptr) {
-			ms, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout)
-			if tunnels++; err != nil || ms != 0 {
-				t.Errorf("silence is limited to %d ms, error %v", ms, err)
-			}
-		})
+		tunnels++
 	})
 	if tunnels != 1 {
 		t.Errorf("%d tunnels, want 1", tunnels)
+	}
+}
+
+// silenceLimit is how long, in ms, bytes that were sent may go unacknowledged; 0: no limit.
+func silenceLimit(t *testing.T, c net.Conn) (ms int) {
+	t.Helper()
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := raw.Control(func(fd uintptr) { ms, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout) }); e != nil || err != nil {
+		t.Fatal(e, err)
+	}
+	return ms
+}
+
+// A long body lifts the limit for its own exchange alone.
+func TestLimitOnSilenceComesBackAfterALongBody(t *testing.T) {
+	t.Parallel()
+	e := start(t, nil, function("f", newReplica(t, length)))
+	e.awaitReady(t, "f", 1)
+	c, in := e.dial(t)
+	_, _ = io.WriteString(c, "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 20000\r\n\r\n"+strings.Repeat("x", 20_000))
+	readResponse(t, in, "POST")
+	r := e.registry.Lookup([]byte("f")).Pick(nil)
+	defer r.Release()
+	conn, err := r.Connect(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if !conn.Reused || silenceLimit(t, conn.NetConn()) == 0 {
+		t.Errorf("connection used before: %t, limit %d ms", conn.Reused, silenceLimit(t, conn.NetConn()))
 	}
 }

@@ -29,6 +29,7 @@ func (ex *exchange) startUpload() {
 	to := ex.conn.Conn
 	go func() {
 		defer close(u.finished)
+		defer ex.c.guard()
 		for more := true; more; {
 			more = ex.carry(u, to)
 		}
@@ -83,17 +84,24 @@ func (ex *exchange) carry(u *upload, to *sock.Conn) (more bool) {
 
 // waitUpload gives the upload a moment to end by itself after the response has, as it usually did before that.
 // It reports whether the whole body went out.
-func (ex *exchange) waitUpload() bool {
+func (ex *exchange) waitUpload(moment time.Duration) bool {
 	select {
 	case <-ex.upload.finished:
 		return ex.upload.done
-	case <-time.After(uploadGrace):
+	case <-time.After(moment):
 		return false
 	}
 }
 
-// uploadGrace is how long a client may go on sending a body that has been answered already.
-const uploadGrace = 200 * time.Millisecond
+// answeredEarly reports whether there is a whole response to a request that is not: the connection then ends with it.
+func (ex *exchange) answeredEarly() bool { return ex.upload != nil && !ex.waitUpload(uploadEnding) }
+
+const (
+	// uploadGrace is how long a client may go on sending a body that has been answered already.
+	uploadGrace = 200 * time.Millisecond
+	// uploadEnding is how long an upload may take to notice that it has ended.
+	uploadEnding = 5 * time.Millisecond
+)
 
 // clientFault reports whether it was the client's doing, not the replica's, that the exchange broke with err. The upload
 // then has ended, and its status says what the client did.
@@ -123,8 +131,22 @@ func (ex *exchange) stopUpload() *upload {
 	default:
 	}
 	u.stopped.Store(true)
-	ex.c.sock.Unblock()
-	<-u.finished
-	ex.c.sock.Rearm()
-	return u
+	if ex.conn != nil {
+		ex.conn.Unblock() // it carries nothing after this exchange
+	}
+	again := time.NewTicker(unblockAgain)
+	defer again.Stop()
+	for {
+		ex.c.sock.Unblock()
+		select {
+		case <-u.finished:
+			ex.c.sock.Rearm()
+			return u
+		case <-again.C:
+		}
+	}
 }
+
+// unblockAgain is the time after which an upload is told again to stop: one that begins its next step just as the last
+// was found to be late undoes what it was told.
+const unblockAgain = 50 * time.Millisecond

@@ -15,6 +15,7 @@ type Request struct {
 	Body Body
 	// KeepAlive is false if the client wants the connection closed after the response.
 	KeepAlive bool
+	closing   bool // "close" has been seen
 	// Expect is set if the client waits for 100 Continue before it sends the body.
 	Expect bool
 	// WebSocket is set if the client asks to switch to the WebSocket protocol.
@@ -51,7 +52,10 @@ const maxMethod = 24
 func (r *Request) Parse(buf []byte, maxTarget int) (int, *Error) {
 	at := 0
 	// RFC 9112 §2.2: an empty line left over from a previous body is skipped, once.
-	if len(buf) > 1 && buf[0] == '\r' && buf[1] == '\n' {
+	if Blank(buf) {
+		return 0, nil
+	}
+	if buf[0] == '\r' && buf[1] == '\n' {
 		at = 2
 	}
 	at, err := r.parseLine(buf, at, maxTarget)
@@ -68,6 +72,11 @@ func (r *Request) Parse(buf []byte, maxTarget int) (int, *Error) {
 		return 0, err
 	}
 	return at, nil
+}
+
+// Blank reports whether there is nothing of a head in buf but the empty line that may come before it, or part of that.
+func Blank(buf []byte) bool {
+	return len(buf) == 0 || buf[0] == '\r' && (len(buf) == 1 || len(buf) == 2 && buf[1] == '\n')
 }
 
 func (r *Request) parseLine(buf []byte, at, maxTarget int) (int, *Error) {
@@ -124,7 +133,7 @@ func (r *Request) parseLine(buf []byte, at, maxTarget int) (int, *Error) {
 // judge gives the fields their meaning and refuses every combination that has more than one.
 func (r *Request) judge() *Error {
 	r.Host, r.Authorization = nil, nil
-	r.KeepAlive = r.Minor == 1
+	r.KeepAlive, r.closing = r.Minor == 1, false
 	r.Expect, r.WebSocket = false, false
 	r.Body = Body{}
 	var hosts, lengths, codings, upgrade int
@@ -197,9 +206,9 @@ func (r *Request) judgeConnection(h *Field) (upgrade int) {
 		token, list = NextToken(list)
 		switch {
 		case EqualFold(token, "close"):
-			r.KeepAlive = false
+			r.KeepAlive, r.closing = false, true
 		case EqualFold(token, "keep-alive"):
-			r.KeepAlive = true
+			r.KeepAlive = !r.closing // RFC 9112 §9.3: of both, close wins
 		case EqualFold(token, "upgrade"):
 			upgrade++
 		default:

@@ -49,7 +49,7 @@ func (r *Response) parseLine(buf []byte) (at int, minor byte, err *Error) {
 		if i == len(buf) {
 			return 0, 0, errIncomplete
 		}
-		if c := buf[i]; c != version[i] && (i != 7 || c != '0' && c != '1') {
+		if c := buf[i]; i == 7 && c != '0' && c != '1' || i != 7 && c != version[i] {
 			return 0, 0, errStatusLine
 		}
 	}

@@ -15,7 +15,7 @@ func (c *Conn) over() bool {
 	return c.running == 0 && (c.drain == draining || c.idleBy.Load() == expired)
 }
 
-// Expire ends the steps that are late at now, in Unix ns. It does not block.
+// Expire ends the steps that are late at now, by the clock of Config. It does not block.
 func (c *Conn) Expire(now int64) {
 	late := func(deadline *atomic.Int64) bool {
 		at := deadline.Load()
@@ -30,7 +30,7 @@ func (c *Conn) Expire(now int64) {
 	}
 }
 
-// Drain ends the connection once its streams have ended. It is called again and again, with the time in Unix ns: the
+// Drain ends the connection once its streams have ended. It is called again and again, with the time by the clock of Config: the
 // client is first asked not to open streams, and told some time later which was the last (RFC 9113 §6.8). It does not block.
 func (c *Conn) Drain(now int64) {
 	c.mu.Lock()

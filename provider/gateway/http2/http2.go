@@ -40,7 +40,7 @@ type Config struct {
 	// Unread counts the memory that bodies take which nobody has read yet, over all connections that share it; required.
 	// While it is at its bound, [MaxUnread], streams that would take more end with ENHANCE_YOUR_CALM.
 	Unread *atomic.Int64
-	// Now is the time in Unix nanoseconds, exact to what deadlines need.
+	// Now is the time since a fixed moment in nanoseconds, exact to what deadlines need. Nothing may set it back or forward.
 	Now func() int64
 }
 

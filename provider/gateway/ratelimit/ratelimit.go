@@ -27,7 +27,7 @@ type Limiter struct {
 	interval int64 // nanoseconds that one request costs
 	depth    int64 // nanoseconds by which a bucket may be ahead of the clock: the burst
 	seed     maphash.Seed
-	rows     [2][]atomic.Int64 // Unix nanoseconds
+	rows     [2][]atomic.Int64 // nanoseconds, by the clock of Allow
 }
 
 // New returns a limiter of perSecond requests a second, more than 0, of which burst, 1 or more, may come at once.
@@ -40,12 +40,13 @@ func New(perSecond float64, burst int) *Limiter {
 	return l
 }
 
-// Allow takes a token of client's prefix at now and reports whether there was one. An invalid address has a prefix of
-// its own. The clock may lag and even go back a little: tokens are then just not refilled meanwhile.
-func (l *Limiter) Allow(client netip.Addr, now time.Time) bool {
+// Allow takes a token of client's prefix at now, the time since a fixed moment by a clock that nobody sets, and reports
+// whether there was one. An invalid address has a prefix of its own. The clock may lag and even go back a little: tokens are
+// then just not refilled meanwhile.
+func (l *Limiter) Allow(client netip.Addr, now time.Duration) bool {
 	hash := maphash.Comparable(l.seed, prefix(client))
 	a, b := &l.rows[0][hash%buckets], &l.rows[1][hash>>32%buckets]
-	at := now.UnixNano()
+	at := int64(now)
 	full := max(min(a.Load(), b.Load()), at) + l.interval
 	if full > at+l.depth {
 		return false

@@ -9,10 +9,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-var begin = time.Unix(1_700_000_000, 0)
+const begin = time.Hour
 
 // allowed is how many of n requests at one moment pass.
-func allowed(l *Limiter, client string, n int, now time.Time) (passed int) {
+func allowed(l *Limiter, client string, n int, now time.Duration) (passed int) {
 	for range n {
 		if l.Allow(netip.MustParseAddr(client), now) {
 			passed++
@@ -27,10 +27,10 @@ func TestBurstThenRate(t *testing.T) {
 	if n := allowed(l, "192.0.2.1", 20, begin); n != 5 {
 		t.Errorf("%d of 20 at once pass, want the burst of 5", n)
 	}
-	if n := allowed(l, "192.0.2.1", 20, begin.Add(100*time.Millisecond)); n != 1 {
+	if n := allowed(l, "192.0.2.1", 20, begin+100*time.Millisecond); n != 1 {
 		t.Errorf("%d pass after a tenth of a second, want 1 at 10 a second", n)
 	}
-	if n := allowed(l, "192.0.2.1", 20, begin.Add(time.Hour)); n != 5 {
+	if n := allowed(l, "192.0.2.1", 20, begin+time.Hour); n != 5 {
 		t.Errorf("%d pass after an hour, want the burst again and no more", n)
 	}
 	if n := allowed(l, "192.0.2.1", 20, begin); n != 0 {
@@ -79,14 +79,14 @@ func TestNeverMoreThanTheRate(t *testing.T) {
 		clear(l.rows[1])
 		now, passed := begin, 0
 		for _, pause := range rapid.SliceOfN(rapid.IntRange(0, 200), 1, 200).Draw(rt, "pauses") {
-			now = now.Add(time.Duration(pause) * time.Millisecond)
+			now += time.Duration(pause) * time.Millisecond
 			passed += allowed(l, "192.0.2.1", 1, now)
 		}
-		if most := float64(burst) + now.Sub(begin).Seconds()*float64(rate); float64(passed) > most+1e-6 {
-			rt.Fatalf("%d passed in %s, want at most %.1f", passed, now.Sub(begin), most)
+		if most := float64(burst) + (now-begin).Seconds()*float64(rate); float64(passed) > most+1e-6 {
+			rt.Fatalf("%d passed in %s, want at most %.1f", passed, (now - begin), most)
 		}
 		for range 50 {
-			now = now.Add(time.Duration(l.interval))
+			now += time.Duration(l.interval)
 			if allowed(l, "192.0.2.1", 1, now) == 0 {
 				rt.Fatalf("refused although one interval had gone by since the last request")
 			}

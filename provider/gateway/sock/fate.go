@@ -38,12 +38,13 @@ func (c *Conn) Quiet() bool {
 		asked, ok := c.nc.(interface{ Quiet() bool })
 		return !ok || asked.Quiet()
 	}
-	quiet := false
-	err := c.raw.Control(func(fd uintptr) {
-		_, errno := peek(fd)
-		quiet = errno == syscall.EAGAIN
-	})
-	return quiet && err == nil
+	err := c.raw.Control(c.look)
+	return c.quiet && err == nil
+}
+
+func (c *Conn) doLook(fd uintptr) {
+	_, errno := peek(fd)
+	c.quiet = errno == syscall.EAGAIN
 }
 
 // peek reads at most one byte, leaves it where it is and does not wait for it.
@@ -104,8 +105,10 @@ func (c *Conn) finished() bool {
 //
 // It is certain if nothing more was handed to the kernel, and in one other case: the peer closed in order (io.EOF: its
 // FIN came), has since answered with a reset, so it takes no more, and has not acknowledged the bytes. A FIN carries an
-// acknowledgement of all that had come before it, and what comes after a close no process can read. A reset without a
-// FIN proves nothing, because acknowledgements may lag behind what was read.
+// acknowledgement of all that had come before it, and what comes after a close no process can read. That takes the FIN for
+// a close: a peer that only shut down its sending side, reads what comes nevertheless and resets the connection within the
+// time by which its kernel delays acknowledgements looks the same from here. A reset without a FIN proves nothing, because
+// acknowledgements may lag behind what was read.
 func (c *Conn) NeverArrived(sent uint64, ended error) (certain, pending bool) {
 	if c.Written == sent {
 		return true, false

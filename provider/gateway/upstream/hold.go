@@ -145,10 +145,10 @@ func (s *Set) wakeIfAsleep() error {
 	if s.registry.cfg.ProviderGone() {
 		return ErrAsleep
 	}
-	now := time.Now().UnixNano()
+	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.waking || now-s.lastWake < int64(wakeAgain) {
+	if s.waking || now.Sub(s.lastWake) < wakeAgain {
 		return nil
 	}
 	s.waking, s.lastWake = true, now

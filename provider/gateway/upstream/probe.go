@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net/http"
+	"sync"
 	"time"
 
 	"waggle/provider/feed"
@@ -87,15 +88,21 @@ func (s *Set) healthPath() string {
 	return "/_/health"
 }
 
+// probeTurn is how long others wait for a probe's turn to be over. One that takes longer only waits, at no cost: hundreds of
+// replicas that hang must not keep those that are well out of rotation.
+const probeTurn = 100 * time.Millisecond
+
 // healthy asks the replica's health path. Any answer below 500 counts: an image without that path (404) still showed
 // that it listens and speaks HTTP, which is all that can be known of it.
 func (g *Registry) healthy(ctx context.Context, r *Replica, path string) bool {
 	select {
 	case g.probes <- struct{}{}:
-		defer func() { <-g.probes }()
 	case <-ctx.Done():
 		return false
 	}
+	begun := sync.OnceFunc(func() { <-g.probes })
+	defer begun()
+	defer time.AfterFunc(probeTurn, begun).Stop()
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.ProbeTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Address+path, nil)

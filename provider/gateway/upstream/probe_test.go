@@ -1,10 +1,13 @@
 package upstream
 
 import (
+	"fmt"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"waggle/provider/feed"
 )
 
 func TestUnwellReplicaLeavesOnlyIfItsHealthSaysSo(t *testing.T) {
@@ -75,4 +78,27 @@ func TestReplicaThatLeavesDuringItsCheckIsNotProbed(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Replicas that hang, however many, keep none that is well out of rotation.
+func TestHangingProbesHoldNobodyUp(t *testing.T) {
+	w := &town{}
+	bubble(t, Config{Dial: w.dial}, func(t *testing.T, g *Registry) {
+		hanging := feed.Function{Name: "hanging", Namespace: "fn"}
+		for i := range 4 * maxProbes {
+			id := fmt.Sprint(i)
+			hanging.Replicas = append(hanging.Replicas, feed.Replica{ID: id, Address: id + ":8080", State: feed.Ready})
+			w.set(id+":8080", hangs)
+		}
+		apply(g, hanging)
+		time.Sleep(10 * time.Second)
+		begun := time.Now()
+		s := apply(g, hanging, fn(0, "a ready"))
+		for s.Ready() == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("a replica that is well was in rotation after %s", took)
+		}
+	})
 }

@@ -111,7 +111,7 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// maxProbes bounds the probes that run at once, so that a new gateway of a large system does not stampede it.
+// maxProbes bounds the probes that are begun at once, so that a new gateway of a large system does not stampede it.
 const maxProbes = 64
 
 // Registry is every function by address. Look-ups are one atomic load and one map access.

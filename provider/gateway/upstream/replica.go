@@ -84,19 +84,16 @@ func (r *Replica) ID() string { return r.id }
 // think: a kernel acknowledges at once.
 const silence = 5 * time.Second
 
-// suspectAfter is how long a connection may have been idle before it is looked at again. A replica that drains closes
-// its idle connections; the look costs one system call, which a busy connection is spared.
-const suspectAfter = 5 * time.Millisecond
-
 // Connect takes an idle connection or, if there is none or fresh is set, dials. The error is always that of a dial:
-// nothing was sent.
-func (r *Replica) Connect(now time.Time, fresh bool) (*Conn, error) {
+// nothing was sent. A connection is looked at before it is used again: its replica may have closed it, and what a faulty one
+// sent behind its last response (a body to HEAD) must not become somebody's answer.
+func (r *Replica) Connect(fresh bool) (*Conn, error) {
 	for !fresh {
 		c := r.takeIdle()
 		if c == nil {
 			break
 		}
-		if now.Sub(c.idleSince) < suspectAfter || c.Quiet() {
+		if c.Quiet() {
 			return c, nil
 		}
 		_ = c.Close()
@@ -132,6 +129,10 @@ func (r *Replica) takeIdle() *Conn {
 
 // Keep gives a connection back whose exchange ended in order, for the next one.
 func (r *Replica) Keep(c *Conn, now time.Time) {
+	if c.patient {
+		c.patient = false
+		c.LimitSilence(silence)
+	}
 	c.Reused = true
 	c.idleSince = now
 	r.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"waggle/provider/feed"
 )
@@ -34,7 +35,7 @@ type Set struct {
 	byID     map[string]*Replica // guarded by mu
 	waiters  []*waiter           // guarded by mu; oldest first
 	waiting  atomic.Int32        // len(waiters), written under mu
-	lastWake int64               // guarded by mu; Unix ns of the last wake asked for
+	lastWake time.Time           // guarded by mu; of the last wake asked for
 	waking   bool                // guarded by mu
 }
 

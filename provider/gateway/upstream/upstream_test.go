@@ -25,12 +25,14 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// town answers probes for every address; status 0 refuses the connection.
+// town answers probes for every address; status 0 refuses the connection, hangs never answers.
 type town struct {
 	mu     sync.Mutex
 	status map[string]int // guarded by mu; 200 where nothing is set
 	probes int            // guarded by mu
 }
+
+const hangs = -1
 
 func (w *town) set(address string, status int) {
 	w.mu.Lock()
@@ -55,7 +57,10 @@ func (w *town) dial(_ context.Context, address string) (net.Conn, error) {
 	here, there := net.Pipe()
 	go func() {
 		defer there.Close()
-		if _, err := http.ReadRequest(bufio.NewReader(there)); err == nil {
+		switch _, err := http.ReadRequest(bufio.NewReader(there)); {
+		case err == nil && status == hangs:
+			_, _ = there.Read(make([]byte, 1)) // until the prober gives up
+		case err == nil:
 			_, _ = fmt.Fprintf(there, "HTTP/1.1 %d X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status)
 		}
 	}()
