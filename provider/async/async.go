@@ -64,6 +64,8 @@ type Queue struct {
 	attempts     sync.WaitGroup
 	// lapsed: another process has been the owner since the index was loaded. It belongs to watch.
 	lapsed bool
+	// doubtful: whether something was removed from Redis is not known, so that the index may have what Redis has not.
+	doubtful atomic.Bool
 }
 
 // New checks cfg; it opens nothing and starts nothing.

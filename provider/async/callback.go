@@ -20,7 +20,7 @@ import (
 // connect in its place.
 func (q *Queue) outerClient() *http.Client {
 	dialer := &net.Dialer{Timeout: q.cfg.CallbackTimeout, Control: q.guard.control}
-	return &http.Client{CheckRedirect: noRedirects, Transport: &http.Transport{
+	return &http.Client{Transport: &http.Transport{
 		DialContext: dialer.DialContext, MaxIdleConns: q.cfg.MaxCallbacks, IdleConnTimeout: 15 * time.Second,
 		MaxResponseHeaderBytes: maxHeader, DisableCompression: true,
 	}}
@@ -102,7 +102,7 @@ func (q *Queue) deliver(ctx context.Context, e *entry, r *result) *answer {
 	if chained {
 		request.Header.Set("X-Call-Id", childID(e.id, e.state.Accepted))
 	}
-	response, err := client.Do(request)
+	response, err := roundTrip(client, request)
 	if err != nil {
 		return &answer{err: transportError(err)}
 	}

@@ -50,6 +50,7 @@ type entry struct {
 	kind      kind // of the attempt under way
 	slot      bool // it counts as running
 	cancelled bool
+	doomed    bool                    // cancelled once, and perhaps removed from Redis
 	stop      context.CancelCauseFunc // of the attempt under way; nil at first
 	over      chan struct{}           // closed at its end
 }
@@ -332,6 +333,7 @@ func (x *index) keep(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.end(e)
+	e.doomed = true
 	x.enter(e, e.state, e.due)
 }
 

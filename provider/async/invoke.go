@@ -16,7 +16,7 @@ import (
 
 // innerClient makes requests to the gateway in its own process, on which all that a gateway does for a request is done.
 func (q *Queue) innerClient() *http.Client {
-	return &http.Client{CheckRedirect: noRedirects, Transport: &http.Transport{
+	return &http.Client{Transport: &http.Transport{
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return q.gateway.Dial(ctx) },
 		MaxIdleConnsPerHost: q.cfg.MaxInflight + q.cfg.MaxCallbacks, IdleConnTimeout: 30 * time.Second,
 		MaxResponseHeaderBytes: maxHeader, DisableCompression: true,
@@ -25,8 +25,6 @@ func (q *Queue) innerClient() *http.Client {
 
 // maxHeader bounds the header of an answer.
 const maxHeader = 128 << 10
-
-func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // userAgent is the one of calls and callbacks that bring none.
 const userAgent = "waggle"
@@ -42,7 +40,7 @@ func (q *Queue) invoke(ctx context.Context, c *Call) *answer {
 	request.URL.Opaque = "/function/" + c.Address + c.Target // opaque, it reaches the function byte for byte
 	request.Header = parseHeader(c.Header)
 	begun := time.Now()
-	response, err := q.inner.Do(request)
+	response, err := roundTrip(q.inner, request)
 	if err != nil {
 		return &answer{err: transportError(err), took: time.Since(begun)}
 	}
@@ -61,6 +59,12 @@ func (q *Queue) invoke(ctx context.Context, c *Call) *answer {
 		return &answer{err: transportError(err), took: a.took}
 	}
 	return a
+}
+
+// roundTrip makes one request and takes whatever answer there is. [http.Client.Do] would take one with a Location that is
+// no URL for none.
+func roundTrip(client *http.Client, request *http.Request) (*http.Response, error) {
+	return client.Transport.RoundTrip(request) //nolint:wrapcheck // its callers say what it is about
 }
 
 // transportError is err without the address that it was asked for, which says nothing here.

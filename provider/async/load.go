@@ -182,7 +182,7 @@ func (q *Queue) look(ctx context.Context, n int) (l look, ok bool) {
 	now := &health{}
 	if err == nil {
 		now = &health{connected: true, owner: l.owner == q.epoch, full: l.most > 0 && l.used*100 >= l.most*highWater}
-		q.lapsed = q.lapsed || !now.owner
+		q.lapsed = q.lapsed || !now.owner || q.doubtful.Swap(false)
 		q.room.Store(l.room())
 	}
 	if now.owner && q.lapsed {

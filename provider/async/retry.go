@@ -64,7 +64,8 @@ type verdict struct {
 
 // judge decides, after tries failures, about another answer. random gives a duration from 0 to below n.
 func (p policy) judge(a *answer, tries int, now time.Time, random func(n time.Duration) time.Duration) verdict {
-	if a.err == nil && !a.internal() && !slices.Contains(p.codes, a.status) {
+	internal := a.internal() && a.status >= 400 // a function may pass another one's good answer on, header and all
+	if a.err == nil && !internal && !slices.Contains(p.codes, a.status) {
 		return verdict{}
 	}
 	if tries >= p.attempts {
@@ -72,7 +73,12 @@ func (p policy) judge(a *answer, tries int, now time.Time, random func(n time.Du
 	}
 	if a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable {
 		if asked, ok := retryAfter(a.header.Get("Retry-After"), now); ok {
-			return verdict{again: true, wait: min(max(asked, p.minWait), p.maxWait)}
+			// A part of the system says when it is worth asking again at the soonest; it knows nothing of the others that it told so.
+			least := p.minWait
+			if internal {
+				least = p.backoff(tries+1, random)
+			}
+			return verdict{again: true, wait: min(max(asked, least), p.maxWait)}
 		}
 	}
 	return verdict{again: true, wait: p.backoff(tries+1, random)}

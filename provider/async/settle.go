@@ -96,6 +96,10 @@ func (q *Queue) unreadable(ctx context.Context, e *entry, err error) {
 			}
 			return
 		}
+		if e.doomed {
+			q.cancelled(e)
+			return
+		}
 		q.metrics.lost.Inc()
 		q.cfg.Logger.Warn("a call is not in Redis any more", "call_id", e.id, "function", e.account.function)
 		q.end(ctx, e)

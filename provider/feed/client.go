@@ -171,13 +171,12 @@ func (c *Client) follow(ctx context.Context) (lines int, err error) {
 	if resp.StatusCode != http.StatusOK {
 		return 0, fmt.Errorf("connecting to the provider: it answered %s", resp.Status)
 	}
-	in := bufio.NewReaderSize(resp.Body, 64<<10)
+	in := bufio.NewReaderSize(heard{resp.Body, func() { watchdog.Reset(c.cfg.Watchdog) }}, 64<<10)
 	for {
 		line, err := readLine(in)
 		if err != nil {
 			return lines, cmpCause(ctx, fmt.Errorf("reading the table stream: %w", err))
 		}
-		watchdog.Reset(c.cfg.Watchdog)
 		lines++
 		if c.goneSince.Swap(0) != 0 {
 			c.cfg.Logger.Info("provider connected")
@@ -197,6 +196,20 @@ func (c *Client) follow(ctx context.Context) (lines int, err error) {
 		}
 		c.take(news.Table)
 	}
+}
+
+// heard tells of everything that comes: a long table over a slow line is no silence.
+type heard struct {
+	io.Reader
+	note func()
+}
+
+func (h heard) Read(p []byte) (int, error) {
+	n, err := h.Reader.Read(p)
+	if n > 0 {
+		h.note()
+	}
+	return n, err
 }
 
 // take makes t the newest table unless it is an older one of the same provider process.

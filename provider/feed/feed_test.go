@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -245,6 +246,68 @@ func TestCountersNeverFall(t *testing.T) {
 			last = got
 		}
 	})
+}
+
+// A report may have been made before its gateway knew that a function is gone.
+func TestRemovedFunctionStaysForgotten(t *testing.T) {
+	t.Parallel()
+	var b loadBook
+	b.init(time.Minute)
+	now := time.Unix(0, 0)
+	k := key{"f", "openfaas-fn"}
+	report := func(life, completed uint64) {
+		b.add(Report{Gateway: "g", Epoch: "e", Functions: []Load{{Name: k.name, Namespace: k.namespace, Life: life, Started: completed + 1, Completed: completed, Inflight: 1}}}, now)
+	}
+	report(1, 100)
+	b.forget(k, now)
+	report(1, 101)
+	if loads := b.all(now); len(loads) != 0 {
+		t.Errorf("a report that crossed the removal brought it back: %+v", loads)
+	}
+	report(2, 3) // deployed again, which the gateway has seen
+	if got := b.one(k, now); got.Completed != 3 || got.Inflight != 1 {
+		t.Errorf("the new one counts %+v", got)
+	}
+	b.forget(k, now)
+	now = now.Add(crossing)
+	report(2, 5) // deployed again so soon that the gateway saw no removal
+	if got := b.one(k, now); got.Completed != 2 {
+		t.Errorf("the next one counts %+v", got)
+	}
+	b.forget(k, now)
+	for range 2 {
+		now = now.Add(crossing)
+		b.add(Report{Gateway: "g", Epoch: "e"}, now)
+	}
+	if n := len(b.gateways[gatewayProcess{"g", "e"}].loads); n != 0 {
+		t.Errorf("%d functions are remembered long after their removal", n)
+	}
+}
+
+// However slowly a table comes, it is no silence.
+func TestLongTableOverASlowLineArrives(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/feed/table" {
+			return
+		}
+		out := http.NewResponseController(w)
+		_, _ = io.WriteString(w, `{"epoch":"a","revision":1,"functions":[`)
+		for range 20 {
+			_, _ = io.WriteString(w, "  ")
+			_ = out.Flush()
+			time.Sleep(50 * time.Millisecond)
+		}
+		_, _ = io.WriteString(w, "]}\n")
+		_ = out.Flush()
+		<-r.Context().Done()
+	}))
+	c := start(t, ClientConfig{URL: s.URL, Watchdog: 500 * time.Millisecond})
+	select {
+	case <-c.Newest().Changed:
+	case <-time.After(15 * time.Second):
+		t.Error("it did not arrive")
+	}
 }
 
 func TestGaugesOfSilentGatewaysDoNotCount(t *testing.T) {

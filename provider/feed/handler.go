@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -16,8 +17,10 @@ const (
 	maxWake = 4 << 10
 	// maxNameLen is Swarm's own limit on the names that travel here.
 	maxNameLen = 256
-	// stalledWrite is how long one write to a gateway may take before its stream is given up; it reconnects.
+	// stalledWrite is how long one write to a gateway, of onePiece at most, may take before its stream is given up; it
+	// reconnects.
 	stalledWrite = 10 * time.Second
+	onePiece     = 64 << 10
 )
 
 // emptyLine is a heartbeat.
@@ -48,11 +51,16 @@ func (h *Hub) serveTable(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
 	send := func(line []byte) error {
-		_ = out.SetWriteDeadline(time.Now().Add(stalledWrite))
-		if _, err := w.Write(line); err != nil {
-			return err
+		for piece := range slices.Chunk(line, onePiece) {
+			_ = out.SetWriteDeadline(time.Now().Add(stalledWrite))
+			if _, err := w.Write(piece); err != nil {
+				return err
+			}
+			if err := out.Flush(); err != nil {
+				return err
+			}
 		}
-		return out.Flush()
+		return nil
 	}
 	heartbeat := time.NewTicker(h.cfg.Heartbeat)
 	defer heartbeat.Stop()

@@ -131,7 +131,7 @@ func (h *Hub) Invocations(name, namespace string) float64 {
 func (h *Hub) Loads() []Load { return h.loads.all(time.Now()) }
 
 // Forget drops the counters of a function that no longer exists.
-func (h *Hub) Forget(name, namespace string) { h.loads.forget(key{name, namespace}) }
+func (h *Hub) Forget(name, namespace string) { h.loads.forget(key{name, namespace}, time.Now()) }
 
 // wakeGroup lets concurrent wakes of one function share one call.
 type wakeGroup struct {

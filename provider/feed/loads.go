@@ -28,7 +28,12 @@ type gatewayProcess struct{ gateway, epoch string }
 type lastSeen struct {
 	at    time.Time
 	loads map[key]Load
+	// forgotten are those of loads that were removed, and when.
+	forgotten map[key]time.Time
 }
+
+// crossing is how long after a function's removal reports may come that were made before their gateway knew of it.
+const crossing = 15 * time.Second
 
 func (b *loadBook) init(ttl time.Duration) {
 	b.ttl = ttl
@@ -46,6 +51,7 @@ func (b *loadBook) add(r Report, now time.Time) {
 		b.makeRoom()
 	}
 	loads := make(map[key]Load, len(r.Functions))
+	forgotten := make(map[key]time.Time)
 	for _, l := range r.Functions {
 		k := key{l.Name, l.Namespace}
 		old := before.loads[k]
@@ -57,6 +63,10 @@ func (b *loadBook) add(r Report, now time.Time) {
 		}
 		// A report overtaken by a later one of the same process must not count backwards.
 		l.Started, l.Completed = max(l.Started, old.Started), max(l.Completed, old.Completed)
+		if at, gone := before.forgotten[k]; gone && l.Life == old.Life && now.Sub(at) < crossing {
+			loads[k], forgotten[k] = l.idle(), at
+			continue
+		}
 		loads[k] = l
 		sum := b.totals[k]
 		sum.Started += l.Started - old.Started
@@ -65,12 +75,24 @@ func (b *loadBook) add(r Report, now time.Time) {
 	}
 	// A function that this report leaves out keeps its counter baseline: it may come back in the next table.
 	for k, l := range before.loads {
-		if _, ok := loads[k]; !ok {
-			l.Inflight, l.Queued, l.Pending = 0, 0, 0
-			loads[k] = l
+		if _, reported := loads[k]; reported {
+			continue
 		}
+		if at, gone := before.forgotten[k]; gone {
+			if now.Sub(at) >= crossing {
+				continue
+			}
+			forgotten[k] = at
+		}
+		loads[k] = l.idle()
 	}
-	b.gateways[who] = lastSeen{at: now, loads: loads}
+	b.gateways[who] = lastSeen{at: now, loads: loads, forgotten: forgotten}
+}
+
+// idle is l without what is under way.
+func (l Load) idle() Load {
+	l.Inflight, l.Queued, l.Pending = 0, 0, 0
+	return l
 }
 
 func (b *loadBook) makeRoom() {
@@ -120,11 +142,13 @@ func (b *loadBook) all(now time.Time) []Load {
 	return out
 }
 
-func (b *loadBook) forget(k key) {
+func (b *loadBook) forget(k key, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.totals, k)
 	for _, seen := range b.gateways {
-		delete(seen.loads, k)
+		if l, known := seen.loads[k]; known {
+			seen.loads[k], seen.forgotten[k] = l.idle(), now
+		}
 	}
 }

@@ -33,6 +33,12 @@ type Usage struct {
 	Memory float64 `json:"memory"`
 }
 
+// Plausible reports whether a machine can be that large. What a replica says of itself is its own word, so an implausible
+// figure is left out by whoever meets it, and spoils no report of others.
+func (u Usage) Plausible() bool {
+	return u.CPU >= 0 && u.CPU <= maxMilliCPU && u.Memory >= 0 && u.Memory <= maxMemory
+}
+
 // UsageReport is what a gateway has read since its last one.
 type UsageReport struct {
 	Replicas []Usage `json:"replicas"`
@@ -45,9 +51,6 @@ func (r UsageReport) validate() error {
 	for i, u := range r.Replicas {
 		if u.ID == "" || len(u.ID) > maxNameLen {
 			return fmt.Errorf("replicas[%d].id is %d characters long: legal is 1 to %d", i, len(u.ID), maxNameLen)
-		}
-		if !(u.CPU >= 0 && u.CPU <= maxMilliCPU) || !(u.Memory >= 0 && u.Memory <= maxMemory) {
-			return fmt.Errorf("replicas[%d] has cpu %g and memory %g: legal is 0 to %g and 0 to %d", i, u.CPU, u.Memory, maxMilliCPU, int64(maxMemory))
 		}
 	}
 	return nil
@@ -78,6 +81,9 @@ func (b *UsageBook) Add(report UsageReport, now time.Time) {
 		maps.DeleteFunc(b.replicas, func(_ string, e usageEntry) bool { return now.Sub(e.at) > usageTTL })
 	}
 	for _, u := range report.Replicas {
+		if !u.Plausible() {
+			continue
+		}
 		if _, known := b.replicas[u.ID]; known || len(b.replicas) < maxUsages {
 			b.replicas[u.ID] = usageEntry{u, now}
 		}

@@ -220,17 +220,46 @@ func (g *Gateway) cancelled(id string) {
 	}
 }
 
+// runCancels cancels what other gateways' clients asked for. They have been told that it will be done, so that a queue which
+// is away for a moment is asked again.
 func (g *Gateway) runCancels(ctx context.Context) error {
+	owed := make(map[string]time.Time) // calls, by what time they are to be cancelled
+	again := time.NewTicker(cancelAgain)
+	defer again.Stop()
 	for {
 		select {
 		case id := <-g.cancels:
-			if _, err := g.cfg.Queue.Cancel(ctx, id); err != nil && ctx.Err() == nil {
-				g.cfg.Logger.Warn("cancelling a call for another gateway failed", "error", err)
+			if !g.cancelHere(ctx, id) && len(owed) < maxCancels {
+				owed[id] = time.Now().Add(cancelFor)
+			}
+		case now := <-again.C:
+			for id, by := range owed {
+				if g.cancelHere(ctx, id) || now.After(by) {
+					delete(owed, id)
+				}
 			}
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+const (
+	// cancelAgain is the time between two tries to cancel a call for another gateway's client, cancelFor how long they go on.
+	cancelAgain, cancelFor = time.Second, time.Minute
+	// cancelWithin bounds one try: an attempt under way may take long to end, and others wait behind it.
+	cancelWithin = 3 * time.Second
+)
+
+// cancelHere cancels a call if this gateway has it, and reports false if it may have it still.
+func (g *Gateway) cancelHere(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, cancelWithin)
+	defer cancel()
+	_, err := g.cfg.Queue.Cancel(ctx, id)
+	if err != nil {
+		g.cfg.Logger.Warn("cancelling a call for another gateway failed", "call_id", id, "error", err)
+	}
+	return err == nil
 }
 
 // pending is the number of asynchronous calls of a function that wait here.

@@ -397,6 +397,37 @@ func TestCancelHereAndElsewhere(t *testing.T) {
 	flood.Wait()
 }
 
+// shakyQueue cannot be reached at first.
+type shakyQueue struct {
+	fakeQueue
+	tries     atomic.Int32
+	cancelled chan string
+}
+
+func (q *shakyQueue) Cancel(_ context.Context, id string) (bool, error) {
+	if q.tries.Add(1) < 3 {
+		return true, queueRefusal{503}
+	}
+	q.cancelled <- id
+	return true, nil
+}
+
+// The other gateway has told its client that the call will be cancelled.
+func TestCancellationFromElsewhereOutlastsAQueueThatIsAway(t *testing.T) {
+	t.Parallel()
+	q := &shakyQueue{cancelled: make(chan string, 1)}
+	e := start(t, withQueue(q), function("f"))
+	e.cancelled("c")
+	select {
+	case id := <-q.cancelled:
+		if id != "c" {
+			t.Errorf("%s was cancelled", id)
+		}
+	case <-time.After(10 * time.Second):
+		t.Errorf("not cancelled: tried %d times", q.tries.Load())
+	}
+}
+
 func TestOperatorsLookIntoTheQueue(t *testing.T) {
 	t.Parallel()
 	e := start(t, func(c *Config) { under(t, newControl(t))(c); withQueue(&fakeQueue{})(c) })

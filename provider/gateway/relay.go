@@ -24,6 +24,8 @@ func (ex *exchange) relay() (status int, keep bool) {
 		mode = enchunk
 	case resp.Body.Chunked() && old:
 		mode = dechunk
+	case resp.Body.Chunked() && ex.c.inner:
+		mode = rechunk
 	}
 	keep, err := ex.relayBody(mode, chunked, keep)
 	byClient := err != nil && ex.clientFault(err)
@@ -41,6 +43,7 @@ const (
 	raw mode = iota
 	enchunk
 	dechunk
+	rechunk // without trailers, which no inner client wants, and which the one of net/http takes for an error where they are odd
 )
 
 // relayBody writes the head and the body, and returns keep unless the head had to say that the connection ends. It hands
@@ -103,7 +106,7 @@ func (ex *exchange) piece(m mode) (p []byte, done bool, err error) {
 	if ex.up != nil {
 		unread = ex.up.B[ex.ur:ex.uw]
 	}
-	if m == dechunk {
+	if m == dechunk || m == rechunk {
 		return ex.decoded(unread)
 	}
 	n, done, err := ex.resp.Body.Advance(unread)

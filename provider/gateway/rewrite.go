@@ -177,8 +177,13 @@ func (ex *exchange) responseHead(keep, chunked bool) []byte {
 	b = append(b, resp.Line...)
 	b = append(b, "\r\n"...)
 	if resp.Has[http1.Internal] {
-		dropInternal(resp)
+		// What a part of the system calls itself is kept back: whoever gets its answer may pass it on as its own, header and
+		// all, and must not then be taken for a replica that refused a request; see turnedAway.
+		drop(resp, http1.Internal)
 		b = append(b, "X-OpenFaaS-Internal: gateway\r\n"...)
+	}
+	if ex.c.inner {
+		drop(resp, http1.Trailer)
 	}
 	b = resp.AppendKept(b)
 	b = ex.appendOwn(b, resp)
@@ -189,12 +194,11 @@ func (ex *exchange) responseHead(keep, chunked bool) []byte {
 	return append(b, "\r\n"...)
 }
 
-// dropInternal keeps back what a part of the system calls itself in an answer of its own. Whoever gets that answer may pass
-// it on as its own, header and all, and must not then be taken for a replica that refused a request: see turnedAway.
-func dropInternal(resp *http1.Response) {
+// drop keeps fields of one kind back.
+func drop(resp *http1.Response, kind http1.Kind) {
 	fields := resp.All()
 	for i := range fields {
-		if fields[i].Kind == http1.Internal {
+		if fields[i].Kind == kind {
 			fields[i].Drop = true
 		}
 	}

@@ -193,6 +193,56 @@ func TestUploadsAreBoundedByWindows(t *testing.T) {
 	close(read)
 }
 
+// What some streams leave unread must not keep shut for others what they have read.
+func TestUploadGoesOnBesideThoseThatAreNotRead(t *testing.T) {
+	t.Parallel()
+	end := make(chan struct{})
+	defer close(end)
+	var streams atomic.Int32
+	p := serve(t, func(s *Stream) {
+		if streams.Add(1) <= 2 {
+			<-end
+			return
+		}
+		if _, err := io.Copy(io.Discard, s); err != nil {
+			t.Error(err)
+		}
+		_ = answer(s, 0)
+	})
+	for i, n := range []int{240 << 10, 64 << 10} {
+		id := p.begin(false, post("content-length", "10000000")...)
+		for streams.Load() <= int32(i) {
+			time.Sleep(time.Millisecond)
+		}
+		for ; n > 0; n -= maxFrame {
+			p.must(p.WriteData(id, false, make([]byte, maxFrame)))
+		}
+	}
+	window := connWindow - 304<<10
+	const whole = 1 << 20
+	id := p.begin(false, post("content-length", fmt.Sprint(whole))...)
+	own := streamWindow
+	for sent := 0; sent < whole; {
+		if n := min(window, own, maxFrame, whole-sent); n > 0 {
+			sent, window, own = sent+n, window-n, own-n
+			p.must(p.WriteData(id, sent == whole, make([]byte, n)))
+			continue
+		}
+		f, ok := p.read().(*wire.WindowUpdateFrame) // fails the test if none comes
+		switch {
+		case ok && f.StreamID == id:
+			own += int(f.Increment)
+		case ok && f.StreamID == 0 && f.Increment != connWindow-initialWindow:
+			window += int(f.Increment)
+		}
+	}
+	for {
+		if f, ok := p.read().(*wire.MetaHeadersFrame); ok && f.StreamID == id {
+			return
+		}
+	}
+}
+
 // Bodies that nobody has read yet take so much memory in all and no more; what is read or given up makes room again.
 func TestUnreadBodiesHaveABound(t *testing.T) {
 	t.Parallel()

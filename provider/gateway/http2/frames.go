@@ -196,9 +196,11 @@ func (c *Conn) data(f *wire.DataFrame) error {
 	return nil
 }
 
-// credit gives n bytes of the connection's window back to the client, some time.
+// credit gives n bytes of the connection's window back to the client, some time; at once where the window is nearly shut,
+// since what others leave unread may have used it up.
 func (c *Conn) credit(n int64) {
-	if c.consumed += n; c.consumed >= connWindow/2 && !c.dead {
+	c.consumed += n
+	if c.consumed > 0 && (c.consumed >= connWindow/2 || c.recvWindow < 4*maxFrame) && !c.dead {
 		c.out.windowUpdate(0, c.consumed)
 		c.recvWindow += c.consumed
 		c.consumed = 0

@@ -268,7 +268,9 @@ func (r *Reader) take(a answer, now time.Time) {
 	r.readings.WithLabelValues("ok").Inc()
 	one.misses = 0
 	if milliCPU, ok := a.sample.since(one.last); ok {
-		r.pending[a.id] = feed.Usage{ID: a.id, CPU: milliCPU, Memory: a.sample.memory}
+		if u := (feed.Usage{ID: a.id, CPU: milliCPU, Memory: a.sample.memory}); u.Plausible() {
+			r.pending[a.id] = u
+		}
 	} else {
 		next = min(next, freshDelay)
 	}
