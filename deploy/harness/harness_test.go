@@ -95,3 +95,15 @@ func TestGuardianCleansUpAfterAKilledTest(t *testing.T) {
 		}
 	}
 }
+
+// Tests of the queue prove something only with the rights that the image gives.
+func TestQueueRightsAreTheImages(t *testing.T) {
+	t.Parallel()
+	script, err := os.ReadFile("../images/redis/queue.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(script), "#$(digest redis-queue) "+queueRights+"\n") {
+		t.Errorf("deploy/images/redis/queue.sh gives the default user other rights than %q", queueRights)
+	}
+}

@@ -31,8 +31,11 @@ type RedisServer struct {
 // the test. Its node name is unique within the test process.
 func Redis(t testing.TB) *RedisServer { return newRedis(t, false) }
 
-// QueueRedis is Redis for the gateway's queue: the same settings, the default user with RedisPassword and all rights, and
-// no stream.
+// queueRights are those of the image's default user.
+const queueRights = "~async:* -@all +@read +@write +@connection +@transaction -@dangerous +info +eval"
+
+// QueueRedis is Redis for the gateway's queue: the same settings, the default user with RedisPassword and the rights that it
+// has in production, and no stream.
 func QueueRedis(t testing.TB) *RedisServer { return newRedis(t, true) }
 
 func newRedis(t testing.TB, queue bool) *RedisServer {
@@ -86,7 +89,7 @@ func (r *RedisServer) command() []string {
 	}
 	standard := "default off"
 	if r.queue {
-		standard = "default on >" + RedisPassword + " ~* +@all"
+		standard = "default on >" + RedisPassword + " " + queueRights
 	}
 	for _, rules := range []string{
 		standard,

@@ -57,8 +57,10 @@ type Queue struct {
 	room atomic.Int64
 
 	// What follows is set by Run.
-	gateway      Gateway
-	inner, outer *http.Client    // to the gateway, and to anywhere else
+	gateway Gateway
+	// inner goes to the gateway, outer to anywhere else. They are used as they are, and not by an http.Client: that would take an
+	// answer whose Location is no URL for none.
+	inner, outer *http.Transport
 	stopping     <-chan struct{} // closed once nothing new is begun
 	ended        <-chan struct{} // closed once what was begun must end
 	attempts     sync.WaitGroup
@@ -92,7 +94,7 @@ func New(cfg Config) (*Queue, error) {
 // over, at the latest after StopTimeout. A Redis that cannot be reached is waited for; the error is always nil.
 func (q *Queue) Run(ctx context.Context, gateway Gateway) error {
 	q.gateway = gateway
-	q.inner, q.outer = q.innerClient(), q.outerClient()
+	q.inner, q.outer = q.innerTransport(), q.outerTransport()
 	defer q.inner.CloseIdleConnections()
 	defer q.outer.CloseIdleConnections()
 	if !q.takeOver(ctx) {

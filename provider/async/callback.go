@@ -16,14 +16,14 @@ import (
 	"time"
 )
 
-// outerClient makes requests to wherever clients say, except where the guard forbids it. It knows no proxy: one would
+// outerTransport makes requests to wherever clients say, except where the guard forbids it. It knows no proxy: one would
 // connect in its place.
-func (q *Queue) outerClient() *http.Client {
+func (q *Queue) outerTransport() *http.Transport {
 	dialer := &net.Dialer{Timeout: q.cfg.CallbackTimeout, Control: q.guard.control}
-	return &http.Client{Transport: &http.Transport{
+	return &http.Transport{
 		DialContext: dialer.DialContext, MaxIdleConns: q.cfg.MaxCallbacks, IdleConnTimeout: 15 * time.Second,
 		MaxResponseHeaderBytes: maxHeader, DisableCompression: true,
-	}}
+	}
 }
 
 // attemptCallback delivers a result once, and decides what follows.
@@ -94,17 +94,20 @@ func (q *Queue) deliver(ctx context.Context, e *entry, r *result) *answer {
 	} else if r.NoRoom {
 		request.Header.Set("X-Result-Omitted", "the queue had no memory for it")
 	}
-	client := q.outer
-	if isGateway(u) {
-		client = q.inner
+	if password, _ := u.User.Password(); u.User != nil && request.Header["Authorization"] == nil {
+		request.SetBasicAuth(u.User.Username(), password)
 	}
-	chained := client == q.inner && strings.HasPrefix(u.Path, "/async-function/")
+	transport := q.outer
+	if isGateway(u) {
+		transport = q.inner
+	}
+	chained := transport == q.inner && strings.HasPrefix(u.Path, "/async-function/")
 	if chained {
 		request.Header.Set("X-Call-Id", childID(e.id, e.state.Accepted))
 	}
-	response, err := roundTrip(client, request)
+	response, err := transport.RoundTrip(request)
 	if err != nil {
-		return &answer{err: transportError(err)}
+		return &answer{err: noAnswer(err)}
 	}
 	defer response.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)) // lets the connection be used again
@@ -112,7 +115,7 @@ func (q *Queue) deliver(ctx context.Context, e *entry, r *result) *answer {
 		return &answer{status: http.StatusAccepted} // an earlier attempt has queued it
 	}
 	a := &answer{status: response.StatusCode}
-	if client == q.inner {
+	if transport == q.inner {
 		a.header = response.Header // others cannot speak for a part of the system
 	}
 	return a

@@ -154,7 +154,7 @@ func TestKillBetweenAnyTwoWritesLosesNothingAndRevivesNothing(t *testing.T) {
 		k := &crash{rt: rt, t: t, system: s, raw: raw, accepted: map[string]bool{}, done: map[string][2]int{},
 			outside: &outside{runs: map[string]int{}, delivered: map[string]int{}, posts: map[string]int{}, functionFails: map[string]int{}, callbackFails: map[string]int{}}}
 		k.cfg = s.cfg
-		k.cfg.prefix, k.cfg.MaxRetryAttempts, k.cfg.InitialRetryWait, k.cfg.StopTimeout = fmt.Sprintf("p%d:", n), 2, 0, 0
+		k.cfg.prefix, k.cfg.MaxRetryAttempts, k.cfg.InitialRetryWait, k.cfg.StopTimeout = fmt.Sprintf("async:p%d:", n), 2, 0, 0
 		s.serve(k.outside.ServeHTTP)
 		for i := range rapid.IntRange(1, 4).Draw(rt, "calls") {
 			id := fmt.Sprint("c", i)

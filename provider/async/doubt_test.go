@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -101,5 +102,18 @@ func TestAnswerWithALocationThatIsNone(t *testing.T) {
 	got := callbacks.await(t, 1)[0]
 	if n := len(functions.all()); n != 1 || got.header.Get("X-Function-Status") != "303" {
 		t.Errorf("called %d times, its callback is told %s", n, got.header.Get("X-Function-Status"))
+	}
+}
+
+// A callback's address may hold the receiver's credentials.
+func TestCallbackSendsTheCredentialsOfItsAddress(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	callbacks, url := newSink(t)
+	q := s.run()
+	q.enqueue(t, call("c", func(c *Call) { c.Callback = strings.Replace(url, "://", "://user:p%40ss@", 1) }))
+	r := http.Request{Header: callbacks.await(t, 1)[0].header}
+	if user, password, ok := r.BasicAuth(); !ok || user != "user" || password != "p@ss" {
+		t.Errorf("it came with %q, %q", user, password)
 	}
 }

@@ -84,7 +84,7 @@ func TestGuardLooksAtTheAddressThatIsDialled(t *testing.T) {
 		t.Fatal(err)
 	}
 	q := &Queue{guard: &guard{own: ownNetworks}, cfg: Config{MaxCallbacks: 1, CallbackTimeout: 10 * time.Second}}
-	q.outer = q.outerClient()
+	q.outer = q.outerTransport()
 	defer q.outer.CloseIdleConnections()
 	for _, host := range []string{"localhost", "127.0.0.1", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]"} {
 		a := q.deliver(context.Background(), &entry{id: "c"}, &result{resultHead: resultHead{Callback: "http://" + host + ":" + port}})

@@ -3,24 +3,22 @@ package async
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/textproto"
-	"net/url"
 	"strconv"
 	"time"
 )
 
-// innerClient makes requests to the gateway in its own process, on which all that a gateway does for a request is done.
-func (q *Queue) innerClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
+// innerTransport makes requests to the gateway in its own process, on which all that a gateway does for a request is done.
+func (q *Queue) innerTransport() *http.Transport {
+	return &http.Transport{
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return q.gateway.Dial(ctx) },
 		MaxIdleConnsPerHost: q.cfg.MaxInflight + q.cfg.MaxCallbacks, IdleConnTimeout: 30 * time.Second,
 		MaxResponseHeaderBytes: maxHeader, DisableCompression: true,
-	}}
+	}
 }
 
 // maxHeader bounds the header of an answer.
@@ -40,9 +38,9 @@ func (q *Queue) invoke(ctx context.Context, c *Call) *answer {
 	request.URL.Opaque = "/function/" + c.Address + c.Target // opaque, it reaches the function byte for byte
 	request.Header = parseHeader(c.Header)
 	begun := time.Now()
-	response, err := roundTrip(q.inner, request)
+	response, err := q.inner.RoundTrip(request)
 	if err != nil {
-		return &answer{err: transportError(err), took: time.Since(begun)}
+		return &answer{err: noAnswer(err), took: time.Since(begun)}
 	}
 	defer response.Body.Close()
 	a := &answer{status: response.StatusCode, header: response.Header}
@@ -56,25 +54,12 @@ func (q *Queue) invoke(ctx context.Context, c *Call) *answer {
 		_, err = io.Copy(io.Discard, response.Body) // an answer that breaks off is none
 	}
 	if a.took = time.Since(begun); err != nil {
-		return &answer{err: transportError(err), took: a.took}
+		return &answer{err: noAnswer(err), took: a.took}
 	}
 	return a
 }
 
-// roundTrip makes one request and takes whatever answer there is. [http.Client.Do] would take one with a Location that is
-// no URL for none.
-func roundTrip(client *http.Client, request *http.Request) (*http.Response, error) {
-	return client.Transport.RoundTrip(request) //nolint:wrapcheck // its callers say what it is about
-}
-
-// transportError is err without the address that it was asked for, which says nothing here.
-func transportError(err error) error {
-	var asked *url.Error
-	if errors.As(err, &asked) {
-		err = asked.Err
-	}
-	return fmt.Errorf("no answer: %w", err)
-}
+func noAnswer(err error) error { return fmt.Errorf("no answer: %w", err) }
 
 // parseHeader reads header lines. Those that were stored are well-formed; of others it takes what it can.
 func parseHeader(lines []byte) http.Header {

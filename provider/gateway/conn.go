@@ -256,17 +256,16 @@ func (c *conn) expire(now int64) {
 }
 
 // unblock makes the step with deadline at fail, unless it has ended meanwhile.
-func (c *conn) unblock(at int64) bool {
+func (c *conn) unblock(at int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.deadline.CompareAndSwap(at, expired) {
-		return false
+		return
 	}
 	if up := c.upstream.Load(); up != nil {
 		up.Unblock()
 	}
 	c.sock.Unblock()
-	return true
 }
 
 // unblockIfIdle wakes a connection that waits for a request, so that it can see that the gateway drains.

@@ -76,7 +76,6 @@ type exchange struct {
 	gathered int64 // what in counts for in the gateway's gathered
 
 	out    *sock.Buffer // the head being written, either way
-	outLen int
 	up     *sock.Buffer // bytes from the replica: [ur:uw] unread
 	ur, uw int
 
@@ -91,9 +90,9 @@ type exchange struct {
 	stats   *functionStats
 	begun   bool // counted as started, but not yet as completed
 
-	started, answered time.Time
-	status            int // sent to the client, or 499
-	id                identity
+	started time.Time
+	status  int // sent to the client, or 499
+	id      identity
 
 	conn     *upstream.Conn
 	replica  *upstream.Replica
@@ -164,14 +163,14 @@ func (ex *exchange) dropUp() {
 
 func (ex *exchange) dropOut() {
 	putBuffer(ex.out)
-	ex.out, ex.outLen = nil, 0
+	ex.out = nil
 }
 
 // room makes place for need bytes from ex.r on, moving what is there into a larger buffer if it must.
 // The parsed request then has to be parsed again: its slices point into the old place.
-func (ex *exchange) room(need int) (moved bool) {
+func (ex *exchange) room(need int) {
 	if ex.r+need <= len(ex.in.B) {
-		return false
+		return
 	}
 	old := ex.in
 	if need > len(old.B) {
@@ -183,7 +182,6 @@ func (ex *exchange) room(need int) (moved bool) {
 	if ex.in != old {
 		putBuffer(old)
 	}
-	return true
 }
 
 // readMore reads on behind what is there, up to limit bytes from ex.r on.

@@ -9,8 +9,9 @@
 //
 // The way through: a connection (conn.go; after a handshake if it is TLS, tls.go; a stream of one if it is HTTP/2,
 // http2.go) reads a head and makes an exchange (exchange.go) of it, which is answered
-// here (local.go) or forwarded (forward.go): heads rewritten (rewrite.go), bodies relayed (relay.go, upload.go,
-// tunnel.go). Parsing is http1's, picking upstream's, system calls are sock's.
+// here (local.go) or forwarded (forward.go): heads rewritten (rewrite.go), bodies gathered (gather.go) and relayed
+// (relay.go, upload.go, tunnel.go); or stored for later (async.go, intake.go) by a queue that comes back through inner.go.
+// Until a table has come, blind.go holds requests. Parsing is http1's, picking upstream's, system calls are sock's.
 package gateway
 
 import (

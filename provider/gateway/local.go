@@ -134,7 +134,7 @@ const internalHeaders = "Content-Type: text/plain; charset=utf-8\r\nX-Content-Ty
 
 // refuse answers with an error of the gateway's own.
 func (ex *exchange) refuse(status int, reason string) (keep bool) {
-	if status == 499 {
+	if ex.status = status; status == 499 {
 		return false
 	}
 	extra := internalHeaders

@@ -96,6 +96,21 @@ func TestBodyRefusedByItsLengthIsCounted(t *testing.T) {
 	}
 }
 
+// A client that leaves is counted as that, whatever its request before came to.
+func TestClientThatLeavesWithinAnAsyncBodyIsCounted(t *testing.T) {
+	t.Parallel()
+	e := start(t, withQueue(&fakeQueue{}), function("f"))
+	c, in := e.dial(t)
+	_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\nPOST /async-function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhe")
+	readResponse(t, in, "GET")
+	_ = c.Close()
+	for until := time.Now().Add(10 * time.Second); e.sum(t, "http_requests_total", "status", "499") != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("%v were counted as left, %v as 200", e.sum(t, "http_requests_total", "status", "499"), e.sum(t, "http_requests_total", "status", "200"))
+		}
+	}
+}
+
 // What a faulty server sends behind its answer to HEAD must not become the answer to another client.
 func TestBytesBehindAResponseAreNobodysAnswer(t *testing.T) {
 	t.Parallel()

@@ -172,15 +172,15 @@ func (ex *exchange) finish(sent bool) {
 	replica.Answered()
 	ex.c.detach(conn, ex.g.cfg.WriteTimeout)
 	if sent && ex.resp.KeepAlive && ex.ur == ex.uw {
-		replica.Keep(conn, ex.answered)
+		replica.Keep(conn)
 	} else {
 		_ = conn.Close()
 	}
 	replica.Release()
 }
 
-// relayBroke ends an exchange whose response broke off after its head had gone out. The client must not take what it
-// has for the whole, so its connection is reset. byClient says that the fault lies in its request's body.
+// relayBroke ends an exchange whose response broke off, or whose request did. A client must not take what it has of a
+// response for the whole, so its connection is reset. byClient says that the fault lies in its request's body.
 func (ex *exchange) relayBroke(err error, byClient bool) (status int, keep bool) {
 	status = ex.resp.Status
 	switch {

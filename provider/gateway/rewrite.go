@@ -210,7 +210,6 @@ func (ex *exchange) appendOwn(b []byte, resp *http1.Response) []byte {
 	if resp != nil {
 		has = resp.Has
 	}
-	ex.answered = ex.started
 	if ex.set != nil && !ex.control {
 		if !has[http1.CallID] {
 			b = append(b, "X-Call-Id: "...)
@@ -224,8 +223,7 @@ func (ex *exchange) appendOwn(b []byte, resp *http1.Response) []byte {
 		}
 		if !has[http1.DurationSeconds] {
 			b = append(b, "X-Duration-Seconds: "...)
-			ex.answered = time.Now()
-			b = appendSeconds(b, ex.answered.Sub(ex.started))
+			b = appendSeconds(b, time.Since(ex.started))
 			b = append(b, "\r\n"...)
 		}
 	}

@@ -91,7 +91,7 @@ type Conn struct {
 	noise      int // frames that brought nothing, since noiseSince; the reader's
 	noiseSince int64
 
-	// When the step under way must be over, in Unix ns; 0: never. [expired] says that Expire has ended it.
+	// When the step under way must be over, by the clock of Config; 0: never. [expired] says that Expire has ended it.
 	readBy, writeBy, idleBy atomic.Int64
 
 	mu      sync.Mutex // guards what follows, and the state of streams

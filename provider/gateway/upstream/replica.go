@@ -49,7 +49,6 @@ func newReplica(s *Set, id, address string) *Replica {
 // Conn is a connection to a replica, owned by one exchange at a time.
 type Conn struct {
 	*sock.Conn
-	replica   *Replica
 	idleSince time.Time
 	// Reused is set once the connection has carried an exchange before.
 	Reused  bool
@@ -109,7 +108,7 @@ func (r *Replica) Connect(fresh bool) (*Conn, error) {
 		// TCP, one that a request was sent to by the bytes it does not acknowledge.
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3})
 	}
-	c := &Conn{Conn: sock.New(nc), replica: r}
+	c := &Conn{Conn: sock.New(nc)}
 	c.LimitSilence(silence)
 	return c, nil
 }
@@ -128,13 +127,13 @@ func (r *Replica) takeIdle() *Conn {
 }
 
 // Keep gives a connection back whose exchange ended in order, for the next one.
-func (r *Replica) Keep(c *Conn, now time.Time) {
+func (r *Replica) Keep(c *Conn) {
 	if c.patient {
 		c.patient = false
 		c.LimitSilence(silence)
 	}
 	c.Reused = true
-	c.idleSince = now
+	c.idleSince = time.Now()
 	r.mu.Lock()
 	keep := !r.closed && len(r.idle) < r.set.registry.cfg.MaxIdlePerReplica
 	if keep {
