@@ -234,8 +234,12 @@ func (g *Gateway) runCancels(ctx context.Context) error {
 			}
 		case now := <-again.C:
 			for id, by := range owed {
-				if g.cancelHere(ctx, id) || now.After(by) {
+				done := g.cancelHere(ctx, id)
+				if done || now.After(by) {
 					delete(owed, id)
+				}
+				if !done {
+					break // what is new must not wait for all of these; they come in no order, so the others' turn comes
 				}
 			}
 		case <-ctx.Done():
