@@ -390,7 +390,7 @@ func TestNoHoldTimeoutMeansNoWait(t *testing.T) {
 	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("got %s %q, header %v", resp.Status, body, resp.Header)
 	}
-	if n := e.counted(t, "gateway_held_total"); n != 0 {
+	if n := e.sum(t, "gateway_held_total"); n != 0 {
 		t.Errorf("%g requests count as held", n)
 	}
 }

@@ -9,23 +9,6 @@ import (
 	"time"
 )
 
-// counted is the sum of a counter over all its labels.
-func (e *edge) counted(t *testing.T, name string) (sum float64) {
-	t.Helper()
-	families, err := e.cfg.Registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			if family.GetName() == name {
-				sum += m.GetCounter().GetValue()
-			}
-		}
-	}
-	return sum
-}
-
 // A connection that was fresh when a request began need not be so any more when its body has come.
 func TestConnectionThatClosesWhileABodyComes(t *testing.T) {
 	t.Parallel()
@@ -56,7 +39,7 @@ func TestConnectionThatClosesWhileABodyComes(t *testing.T) {
 	if resp, text := readResponse(t, in, "POST"); resp.StatusCode != 200 {
 		t.Errorf("got %s %q", resp.Status, text)
 	}
-	if n := e.counted(t, "gateway_retries_total"); n != 0 {
+	if n := e.sum(t, "gateway_retries_total"); n != 0 {
 		t.Errorf("%g requests were sent on a connection that had closed", n)
 	}
 }

@@ -32,7 +32,7 @@ func (e *edge) series(t *testing.T, function string) (n int) {
 	return n
 }
 
-// awaitIdle waits until every request to the functions that sets describes has been counted.
+// awaitIdle waits until every request that was started has been counted as completed.
 func awaitIdle(t *testing.T, started, completed func() uint64) {
 	t.Helper()
 	for until := time.Now().Add(10 * time.Second); started() != completed(); time.Sleep(time.Millisecond) {
