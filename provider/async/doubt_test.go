@@ -2,7 +2,10 @@ package async
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -115,5 +118,29 @@ func TestCallbackSendsTheCredentialsOfItsAddress(t *testing.T) {
 	r := http.Request{Header: callbacks.await(t, 1)[0].header}
 	if user, password, ok := r.BasicAuth(); !ok || user != "user" || password != "p@ss" {
 		t.Errorf("it came with %q, %q", user, password)
+	}
+}
+
+type oom struct{}
+
+func (oom) Error() string { return "OOM command not allowed when used memory > 'maxmemory'." }
+func (oom) RedisError()   {}
+
+// What Redis has refused, or was never asked, is as the index has it: reading it again would undo what only the index knows.
+func TestOnlyALostAnswerIsDoubtful(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"no answer":   {context.DeadlineExceeded, true},
+		"broken off":  {io.EOF, true},
+		"refused":     {oom{}, false},
+		"never asked": {&net.OpError{Op: "dial", Err: errors.New("connection refused")}, false},
+		"pool empty":  {redis.ErrPoolTimeout, false},
+	} {
+		if got := doubtful(tc.err); got != tc.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }

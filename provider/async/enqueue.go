@@ -136,7 +136,7 @@ func (q *Queue) Cancel(ctx context.Context, id string) (known bool, err error) {
 	if e != nil {
 		if err := q.store.remove(ctx, id); err != nil {
 			q.index.keep(e)
-			q.doubtful.Store(true)
+			q.doubt(err)
 			return true, storeRefusal(err)
 		}
 		q.cancelled(e)

@@ -173,7 +173,7 @@ func (q *Queue) requeueDead(ctx context.Context, id string) (any, error) {
 	now := q.clock.now().UnixMilli()
 	if err := q.store.revive(ctx, id, st, now); err != nil {
 		q.index.relapse(e)
-		q.doubtful.Store(true)
+		q.doubt(err)
 		return nil, storeRefusal(err)
 	}
 	q.index.admit(e, st, now)

@@ -205,6 +205,13 @@ func (q *Queue) look(ctx context.Context, n int) (l look, ok bool) {
 	return l, true
 }
 
+// doubt has the index read again if what failed with err may have been done.
+func (q *Queue) doubt(err error) {
+	if doubtful(err) {
+		q.doubtful.Store(true)
+	}
+}
+
 // hold looks at Redis, keeps it if it is this process's, and takes it if it is nobody's: it was emptied, or its owner is
 // no more.
 func (q *Queue) hold(ctx context.Context, n int) (look, error) {

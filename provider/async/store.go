@@ -404,6 +404,9 @@ func notStored(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial" || errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed)
 }
 
+// doubtful reports whether a command that failed with err may have been run all the same.
+func doubtful(err error) bool { return !notStored(err) && !answered(err) }
+
 // answered reports whether err is an answer of Redis, which then did not run that command.
 func answered(err error) bool {
 	var reply redis.Error

@@ -77,7 +77,7 @@ func (q *Queue) dropDead(ctx context.Context, taken []*entry) error {
 		for _, e := range taken {
 			q.index.relapse(e)
 		}
-		q.doubtful.Store(true)
+		q.doubt(err)
 		return err
 	}
 	for _, e := range taken {

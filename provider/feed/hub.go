@@ -116,6 +116,7 @@ func (h *Hub) Publish(t Table) {
 		h.cfg.Logger.Error("encoding the replica table failed", "error", err)
 		return
 	}
+	h.loads.known(t)
 	old := h.newest.Swap(&encoded{line: append(line, '\n'), next: make(chan struct{})})
 	close(old.next)
 }

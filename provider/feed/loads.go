@@ -142,6 +142,21 @@ func (b *loadBook) all(now time.Time) []Load {
 	return out
 }
 
+// known takes back what was forgotten of the functions of t: they are here again, perhaps before a gateway noticed that they
+// were gone.
+func (b *loadBook) known(t Table) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, seen := range b.gateways {
+		if len(seen.forgotten) == 0 {
+			continue
+		}
+		for _, f := range t.Functions {
+			delete(seen.forgotten, key{f.Name, f.Namespace})
+		}
+	}
+}
+
 func (b *loadBook) forget(k key, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

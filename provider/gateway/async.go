@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"sync"
 	"time"
 
 	"waggle/provider/feed"
@@ -223,27 +224,45 @@ func (g *Gateway) cancelled(id string) {
 // runCancels cancels what other gateways' clients asked for. They have been told that it will be done, so that a queue which
 // is away for a moment is asked again.
 func (g *Gateway) runCancels(ctx context.Context) error {
-	owed := make(map[string]time.Time) // calls, by what time they are to be cancelled
+	owed := make(chan string, maxCancels)
+	var retrying sync.WaitGroup
+	defer retrying.Wait()
+	retrying.Go(func() { g.retryCancels(ctx, owed) })
+	for {
+		select {
+		case id := <-g.cancels:
+			if g.cancelHere(ctx, id) {
+				continue
+			}
+			select {
+			case owed <- id:
+			default:
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// retryCancels goes on with what could not be cancelled at once, so that others need not wait for it.
+func (g *Gateway) retryCancels(ctx context.Context, owed <-chan string) {
+	until := make(map[string]time.Time)
 	again := time.NewTicker(cancelAgain)
 	defer again.Stop()
 	for {
 		select {
-		case id := <-g.cancels:
-			if !g.cancelHere(ctx, id) && len(owed) < maxCancels {
-				owed[id] = time.Now().Add(cancelFor)
+		case id := <-owed:
+			if len(until) < maxCancels {
+				until[id] = time.Now().Add(cancelFor)
 			}
 		case now := <-again.C:
-			for id, by := range owed {
-				done := g.cancelHere(ctx, id)
-				if done || now.After(by) {
-					delete(owed, id)
-				}
-				if !done {
-					break // what is new must not wait for all of these; they come in no order, so the others' turn comes
+			for id, by := range until {
+				if g.cancelHere(ctx, id) || now.After(by) {
+					delete(until, id)
 				}
 			}
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }

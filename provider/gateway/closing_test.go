@@ -181,6 +181,30 @@ func TestEmptyLineBeforeARequest(t *testing.T) {
 	})
 }
 
+// A client that has gone altogether looks the same at first.
+func TestTunnelOfAClientThatHasGoneEnds(t *testing.T) {
+	t.Parallel()
+	end := make(chan struct{})
+	defer close(end)
+	e := start(t, func(c *Config) { c.UpstreamTimeout = Duration(time.Second) }, function("f", rawReplica(t, func(c net.Conn, _ *bufio.Reader, _ string) {
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		<-end // it neither reads nor writes
+	})))
+	e.awaitReady(t, "f", 1)
+	c, in := e.dial(t)
+	_, _ = io.WriteString(c, "GET /function/f HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	if _, err := readHead(in); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	s := e.registry.Lookup([]byte("f"))
+	for until := time.Now().Add(20 * time.Second); s.Inflight() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("it holds its replica")
+		}
+	}
+}
+
 // A side that has no more to say may still listen.
 func TestHalfClosedTunnel(t *testing.T) {
 	t.Parallel()

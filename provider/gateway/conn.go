@@ -43,6 +43,7 @@ type conn struct {
 	upstream atomic.Pointer[upstream.Conn] // what the request under way waits for
 	idle     atomic.Bool                   // between requests
 	tunnel   atomic.Bool                   // switched to another protocol: either side may end before the other
+	half     atomic.Bool                   // one side of the tunnel has ended
 	left     atomic.Bool                   // the client went away while its request was under way
 	requests atomic.Uint32                 // heads read so far
 	http2    atomic.Pointer[http2.Conn]    // what runs on it instead of requests in HTTP/1.1

@@ -273,7 +273,7 @@ func (ex *exchange) invoke() (keep bool) {
 	if ex.stats != nil {
 		ex.begun = true
 		ex.set.Started.Add(1)
-		ex.stats.begun()
+		ex.stats.started.Inc()
 	}
 	var status int
 	if status, keep = ex.gather(); status == 0 {

@@ -123,7 +123,7 @@ func New(cfg Config) (*Gateway, error) {
 		Wake:              g.wake,
 		Resolve:           cfg.Resolve,
 		ProviderGone:      func() bool { return g.providerGone() || g.blind() },
-		NewStats:          func(s *upstream.Set) any { return g.metrics.function(s.Label) },
+		NewStats:          g.statsOf,
 		Removed:           func(s *upstream.Set) { g.metrics.forget(s.Label) },
 		Ejected:           g.ejected,
 		Logger:            cfg.Logger,
@@ -297,6 +297,14 @@ func (g *Gateway) providerGone() bool {
 	}
 	_, gone := g.feed.GoneSince()
 	return gone
+}
+
+// statsOf makes the stats of a function; the provider, which has no namespace, is none.
+func (g *Gateway) statsOf(s *upstream.Set) any {
+	if s.Namespace == "" {
+		return nil
+	}
+	return g.metrics.function(s.Label)
 }
 
 func (g *Gateway) ejected(s *upstream.Set, r *upstream.Replica, reason string) {

@@ -65,7 +65,7 @@ func newMetrics(reg prometheus.Registerer, g *Gateway) *metrics {
 type functionStats struct {
 	m       *metrics
 	label   string
-	started atomic.Pointer[prometheus.Counter]
+	started prometheus.Counter
 	byCode  [600]atomic.Pointer[codeStats]
 }
 
@@ -79,7 +79,7 @@ func (m *metrics) function(label string) *functionStats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.functions[label] = true
-	return &functionStats{m: m, label: label}
+	return &functionStats{m: m, label: label, started: m.started.WithLabelValues(label)}
 }
 
 // ifKnown makes or finds series of a function with f, unless it has been forgotten: a request may outlive its function, and
@@ -102,16 +102,6 @@ var (
 	unseenCounter  = prometheus.NewCounter(prometheus.CounterOpts{Name: "unseen"})
 	unseenObserver = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "unseen"})
 )
-
-func (f *functionStats) begun() {
-	s := f.started.Load()
-	if s == nil {
-		s = new(unseenCounter)
-		f.m.ifKnown(f.label, func() { *s = f.m.started.WithLabelValues(f.label) })
-		f.started.Store(s)
-	}
-	(*s).Inc()
-}
 
 func (f *functionStats) completed(code int, took time.Duration) {
 	if code < 0 || code >= len(f.byCode) {

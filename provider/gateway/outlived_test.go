@@ -142,26 +142,55 @@ func TestBytesBehindAResponseAreNobodysAnswer(t *testing.T) {
 	}
 }
 
-// A response that breaks off counts against its replica although its head was in order.
-func TestReplicaThatBreaksOffEveryResponseLeaves(t *testing.T) {
+// Streams end when their clients leave, and are answers all the same.
+func TestStreamsThatClientsLeaveSpeakForTheirReplica(t *testing.T) {
 	t.Parallel()
-	f := function("f",
-		rawReplica(t, func(c net.Conn, _ *bufio.Reader, _ string) {
-			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
-		}),
-		rawReplica(t, answers(okAnswer)))
+	handle := func(c net.Conn, in *bufio.Reader, head string) {
+		if !strings.HasPrefix(head, "POST") {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+			_, _ = io.Copy(io.Discard, in)
+		}
+	}
+	f := function("f", rawReplica(t, handle), rawReplica(t, handle))
 	f.Replicas[0].Node = "here"
 	e := start(t, func(c *Config) { c.NodeID = "here" }, f)
 	e.awaitReady(t, "f", 2)
-	for range 5 {
+	s := e.registry.Lookup([]byte("f"))
+	for range 3 {
+		e.exchange(t, "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
 		c, in := e.dial(t)
 		_, _ = io.WriteString(c, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")
-		if resp, err := http.ReadResponse(in, nil); err == nil {
-			_, _ = io.Copy(io.Discard, resp.Body)
-		}
+		_, _ = readHead(in)
+		_, _ = in.ReadString('k')
 		_ = c.Close()
+		awaitIdle(t, s.Started.Load, s.Completed.Load)
 	}
-	if n := e.sum(t, "gateway_replica_ejections_total"); n == 0 {
-		t.Error("it is still in rotation")
+	if n := e.sum(t, "gateway_replica_ejections_total"); n != 0 {
+		t.Errorf("%v ejections", n)
+	}
+}
+
+// A response that breaks off counts against its replica although its head was in order.
+func TestReplicaThatBreaksOffEveryResponseLeaves(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"half a body":     "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+		"no chunk at all": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+	} {
+		f := function("f", rawReplica(t, func(c net.Conn, _ *bufio.Reader, _ string) { _, _ = io.WriteString(c, answer) }), rawReplica(t, answers(okAnswer)))
+		f.Replicas[0].Node = "here"
+		e := start(t, func(c *Config) { c.NodeID = "here" }, f)
+		e.awaitReady(t, "f", 2)
+		for range 5 {
+			c, in := e.dial(t)
+			_, _ = io.WriteString(c, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")
+			if resp, err := http.ReadResponse(in, nil); err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+			}
+			_ = c.Close()
+		}
+		if n := e.sum(t, "gateway_replica_ejections_total"); n == 0 {
+			t.Errorf("%s: it is still in rotation", name)
+		}
 	}
 }

@@ -187,6 +187,9 @@ func (ex *exchange) relayBroke(err error, byClient bool) (status int, keep bool)
 	case ex.c.left.Load():
 		status = 499
 	case err != nil && !ex.headSent:
+		if !byClient {
+			ex.replica.Failed()
+		}
 		return ex.fail(err)
 	case byClient:
 		status = ex.upload.status
@@ -197,6 +200,8 @@ func (ex *exchange) relayBroke(err error, byClient bool) (status int, keep bool)
 	if ex.replica != nil {
 		if err != nil && !byClient && status != 499 {
 			ex.replica.Failed()
+		} else {
+			ex.replica.Answered()
 		}
 		ex.replica.Release()
 		ex.replica = nil

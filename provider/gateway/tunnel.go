@@ -61,9 +61,11 @@ func (ex *exchange) pipe(to, from *sock.Conn) {
 				to.Unblock()
 				from.Unblock()
 			}
+			ex.c.half.Store(true)
+			ex.limitTunnel()
 			return
 		}
-		ex.c.limit(ex.g.cfg.TunnelTimeout)
+		ex.limitTunnel()
 		err = to.Write(b.B[:n], nil)
 		ex.g.giveBack(b)
 		if err != nil {
@@ -72,6 +74,16 @@ func (ex *exchange) pipe(to, from *sock.Conn) {
 			return
 		}
 	}
+}
+
+// limitTunnel bounds the silence from now on. A client that has ended has often left, which only bytes sent to it would
+// show: what the function still has to say to it may not be long in coming.
+func (ex *exchange) limitTunnel() {
+	limit := ex.g.cfg.TunnelTimeout
+	if ex.c.half.Load() {
+		limit = min(limit, ex.g.cfg.UpstreamTimeout)
+	}
+	ex.c.limit(limit)
 }
 
 // switchingHead is the 101 response as the client gets it.

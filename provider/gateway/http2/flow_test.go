@@ -2,10 +2,13 @@ package http2
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -240,6 +243,57 @@ func TestUploadGoesOnBesideThoseThatAreNotRead(t *testing.T) {
 		if f, ok := p.read().(*wire.MetaHeadersFrame); ok && f.StreamID == id {
 			return
 		}
+	}
+}
+
+// A client that takes nothing is not read on, however little of its windows it is given back at a time.
+func TestWindowsGivenBackWaitForRoom(t *testing.T) {
+	t.Parallel()
+	end := make(chan struct{})
+	defer close(end)
+	var streams atomic.Int32
+	p := serve(t, func(s *Stream) {
+		if streams.Add(1) <= 2 {
+			<-end
+			return
+		}
+		_, _ = io.Copy(io.Discard, s)
+	})
+	_ = p.nc.SetReadBuffer(16 << 10)
+	_ = p.conn.sock.NetConn().(*net.TCPConn).SetWriteBuffer(16 << 10)
+	for i, n := range []int{streamWindow, connWindow - streamWindow - 40<<10} { // little is left of the window
+		id := p.begin(false, post()...)
+		for streams.Load() <= int32(i) {
+			time.Sleep(time.Millisecond)
+		}
+		for ; n > 0; n -= maxFrame {
+			p.must(p.WriteData(id, false, make([]byte, min(n, maxFrame))))
+		}
+	}
+	id := p.begin(false, post()...)
+	var crumbs []byte
+	const batch = 500
+	for range batch {
+		crumbs = append(crumbs, 0, 0, 2, byte(wire.FrameData), byte(wire.FlagDataPadded)) // padding is credited at once
+		crumbs = append(binary.BigEndian.AppendUint32(crumbs, id), 0, 'x')
+	}
+	most, sent := 0, int64(0)
+	for until := time.Now().Add(2 * time.Second); most <= 2*controlLimit && time.Now().Before(until); {
+		_ = p.nc.SetWriteDeadline(until)
+		if _, err := p.nc.Write(crumbs); err != nil {
+			break
+		}
+		sent += batch
+		for taken := false; !taken && time.Now().Before(until); runtime.Gosched() {
+			p.conn.mu.Lock()
+			most = max(most, len(p.conn.out.b))
+			s := p.conn.streams[id]
+			taken = s != nil && s.received == sent && s.body.n == 0
+			p.conn.mu.Unlock()
+		}
+	}
+	if most > 2*controlLimit {
+		t.Errorf("%d bytes waited to be sent after %d frames", most, sent)
 	}
 }
 

@@ -145,6 +145,7 @@ func (c *Conn) clientReset(f *wire.RSTStreamFrame) error {
 func (c *Conn) data(f *wire.DataFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.awaitRoom()                          // for what the last one gave back of the windows: they may be tiny
 	length, p := int64(f.Length), f.Data() // padding counts for windows, and is none of the body
 	s := c.streams[f.StreamID]
 	if s == nil {
@@ -196,11 +197,11 @@ func (c *Conn) data(f *wire.DataFrame) error {
 	return nil
 }
 
-// credit gives n bytes of the connection's window back to the client, some time; at once where the window is nearly shut,
-// since what others leave unread may have used it up.
+// credit gives n bytes of the connection's window back to the client, some time: when the window is at least doubled by
+// that, as what others leave unread may have used up most of it.
 func (c *Conn) credit(n int64) {
 	c.consumed += n
-	if c.consumed > 0 && (c.consumed >= connWindow/2 || c.recvWindow < 4*maxFrame) && !c.dead {
+	if c.consumed > 0 && c.consumed >= min(connWindow/2, c.recvWindow) && !c.dead {
 		c.out.windowUpdate(0, c.consumed)
 		c.recvWindow += c.consumed
 		c.consumed = 0
