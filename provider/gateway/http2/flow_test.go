@@ -196,31 +196,40 @@ func TestUploadsAreBoundedByWindows(t *testing.T) {
 	close(read)
 }
 
-// What some streams leave unread must not keep shut for others what they have read.
-func TestUploadGoesOnBesideThoseThatAreNotRead(t *testing.T) {
-	t.Parallel()
+// serveBesideUnread is serve for what handle does with the third stream; the first two leave unread so many bytes each.
+func serveBesideUnread(t *testing.T, handle func(*Stream), unread ...int) *peer {
+	t.Helper()
 	end := make(chan struct{})
-	defer close(end)
 	var streams atomic.Int32
 	p := serve(t, func(s *Stream) {
-		if streams.Add(1) <= 2 {
+		if int(streams.Add(1)) <= len(unread) {
 			<-end
 			return
 		}
+		handle(s)
+	})
+	t.Cleanup(func() { close(end) })
+	for i, n := range unread {
+		id := p.begin(false, post()...)
+		for int(streams.Load()) <= i {
+			time.Sleep(time.Millisecond)
+		}
+		for ; n > 0; n -= maxFrame {
+			p.must(p.WriteData(id, false, make([]byte, min(n, maxFrame))))
+		}
+	}
+	return p
+}
+
+// What some streams leave unread must not keep shut for others what they have read.
+func TestUploadGoesOnBesideThoseThatAreNotRead(t *testing.T) {
+	t.Parallel()
+	p := serveBesideUnread(t, func(s *Stream) {
 		if _, err := io.Copy(io.Discard, s); err != nil {
 			t.Error(err)
 		}
 		_ = answer(s, 0)
-	})
-	for i, n := range []int{240 << 10, 64 << 10} {
-		id := p.begin(false, post("content-length", "10000000")...)
-		for streams.Load() <= int32(i) {
-			time.Sleep(time.Millisecond)
-		}
-		for ; n > 0; n -= maxFrame {
-			p.must(p.WriteData(id, false, make([]byte, maxFrame)))
-		}
-	}
+	}, 240<<10, 64<<10)
 	window := connWindow - 304<<10
 	const whole = 1 << 20
 	id := p.begin(false, post("content-length", fmt.Sprint(whole))...)
@@ -249,27 +258,10 @@ func TestUploadGoesOnBesideThoseThatAreNotRead(t *testing.T) {
 // A client that takes nothing is not read on, however little of its windows it is given back at a time.
 func TestWindowsGivenBackWaitForRoom(t *testing.T) {
 	t.Parallel()
-	end := make(chan struct{})
-	defer close(end)
-	var streams atomic.Int32
-	p := serve(t, func(s *Stream) {
-		if streams.Add(1) <= 2 {
-			<-end
-			return
-		}
-		_, _ = io.Copy(io.Discard, s)
-	})
+	const left = 40 << 10 // of the window
+	p := serveBesideUnread(t, func(s *Stream) { _, _ = io.Copy(io.Discard, s) }, streamWindow, connWindow-streamWindow-left)
 	_ = p.nc.SetReadBuffer(16 << 10)
 	_ = p.conn.sock.NetConn().(*net.TCPConn).SetWriteBuffer(16 << 10)
-	for i, n := range []int{streamWindow, connWindow - streamWindow - 40<<10} { // little is left of the window
-		id := p.begin(false, post()...)
-		for streams.Load() <= int32(i) {
-			time.Sleep(time.Millisecond)
-		}
-		for ; n > 0; n -= maxFrame {
-			p.must(p.WriteData(id, false, make([]byte, min(n, maxFrame))))
-		}
-	}
 	id := p.begin(false, post()...)
 	var crumbs []byte
 	const batch = 500
