@@ -36,7 +36,7 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 	go test -run '^$$' -bench . -benchtime 1x ./provider/... ./worker/... ./functions/... ./template/... >/dev/null  # so that benchmarks cannot rot
 
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
-	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/cluster ./deploy/e2e
+	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/lab/e2e
 
 fuzz: ## run each fuzz target for FUZZTIME=30s, two per processor at a time
 	.ci/fuzz
@@ -48,4 +48,4 @@ voters: ## load the running system and judge it: make voters ARGS="-voters 20000
 	@$(DEPLOY) voters $(ARGS)
 
 bench: ## compare the gateway with other proxies in one run, then measure the whole chain
-	go run ./deploy/bench $(ARGS)
+	go run ./deploy/lab/bench $(ARGS)

@@ -27,7 +27,7 @@ var ownedImports = map[string][]string{
 	"google.golang.org/protobuf":          {"provider/swarm"},
 	"github.com/jackc/pgx/v5":             {"worker/store", "functions/results"},
 	"github.com/redis/go-redis/v9":        {"worker/drain", "functions/vote", "provider/async"},
-	"github.com/openfaas/go-sdk":          {"deploy/up", "deploy/e2e"},
+	"github.com/openfaas/go-sdk":          {"deploy/up", "deploy/lab/e2e"},
 	"github.com/prometheus/client_golang": {"provider", "worker"},
 }
 
@@ -46,12 +46,12 @@ var arrows = map[string][]string{
 	"worker/store":      {"worker/store"},
 	"worker/drain":      {"worker/drain", "worker/store"},
 	"worker":            {"worker"},
-	"deploy/bench":      {"deploy", "provider/feed", "provider/gateway"},
+	"deploy/lab/bench":  {"deploy", "provider/feed", "provider/gateway"},
 	"deploy":            {"deploy"},
 }
 
 // testArrows says what of ours any test may import besides: real servers, and the schema that belongs in one of them.
-var testArrows = []string{"deploy/harness", "worker/store"}
+var testArrows = []string{"deploy/lab/harness", "worker/store"}
 
 type source struct {
 	file   string // path from the root, with slashes
@@ -135,7 +135,7 @@ func TestOutsideSystemsHaveOneImporter(t *testing.T) {
 	t.Parallel()
 	for _, src := range sources(t) {
 		// The harness and the tests around it have to look into the real thing from outside.
-		if src.isTest || within(src.folder, "deploy/harness") {
+		if src.isTest || within(src.folder, "deploy/lab/harness") {
 			continue
 		}
 		for _, imported := range src.imports(t) {

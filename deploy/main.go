@@ -14,8 +14,8 @@ import (
 	"strings"
 	"syscall"
 
-	"waggle/deploy/cluster"
 	"waggle/deploy/docker"
+	"waggle/deploy/lab/cluster"
 	"waggle/deploy/up"
 )
 
@@ -113,7 +113,7 @@ func voters(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	command := exec.CommandContext(ctx, "go", slices.Concat([]string{"run", "./deploy/voters"}, system.VotersArgs(), os.Args[2:])...)
+	command := exec.CommandContext(ctx, "go", slices.Concat([]string{"run", "./deploy/lab/voters"}, system.VotersArgs(), os.Args[2:])...)
 	command.Stdout, command.Stderr = os.Stdout, os.Stderr
 	// It ends with its verdict at the first interrupt; until then it may not be killed.
 	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }

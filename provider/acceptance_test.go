@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 	"waggle/provider/feed"
 )
 

@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 
-	"waggle/deploy/cluster"
 	"waggle/deploy/docker"
 	"waggle/deploy/images"
+	"waggle/deploy/lab/cluster"
 )
 
-// VotersArgs are the arguments with which the load program deploy/voters finds this system and its database.
+// VotersArgs are the arguments with which the load program deploy/lab/voters finds this system and its database.
 func (s *System) VotersArgs() []string {
 	args := []string{"-results", s.Target.Gateways[0] + "/function/results", "-voter-keys", s.state.path("voter-keys")}
 	for _, gateway := range s.Target.Gateways {

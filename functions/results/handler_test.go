@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 	tallystore "waggle/worker/store"
 )
 

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 )
 
 func TestRefusalsOfRedis(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 )
 
 func TestReadyAgainWhenRedisIsBack(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 )
 
 func TestMain(m *testing.M) {

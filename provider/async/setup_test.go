@@ -16,7 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 	"waggle/provider/feed"
 )
 

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 	"waggle/worker/store"
 )
 

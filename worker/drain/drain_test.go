@@ -8,7 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 	"waggle/worker/store"
 )
 

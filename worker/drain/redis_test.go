@@ -7,7 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 	"waggle/worker/store"
 )
 

@@ -13,7 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 	"waggle/worker/store"
 )
 

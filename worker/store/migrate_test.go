@@ -4,7 +4,7 @@ import (
 	"sync"
 	"testing"
 
-	"waggle/deploy/harness"
+	"waggle/deploy/lab/harness"
 	"waggle/worker/store"
 )
 

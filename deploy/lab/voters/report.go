@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"waggle/deploy/voters/books"
-	"waggle/deploy/voters/crowd"
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/books"
+	"waggle/deploy/lab/voters/crowd"
+	"waggle/deploy/lab/voters/judge"
 )
 
 // report is the result of a run, as -json writes it. Latencies are in milliseconds, spans in seconds.

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"waggle/deploy/voters/crowd"
+	"waggle/deploy/lab/voters/crowd"
 )
 
 func TestParseArgs(t *testing.T) {

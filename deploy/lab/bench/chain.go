@@ -13,8 +13,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"waggle/deploy/cluster"
 	"waggle/deploy/docker"
+	"waggle/deploy/lab/cluster"
 	"waggle/deploy/up"
 )
 
@@ -52,7 +52,7 @@ func (b *bench) measureChain(ctx context.Context, function *process) (err error)
 	if err := system.Up(ctx); err != nil {
 		return err
 	}
-	if err := system.DeployFunction(ctx, "hello", "./deploy/bench/hello"); err != nil {
+	if err := system.DeployFunction(ctx, "hello", "./deploy/lab/bench/hello"); err != nil {
 		return err
 	}
 	c := chain{bench: b, node: made.Nodes[0], system: system, bare: function}

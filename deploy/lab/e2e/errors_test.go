@@ -47,7 +47,7 @@ func TestMachineNotReady(t *testing.T) {
 			if out, err := exec.Command("go", "build", "-o", program, "waggle/deploy").CombinedOutput(); err != nil {
 				t.Fatalf("building the deploy program: %v\n%s", err, out)
 			}
-			command := exec.CommandContext(t.Context(), "../bootstrap.sh", "up")
+			command := exec.CommandContext(t.Context(), "../../bootstrap.sh", "up")
 			if test.user != 0 {
 				// Another user may neither read this checkout nor use its build cache, so the program is run as it is.
 				command = exec.CommandContext(t.Context(), program, "up")

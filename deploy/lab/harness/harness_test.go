@@ -99,7 +99,7 @@ func TestGuardianCleansUpAfterAKilledTest(t *testing.T) {
 // Tests of the queue prove something only with the rights that the image gives.
 func TestQueueRightsAreTheImages(t *testing.T) {
 	t.Parallel()
-	script, err := os.ReadFile("../images/redis/queue.sh")
+	script, err := os.ReadFile("../../images/redis/queue.sh")
 	if err != nil {
 		t.Fatal(err)
 	}

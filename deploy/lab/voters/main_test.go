@@ -14,7 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/judge"
 )
 
 // booksVariable makes the test binary stand in for psql: it prints what that address says.

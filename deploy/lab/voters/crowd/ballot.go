@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/atom"
 
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/judge"
 )
 
 // This file is all that is known here of functions/vote: its cookie, its form, its JSON and its answers.

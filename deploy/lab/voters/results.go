@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"time"
 
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/judge"
 )
 
 const (

@@ -19,7 +19,7 @@ import (
 	"strings"
 	"time"
 
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/judge"
 )
 
 // Stream is one incarnation of a node's vote stream, as the ledger has it. Counts are of entries, and

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/judge"
 )
 
 // A repeat waits: first about backoffFirst, each time twice as long, never above backoffMost, half of it by chance, so

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/judge"
 )
 
 const whole = `stream,0b0b,n1,active,12,10,1,1,0,1700000000000000

@@ -19,7 +19,7 @@ import (
 	"syscall"
 	"time"
 
-	"waggle/deploy/voters/crowd"
+	"waggle/deploy/lab/voters/crowd"
 )
 
 const (

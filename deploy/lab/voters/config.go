@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"waggle/deploy/voters/crowd"
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/crowd"
+	"waggle/deploy/lab/voters/judge"
 )
 
 // config is the command line.

@@ -9,7 +9,7 @@ import (
 	"os"
 	"strings"
 
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/judge"
 )
 
 // keysLimit bounds the secret: a handful of lines of 150 characters.

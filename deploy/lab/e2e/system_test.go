@@ -21,8 +21,8 @@ import (
 	"testing"
 	"time"
 
-	"waggle/deploy/cluster"
 	"waggle/deploy/docker"
+	"waggle/deploy/lab/cluster"
 	"waggle/deploy/up"
 )
 
@@ -43,7 +43,7 @@ func start(t *testing.T, nodes int) *system {
 	machine := docker.Engine{}
 	note := func(line string) { t.Log(line) }
 	name := fmt.Sprintf("test%d-%d", nodes, os.Getpid())
-	made, err := up.CreateCluster(ctx, "../..", cluster.Config{Engine: machine, Name: name, Nodes: nodes, Progress: note})
+	made, err := up.CreateCluster(ctx, "../../..", cluster.Config{Engine: machine, Name: name, Nodes: nodes, Progress: note})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func start(t *testing.T, nodes int) *system {
 			t.Errorf("removing the cluster: %v", err)
 		}
 	})
-	root, err := filepath.Abs("../..")
+	root, err := filepath.Abs("../../..")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"waggle/deploy/voters/books"
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/books"
+	"waggle/deploy/lab/voters/judge"
 )
 
 // bench is where the judge sits: the way to the books, and what they said before the run.

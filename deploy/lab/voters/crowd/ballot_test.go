@@ -7,7 +7,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"waggle/deploy/voters/judge"
+	"waggle/deploy/lab/voters/judge"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

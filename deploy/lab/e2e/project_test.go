@@ -62,7 +62,7 @@ func (s *system) newProject(t *testing.T) *project {
 	t.Setenv("TAG", tag)
 	p := &project{system: s, dir: t.TempDir(), empty: t.TempDir(), image: "localhost/waggle/probe:" + tag, background: context.WithoutCancel(t.Context())}
 	p.cli, _ = exec.LookPath("faas-cli")
-	for from, to := range map[string]string{"testdata/project": ".", "../../template/go-http": "template/go-http"} {
+	for from, to := range map[string]string{"testdata/project": ".", "../../../template/go-http": "template/go-http"} {
 		if err := os.CopyFS(filepath.Join(p.dir, to), os.DirFS(from)); err != nil {
 			t.Fatal(err)
 		}

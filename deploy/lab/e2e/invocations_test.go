@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"waggle/deploy/cluster"
 	"waggle/deploy/docker"
+	"waggle/deploy/lab/cluster"
 )
 
 // testInvocations changes everything about a function, and about what serves it, while 500 calls a second go on.
