@@ -11,6 +11,22 @@
 // what is due, invoke.go calls the function, retry.go judges the answer, settle.go stores the outcome, callback.go
 // delivers it past guard.go. load.go finds after a restart what is in Redis, sweep.go removes
 // what is left over there, inspect.go is what operators see.
+//
+// # Decisions
+//
+//   - The queue is a node's own, without a transaction and without a lease: a call needs nothing but the disk of the
+//     node that accepted it.
+//   - Writes are ordered so that whatever is cut off between two of them is sound: state, call, due; the reverse at
+//     the end. The state comes first because what was never acknowledged is swept by reading the states, which are
+//     small.
+//   - Steps that could be refused for want of memory wait for each other where a result is kept or a call is buried:
+//     a refusal in the middle of a pipeline is no cut-off.
+//   - One process owns a Redis: the one that came last. One that has not renewed that for 10 s is no more; all it
+//     finds due is its to make, at once.
+//   - A call's callback to /async-function has an id of its own, derived from the call's: the call is still there
+//     while its callback is delivered, and an id in use is refused.
+//   - Callbacks are judged by the address that is connected to, after the name was resolved, so that a name cannot
+//     change its meaning in between. The interfaces' networks are looked up at each connection.
 package async
 
 import (

@@ -9,6 +9,22 @@
 // does not carry them cannot be seen, changed or mounted through this package. What a user sent comes back exactly as
 // it was sent. Each change is one call to the Swarm, or a series of which each prefix is a sound state that
 // [Cluster.Reconcile] completes.
+//
+// # Decisions
+//
+//   - Functions have no virtual IP (endpoint mode dnsrr): the gateway balances by load, and IPVS drops connections
+//     that were idle for 900 s.
+//   - Logs are read task by task: Docker 20.10's log of a whole service loses lines and hangs when it has several
+//     replicas.
+//   - Deleting a function waits until its managers have acted on its last change and no task of it is about to be
+//     deleted: a manager of Docker 20.10 crashes, with its whole engine, when a service goes while one of its tasks
+//     is deleted.
+//   - Scaling, and moving a function to a new secret, would make Swarm forget what a failing update goes back to.
+//     Both wait until a new replica has run for 10 s or the update has ended; scaling waits 15 s at most, and not at
+//     all from or to zero.
+//   - Task events come from the engine's control socket, because Docker's API passes on none of tasks. They are
+//     trusted, but not blindly: tasks are listed every 5 s besides. The gRPC of this one call is written out over
+//     net/http: the binary grows by 0.2 %, and not by 74 % (grpc-go).
 package swarm
 
 import (

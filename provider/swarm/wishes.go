@@ -14,7 +14,7 @@ import (
 	"waggle/provider/feed"
 )
 
-// Annotations and labels by which a deployment says what only we understand. ARCHITECTURE.md has their meaning.
+// Annotations and labels by which a deployment says what only we understand. provider/README.md has their meaning.
 const (
 	annotationVolumes    = privatePrefix + "volumes"
 	annotationNetworks   = privatePrefix + "networks"

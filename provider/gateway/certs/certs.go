@@ -3,6 +3,13 @@
 // It stands beside the listener. In: a pair of PEM files, or domains for which an ACME server (RFC 8555) gives
 // certificates. Out: the certificate for a handshake, and when each expires. It guarantees that a handshake never waits
 // for a file or for a certificate authority, and that a certificate is only replaced by one that works.
+//
+// # Decisions
+//
+//   - A TLS handshake never waits for a certificate authority. Certificates are got in the background and handshakes
+//     served from memory; until there is one they fail at once.
+//   - ACME state is per gateway: a second edge node would ask for certificates of its own and could not answer the
+//     first one's challenges. Several edge nodes take files.
 package certs
 
 import (
