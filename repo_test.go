@@ -34,20 +34,22 @@ var ownedImports = map[string][]string{
 // arrows says what of ours a folder may import; a folder that is not named may import what its nearest named parent may.
 // The empty list means nothing of ours: a function has to build without this repository.
 var arrows = map[string][]string{
-	"functions/vote":    {},
-	"functions/results": {},
-	"template/go-http":  {"template/go-http"},
-	"provider/feed":     {},
-	"provider/swarm":    {"provider/feed", "provider/swarm"},
-	"provider/api":      {"provider/feed", "provider/swarm", "provider/api"},
-	"provider/gateway":  {"provider/feed", "provider/gateway"},
-	"provider/async":    {"provider/feed"},
-	"provider":          {"provider"},
-	"worker/store":      {"worker/store"},
-	"worker/drain":      {"worker/drain", "worker/store"},
-	"worker":            {"worker"},
-	"deploy/lab/bench":  {"deploy", "provider/feed", "provider/gateway"},
-	"deploy":            {"deploy"},
+	"functions/vote":     {},
+	"functions/results":  {},
+	"functions/pollfile": {},
+	"template/go-http":   {"template/go-http"},
+	"provider/feed":      {},
+	"provider/swarm":     {"provider/feed", "provider/swarm"},
+	"provider/api":       {"provider/feed", "provider/swarm", "provider/api"},
+	"provider/gateway":   {"provider/feed", "provider/gateway"},
+	"provider/async":     {"provider/feed"},
+	"provider":           {"provider"},
+	"worker/store":       {"worker/store"},
+	"worker/drain":       {"worker/drain", "worker/store", "functions/pollfile"},
+	"worker":             {"worker"},
+	"deploy/lab/bench":   {"deploy", "provider/feed", "provider/gateway"},
+	"deploy/up":          {"deploy", "functions/pollfile"},
+	"deploy":             {"deploy"},
 }
 
 // testArrows says what of ours any test may import besides: real servers, and the schema that belongs in one of them.

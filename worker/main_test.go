@@ -17,7 +17,8 @@ func valid(t *testing.T) config {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"redis-drain": harness.RedisPassword + "\n", "postgres-drain": `pass'word\`, "postgres-admin": "x",
-		"polls.json": `{"polls":[{"id":1,"options":[{"id":1}]}]}`,
+		"polls.json": `{"polls":[{"id":1,"slug":"a","question":"?","opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z",` +
+			`"mode":"last","results":"live","options":[{"id":1,"slug":"b","name":"B"},{"id":2,"slug":"c","name":"C"}]}]}`,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatalf("writing %s: %v", name, err)

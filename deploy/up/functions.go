@@ -99,11 +99,8 @@ func (s *System) apiClient() (*sdk.Client, error) {
 // applyFunctionSecrets creates the functions' secrets, and updates those whose value is another than the one applied last.
 // The API never gives a value back, so the hash of the last one is kept beside the credentials.
 func (s *System) applyFunctionSecrets(ctx context.Context, client *sdk.Client) error {
-	polls, err := os.ReadFile(filepath.Join(s.Root, "functions", "polls.json"))
-	if err != nil {
-		return fmt.Errorf("reading the polls: %w", err)
-	}
-	wanted := map[string]string{"polls": string(polls)}
+	var err error
+	wanted := map[string]string{"polls": string(s.polls)}
 	for _, c := range credentials {
 		if c.function {
 			if wanted[c.name], err = s.state.read(c.name); err != nil {

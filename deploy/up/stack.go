@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -59,10 +58,6 @@ func (s *System) distribute(ctx context.Context, images ...string) error {
 
 // deployStack hands deploy/stack.yml to Swarm with this run's images and settings filled in.
 func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) {
-	polls, err := os.ReadFile(filepath.Join(s.Root, "functions", "polls.json"))
-	if err != nil {
-		return "", fmt.Errorf("reading the polls: %w", err)
-	}
 	megabytes, err := redisMegabytes("REDIS_MAXMEMORY", s.RedisMaxMemory)
 	if err != nil {
 		return "", err
@@ -72,7 +67,7 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 		return "", err
 	}
 	// A Swarm config never changes, so another file needs another name.
-	version := sha256.Sum256(polls)
+	version := sha256.Sum256(s.polls)
 	env := []string{
 		"PROVIDER_IMAGE=" + set[images.Provider],
 		"WORKER_IMAGE=" + set[images.Worker],

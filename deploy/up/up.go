@@ -81,6 +81,8 @@ type System struct {
 	client      *http.Client
 	// earlier are the updates that Swarm knew before this run.
 	earlier map[string]update
+	// polls is the poll file that this run ships.
+	polls []byte
 }
 
 // New checks the configuration; it touches nothing.
@@ -141,6 +143,7 @@ func (s *System) Up(ctx context.Context) error {
 		name string
 		do   func() (string, error)
 	}{
+		{"polls", s.readPolls},
 		{"machine", func() (string, error) { return s.checkMachine(ctx) }},
 		{"swarm", func() (string, error) { return s.ensureSwarm(ctx) }},
 		{"images", func() (_ string, err error) {

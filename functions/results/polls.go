@@ -14,8 +14,9 @@ import (
 	"unicode/utf8"
 )
 
-// The poll file is read by vote, results and the worker. A function imports nothing of ours, so this file stands
-// in vote and in results, the same but for its package line; a test of vote compares the two.
+// This file defines the poll file. It belongs to package functions/pollfile, which the worker and the deploy program
+// import. A function imports nothing of ours, so the functions vote and results each have a copy with another package
+// line. Edit it in functions/pollfile and run go generate there; a test finds a copy that differs.
 
 const (
 	maxPollFile = 1 << 20
@@ -59,6 +60,9 @@ func (p *poll) state(now time.Time) string {
 	return "closed"
 }
 
+// KeepsFirst reports whether the first of a voter's votes counts, and not the last.
+func (p *poll) KeepsFirst() bool { return p.Mode == modeFirst }
+
 // parsePolls reads a poll file. The error names every mistake in it, each with its place and what is legal.
 func parsePolls(data []byte) ([]poll, error) {
 	if len(data) > maxPollFile {
@@ -67,13 +71,8 @@ func parsePolls(data []byte) ([]poll, error) {
 	var file struct {
 		Polls []poll `json:"polls"`
 	}
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&file); err != nil {
-		return nil, fmt.Errorf("poll file: decoding: %w", err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("poll file: text after the end of the object")
+	if err := decodeStrictly(data, &file); err != nil {
+		return nil, fmt.Errorf("poll file: %w", err)
 	}
 	if len(file.Polls) == 0 || len(file.Polls) > maxPolls {
 		return nil, fmt.Errorf("poll file: polls: %d of them: 1 to %d are legal", len(file.Polls), maxPolls)
@@ -118,6 +117,56 @@ func (p *poll) validate(at string) (errs []error) {
 		ids[o.ID], slugs[o.Slug] = true, true
 	}
 	return errs
+}
+
+// decodeStrictly decodes one JSON value. It also refuses what encoding/json takes in silence: an unknown key, a key in
+// another case, a key twice, and text after the value.
+func decodeStrictly(data []byte, into any) error {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(into)
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("decoding: %s: %s is not legal there", wrong.Field, wrong.Value) // its own text names Go types
+	}
+	if err != nil {
+		return fmt.Errorf("decoding: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("text after the end of the value")
+	}
+	return checkKeys(json.NewDecoder(bytes.NewReader(data)))
+}
+
+// checkKeys reads one value of well-formed JSON and checks the keys of all its objects.
+func checkKeys(decoder *json.Decoder) error {
+	start, err := decoder.Token()
+	if err != nil {
+		return fmt.Errorf("reading keys: %w", err)
+	}
+	seen := map[string]bool{}
+	for (start == json.Delim('{') || start == json.Delim('[')) && decoder.More() {
+		if start == json.Delim('{') {
+			token, err := decoder.Token()
+			if err != nil {
+				return fmt.Errorf("reading keys: %w", err)
+			}
+			key, _ := token.(string)
+			if seen[key] {
+				return fmt.Errorf("key %s: is there twice", quoted(key))
+			}
+			if key != strings.ToLower(key) {
+				return fmt.Errorf("key %s: must be in lower case", quoted(key))
+			}
+			seen[key] = true
+		}
+		if err := checkKeys(decoder); err != nil {
+			return err
+		}
+	}
+	if start == json.Delim('{') || start == json.Delim('[') {
+		_, err = decoder.Token()
+	}
+	return err
 }
 
 func legalText(s string) bool {

@@ -141,26 +141,15 @@ func TestEntryKeysOrderAsTheStreamDoes(t *testing.T) {
 	})
 }
 
-func TestPollsFile(t *testing.T) {
+func TestPollFileIsReadStrictly(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct{ text, want string }{
-		"not JSON":          {`{`, "parsing JSON"},
-		"none":              {`{"polls":[]}`, "polls: there must be at least one"},
-		"id 0":              {`{"polls":[{"id":0}]}`, "polls[0].id is 0: it must be 1 to 2147483647"},
-		"id twice":          {`{"polls":[{"id":1,"options":[{"id":1}]},{"id":1}]}`, "polls[1].id is 1: another poll has that id"},
-		"unknown mode":      {`{"polls":[{"id":1,"mode":"best"}]}`, `polls[0].mode is "best": it must be last or first`},
-		"no options":        {`{"polls":[{"id":1}]}`, "polls[0].options: there must be at least one"},
-		"option too large":  {`{"polls":[{"id":1,"options":[{"id":32768}]}]}`, "polls[0].options[0].id is 32768: it must be 1 to 32767"},
-		"option id twice":   {`{"polls":[{"id":1,"options":[{"id":2},{"id":2}]}]}`, "polls[0].options[1].id is 2: another option has that id"},
-		"id is no number":   {`{"polls":[{"id":"x"}]}`, "parsing JSON"},
-		"the file is empty": {``, "parsing JSON"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			if _, err := parsePolls([]byte(tc.text)); err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("parsePolls = %v, want %q in it", err, tc.want)
-			}
-		})
+	p, err := parsePolls([]byte(pollsText))
+	if err != nil || len(p.choices) != 2 || len(p.choices[1]) != 3 || !slices.Equal(p.firsts, []int32{2}) {
+		t.Errorf("parsePolls = %+v, %v", p, err)
+	}
+	if _, err := parsePolls([]byte(strings.Replace(pollsText, `"results":"live"`, `"results":"never"`, 1))); err == nil ||
+		!strings.Contains(err.Error(), "polls[0].results") {
+		t.Errorf("a file with an unknown results: %v", err)
 	}
 }
 

@@ -25,8 +25,10 @@ func TestMain(m *testing.M) {
 
 // pollsText has poll 1, in which the last vote counts, and poll 2, in which the first does.
 const pollsText = `{"polls":[
-	{"id":1,"slug":"pets","mode":"last","options":[{"id":1,"slug":"cats"},{"id":2,"slug":"dogs"},{"id":3,"slug":"bees"}]},
-	{"id":2,"slug":"once","mode":"first","options":[{"id":1,"slug":"yes"},{"id":2,"slug":"no"}]}]}`
+	{"id":1,"slug":"pets","question":"Which?","opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","mode":"last","results":"live",
+	 "options":[{"id":1,"slug":"cats","name":"Cats"},{"id":2,"slug":"dogs","name":"Dogs"},{"id":3,"slug":"bees","name":"Bees"}]},
+	{"id":2,"slug":"once","question":"Yes?","opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","mode":"first","results":"live",
+	 "options":[{"id":1,"slug":"yes","name":"Yes"},{"id":2,"slug":"no","name":"No"}]}]}`
 
 // patience bounds every wait of a test; it is generous, because the machine may be busy.
 const patience = 60 * time.Second

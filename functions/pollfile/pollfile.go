@@ -1,0 +1,17 @@
+// Package pollfile has the rules of the poll file, functions/polls.json: which polls there are, who may vote how often,
+// and when. It stands before everything that reads that file.
+//
+// In: the text of a poll file. Out: its polls, or every mistake in it. It guarantees that vote, results, worker and the
+// deploy program accept the same files, because all of them run polls.go of this folder.
+package pollfile
+
+//go:generate sh -c "sed s/pollfile$/vote/ polls.go >../vote/polls.go && sed s/pollfile$/results/ polls.go >../results/polls.go"
+
+// Poll is one question, and Option one of its answers.
+type (
+	Poll   = poll
+	Option = option
+)
+
+// Parse reads a poll file. The error names every mistake, each with its place and what is legal.
+func Parse(text []byte) ([]Poll, error) { return parsePolls(text) }

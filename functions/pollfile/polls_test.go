@@ -1,0 +1,111 @@
+package pollfile
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+const pollFile = `{"polls":[
+	{"id":1,"slug":"pets","question":"Cats or <dogs>?","options":[{"id":1,"slug":"cats","name":"Cats"},{"id":2,"slug":"dogs","name":"Dogs & co"}],
+	 "opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","mode":"last","results":"live"},
+	{"id":2,"slug":"past","question":"Past?","options":[{"id":1,"slug":"yes","name":"Yes"},{"id":2,"slug":"no","name":"No"}],
+	 "opens":"2020-01-01T00:00:00Z","closes":"2021-01-01T00:00:00Z","mode":"first","results":"closed"},
+	{"id":3,"slug":"future","question":"Future?","options":[{"id":1,"slug":"yes","name":"Yes"},{"id":2,"slug":"no","name":"No"}],
+	 "opens":"2099-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","mode":"last","results":"live"}]}`
+
+func TestPollFile(t *testing.T) {
+	t.Parallel()
+	change := func(from, to string) string { return strings.Replace(pollFile, from, to, 1) }
+	tests := map[string]struct{ file, want string }{
+		"complete":              {pollFile, ""},
+		"not JSON":              {"polls", "decoding"},
+		"no polls":              {`{"polls":[]}`, "polls"},
+		"unknown field":         {change(`"mode"`, `"moed"`), "moed"},
+		"trailing text":         {pollFile + "{}", "after the end"},
+		"id of zero":            {change(`"id":1`, `"id":0`), "polls[0].id"},
+		"id too large":          {change(`"id":1`, `"id":2147483648`), "decoding: polls.id: number 2147483648 is not legal there"},
+		"id twice":              {change(`"id":2,"slug":"past"`, `"id":1,"slug":"past"`), "unique"},
+		"slug twice":            {change(`"slug":"past"`, `"slug":"pets"`), "unique"},
+		"slug with a slash":     {change(`"pets"`, `"pe/ts"`), "polls[0].slug"},
+		"empty question":        {change(`Past?`, ` `), "polls[1].question"},
+		"control character":     {change(`Past?`, `Pa\u0007st`), "polls[1].question"},
+		"one option":            {change(`,{"id":2,"slug":"dogs","name":"Dogs & co"}`, ``), "polls[0].options"},
+		"option id twice":       {change(`"id":2,"slug":"dogs"`, `"id":1,"slug":"dogs"`), "options[1].id"},
+		"option id too large":   {change(`"id":2,"slug":"dogs"`, `"id":32768,"slug":"dogs"`), "decoding"},
+		"option slug twice":     {change(`"slug":"dogs"`, `"slug":"cats"`), "options[1].slug"},
+		"closes before opens":   {change(`2100-01-01`, `2019-01-01`), "polls[0].closes"},
+		"no opens":              {change(`"opens":"2020-01-01T00:00:00Z",`, ``), "polls[0].opens"},
+		"opens that is no time": {change(`2020-01-01T00:00:00Z`, `tomorrow`), "decoding"},
+		"unknown mode":          {change(`"mode":"last"`, `"mode":"middle"`), "polls[0].mode"},
+		"unknown results":       {change(`"results":"live"`, `"results":"never"`), "polls[0].results"},
+		"key in another case":   {change(`"mode"`, `"Mode"`), `"Mode": must be in lower case`},
+		"key twice":             {change(`"mode":"last"`, `"mode":"first","mode":"last"`), `"mode": is there twice`},
+		"polls twice":           {`{"polls":[],` + pollFile[1:], `"polls": is there twice`},
+		"too large":             {strings.Repeat(" ", maxPollFile+1), "bytes"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Parse([]byte(test.file))
+			if err != nil && strings.Contains(err.Error(), "Go ") {
+				t.Errorf("the error names Go types: %v", err)
+			}
+			if (err == nil) != (test.want == "") || (err != nil && !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("error = %v, want one with %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestPollState(t *testing.T) {
+	t.Parallel()
+	opens := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	p := Poll{Opens: opens, Closes: opens.Add(time.Hour)}
+	for at, want := range map[time.Duration]string{-1: "waiting", 0: "open", time.Hour - 1: "open", time.Hour: "closed"} {
+		if got := p.state(opens.Add(at)); got != want {
+			t.Errorf("at opens%+v: %s, want %s", at, got, want)
+		}
+	}
+}
+
+func TestShippedPollFile(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../polls.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse(data); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFunctionsReadPollsTheSameWay(t *testing.T) {
+	t.Parallel()
+	ours, err := os.ReadFile("polls.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, function := range []string{"vote", "results"} {
+		copied, err := os.ReadFile("../" + function + "/polls.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(bytes.Replace(ours, []byte("package pollfile\n"), []byte("package "+function+"\n"), 1), copied) {
+			t.Errorf("polls.go of %s is not this package's: run go generate ./functions/pollfile", function)
+		}
+	}
+}
+
+func FuzzPollFile(f *testing.F) {
+	f.Add([]byte(pollFile))
+	f.Add([]byte(`{"polls":[{"id":1}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		polls, err := Parse(data)
+		if err == nil && (len(polls) == 0 || len(polls[0].Options) < 2) {
+			t.Errorf("accepted %q", data)
+		}
+	})
+}
