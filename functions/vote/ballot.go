@@ -32,15 +32,15 @@ type problem struct {
 func (p *problem) Error() string { return p.code + ": " + p.text }
 
 // readBallot reads and parses the body of a POST.
-func readBallot(w http.ResponseWriter, r *http.Request, form bool) (ballot, *problem) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+func readBallot(v *visit) (ballot, *problem) {
+	body, err := io.ReadAll(http.MaxBytesReader(v.w, v.r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return ballot{}, &problem{http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("A ballot has at most %d bytes.", maxBody)}
 	}
 	if err != nil {
 		return ballot{}, &problem{http.StatusBadRequest, "bad_body", "The ballot did not arrive whole."}
 	}
-	if form {
+	if v.body == formBody {
 		return parseForm(string(body))
 	}
 	return parseJSON(body)
@@ -97,29 +97,27 @@ func parseJSON(body []byte) (ballot, *problem) {
 	return ballot{poll: fields.Poll, choice: fields.Choice}, nil
 }
 
-// find judges the ballot against the polls: the poll must exist and be open, the choice one of its options.
-func (h *handler) find(b ballot, fallback *ballotPaper) (*ballotPaper, *paperOption, *problem) {
-	paper := fallback
+// find sets the visit's paper to the ballot's poll and returns the chosen option. The poll must exist and be open.
+func (h *handler) find(v *visit, b ballot) (*paperOption, *problem) {
 	if b.poll != "" {
-		paper = h.papers[b.poll]
+		v.paper = h.papers[b.poll]
 	}
-	if paper == nil && b.poll == "" {
-		return nil, nil, &problem{http.StatusBadRequest, "no_poll", "Say which poll: " + strings.Join(h.slugs(), ", ") + "."}
+	if v.paper == nil && b.poll == "" {
+		return nil, &problem{http.StatusBadRequest, "no_poll", "Say which poll: " + strings.Join(h.slugs(), ", ") + "."}
 	}
-	if paper == nil {
-		return nil, nil, &problem{http.StatusNotFound, "unknown_poll",
-			fmt.Sprintf("There is no poll %s; there are: %s.", quoted(b.poll), strings.Join(h.slugs(), ", "))}
+	if v.paper == nil {
+		return nil, h.unknownPoll(b.poll)
 	}
-	switch paper.poll.state(h.now()) {
+	switch poll := v.paper.poll; poll.state(v.now) {
 	case "waiting":
-		return paper, nil, &problem{http.StatusConflict, "not_open", "This poll opens on " + written(paper.poll.Opens) + "."}
+		return nil, &problem{http.StatusConflict, "not_open", "This poll opens on " + written(poll.Opens) + "."}
 	case "closed":
-		return paper, nil, &problem{http.StatusConflict, "closed", "This poll closed on " + written(paper.poll.Closes) + "."}
+		return nil, &problem{http.StatusConflict, "closed", "This poll closed on " + written(poll.Closes) + "."}
 	}
-	chosen := paper.option(b.choice)
+	chosen := v.paper.option(b.choice)
 	if chosen == nil {
-		return paper, nil, &problem{http.StatusBadRequest, "unknown_choice",
-			fmt.Sprintf("The choice %s is not on this ballot; there are: %s.", quoted(b.choice), strings.Join(paper.optionSlugs(), ", "))}
+		return nil, &problem{http.StatusBadRequest, "unknown_choice",
+			fmt.Sprintf("The choice %s is not on this ballot; there are: %s.", quoted(b.choice), strings.Join(v.paper.optionSlugs(), ", "))}
 	}
-	return paper, chosen, nil
+	return chosen, nil
 }

@@ -43,21 +43,21 @@ type pollArgs struct{ id any }
 var entries = sync.Pool{New: func() any { return &entry{done: make(chan struct{}, 1)} }}
 
 // capture gathers votes that arrive together into one pipeline, so that they share a system call and an fsync.
-// Nobody waits for a batch to fill: a writer takes what is there, and what arrives meanwhile is the next batch.
+// No vote waits for a batch to fill: a writer takes the votes that are there, and the next batch has those that follow.
 type capture struct {
-	store *store
-	gate  *gate
-	stats *stats
-	queue chan *entry
-	group sync.WaitGroup
+	appender *appender
+	gate     *gate
+	stats    *stats
+	queue    chan *entry
+	group    sync.WaitGroup
 
 	// mu guards closed: an entry is queued under the read lock, so that none is queued after the writers left.
 	mu     sync.RWMutex
 	closed bool
 }
 
-func newCapture(s *store, g *gate, st *stats) *capture {
-	return &capture{store: s, gate: g, stats: st, queue: make(chan *entry, maxQueue)}
+func newCapture(a *appender, g *gate, st *stats) *capture {
+	return &capture{appender: a, gate: g, stats: st, queue: make(chan *entry, maxQueue)}
 }
 
 // start runs the writers and, until ctx ends, the probe.
@@ -65,7 +65,7 @@ func (c *capture) start(ctx context.Context) {
 	for range writers {
 		c.group.Go(c.write)
 	}
-	c.group.Go(func() { c.gate.watch(ctx, c.store.probe) })
+	c.group.Go(func() { c.gate.watch(ctx, c.appender.probe) })
 }
 
 // add stores one vote and returns the id of its stream entry, after Redis answered for this very vote. The error
@@ -110,7 +110,7 @@ func (c *capture) enqueue(e *entry) error {
 
 func (c *capture) write() {
 	batch := make([]*entry, 0, maxBatch)
-	w := c.store.newWriter()
+	w := c.appender.newWriter()
 	for first := range c.queue {
 		batch = c.gather(append(batch[:0], first))
 		if len(batch) == 0 {
@@ -170,8 +170,8 @@ func (c *capture) close(ctx context.Context) error {
 	}()
 	select {
 	case <-finished:
-		return c.store.close()
+		return c.appender.close()
 	case <-ctx.Done():
-		return errors.Join(ctx.Err(), c.store.close())
+		return errors.Join(ctx.Err(), c.appender.close())
 	}
 }

@@ -69,7 +69,7 @@ func TestProbeWritesNothing(t *testing.T) {
 	b := setup(t, nil)
 	before := b.redis.Do("XINFO", "STREAM", stream)
 	for range 3 {
-		if err := b.capture.store.probe(context.Background()); err != nil {
+		if err := b.capture.appender.probe(context.Background()); err != nil {
 			t.Errorf("probing a healthy Redis: %v", err)
 		}
 	}
@@ -77,7 +77,7 @@ func TestProbeWritesNothing(t *testing.T) {
 		t.Errorf("the stream was\n%s\nand is\n%s", before, after)
 	}
 	b.redis.Do("XTRIM", stream, "MAXLEN", "0")
-	if err := b.capture.store.probe(context.Background()); err != nil || b.redis.Do("XLEN", stream) != "0" {
+	if err := b.capture.appender.probe(context.Background()); err != nil || b.redis.Do("XLEN", stream) != "0" {
 		t.Errorf("probing a drained stream: %v", err)
 	}
 }
@@ -91,7 +91,7 @@ func TestWrongPasswordAndNoSocketAreNotStored(t *testing.T) {
 		"no socket":      func(c *config) { c.socket = "/nonexistent/redis.sock" },
 	} {
 		b := setupWith(t, change)
-		if err := b.capture.store.probe(context.Background()); !errors.Is(err, errNotStored) {
+		if err := b.capture.appender.probe(context.Background()); !errors.Is(err, errNotStored) {
 			t.Errorf("%s: %v, want not stored", name, err)
 		}
 	}
@@ -137,7 +137,7 @@ func TestShutdownFinishesWhatIsQueued(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newStore(r.Socket(), "capture", harness.RedisPassword)
+	s := newAppender(r.Socket(), "capture", harness.RedisPassword)
 	c := newCapture(s, newGate(nil), &stats{})
 	args := &pollArgs{id: int64(polls[0].ID)}
 	var queued []*entry

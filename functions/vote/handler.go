@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -54,7 +55,7 @@ func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, e
 		}
 		h.papers[paper.poll.Slug] = paper
 	}
-	h.capture = newCapture(newStore(c.socket, c.user, c.password), h.gate, h.stats)
+	h.capture = newCapture(newAppender(c.socket, c.user, c.password), h.gate, h.stats)
 	ctx, h.end = context.WithCancel(ctx)
 	h.capture.start(ctx)
 	logger.Info("vote starting", "polls", h.slugs(), "redis_socket", c.socket, "redis_user", c.user, "signing_key", c.keys.signing.kid)
@@ -73,123 +74,101 @@ func (h *handler) Shutdown(ctx context.Context) error {
 // ServeHTTP routes by path and method. GET never votes.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	setHeaders(w.Header())
+	v := h.newVisit(w, r)
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/receipt/"):
-		if allow(w, r, http.MethodGet, http.MethodHead) {
-			h.verify(w, r)
+		if v.allow(http.MethodGet, http.MethodHead) {
+			h.verify(v)
 		}
 	case r.URL.Path != "/" && r.URL.Path != "":
-		answerProblem(w, r, &problem{http.StatusNotFound, "not_found", "There is nothing here; the ballot is at the function's root."})
+		v.answerProblem(&problem{http.StatusNotFound, "not_found", "There is nothing here; the ballot is at the function's root."})
 	case r.Method == http.MethodPost:
-		h.vote(w, r)
-	case allow(w, r, http.MethodGet, http.MethodHead, http.MethodPost):
-		h.show(w, r)
+		h.vote(v)
+	case v.allow(http.MethodGet, http.MethodHead, http.MethodPost):
+		h.show(v)
 	}
 }
 
-func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
-	for _, m := range methods {
-		if r.Method == m {
-			return true
-		}
+func (v *visit) allow(methods ...string) bool {
+	if slices.Contains(methods, v.r.Method) {
+		return true
 	}
-	w.Header().Set("Allow", strings.Join(methods, ", "))
-	answerProblem(w, r, &problem{http.StatusMethodNotAllowed, "bad_method", "Only " + strings.Join(methods, ", ") + "."})
+	v.w.Header().Set("Allow", strings.Join(methods, ", "))
+	v.answerProblem(&problem{http.StatusMethodNotAllowed, "bad_method", "Only " + strings.Join(methods, ", ") + "."})
 	return false
 }
 
 // show answers GET: the page, or the polls as JSON. Whoever has no valid token gets one.
-func (h *handler) show(w http.ResponseWriter, r *http.Request) {
-	paper := h.asked(r)
-	if slug := r.URL.Query().Get("poll"); paper == nil && slug != "" {
-		answerProblem(w, r, &problem{http.StatusNotFound, "unknown_poll",
-			fmt.Sprintf("There is no poll %s; there are: %s.", quoted(slug), strings.Join(h.slugs(), ", "))})
+func (h *handler) show(v *visit) {
+	if v.paper == nil && v.slug != "" {
+		v.answerProblem(h.unknownPoll(v.slug))
 		return
 	}
-	if paper == nil {
-		paper = h.current()
-	}
-	c := newCookies(r)
-	now := h.now()
-	t, err := h.keys.readToken(c.token(r), now)
-	if err != nil {
-		t = newToken(now)
-		c.setToken(w, h.keys.signToken(t), t.exp-now.Unix())
-	}
-	if wantsJSON(r) {
-		h.answerPolls(w, now)
+	h.giveToken(v)
+	if v.answer == jsonAnswer {
+		h.answerPolls(v)
 		return
 	}
-	h.answerPage(w, r, http.StatusOK, paper, t, nil)
+	h.answerPage(v, http.StatusOK, nil)
 }
 
 // vote answers POST. The order of the checks is that of their cost, and nothing is stored before all have passed.
-func (h *handler) vote(w http.ResponseWriter, r *http.Request) {
-	if !h.sameOrigin(r) {
-		h.answerForeign(w, r)
+func (h *handler) vote(v *visit) {
+	if !h.sameOrigin(v.r) {
+		h.answerForeign(v)
 		return
 	}
-	form, ok := contentType(r)
-	if !ok {
-		h.reject(w, r, nil, token{}, &problem{http.StatusUnsupportedMediaType, "bad_type",
+	if v.body == otherBody {
+		h.reject(v, &problem{http.StatusUnsupportedMediaType, "bad_type",
 			"The Content-Type must be application/x-www-form-urlencoded or application/json."})
 		return
 	}
-	b, p := readBallot(w, r, form)
+	b, p := readBallot(v)
 	if p != nil {
-		h.reject(w, r, nil, token{}, p)
+		h.reject(v, p)
 		return
 	}
-	now := h.now()
-	c := newCookies(r)
-	t, err := h.keys.readToken(c.token(r), now)
+	if !v.known() {
+		if b.poll != "" {
+			v.paper = h.papers[b.poll]
+		}
+		h.reject(v, v.noToken())
+		return
+	}
+	chosen, p := h.find(v, b)
+	if p != nil {
+		h.reject(v, p)
+		return
+	}
+	seq, p := h.sequence(v, b)
+	if p != nil {
+		h.reject(v, p)
+		return
+	}
+	entry, err := h.capture.add(v.paper.args, chosen.arg, v.paper.pseudonym(v.token.voter), seq, v.now)
 	if err != nil {
-		t = newToken(now)
-		c.setToken(w, h.keys.signToken(t), t.exp-now.Unix())
-		h.reject(w, r, h.papers[b.poll], t, noToken(r))
-		return
-	}
-	paper, chosen, p := h.find(b, h.asked(r))
-	if p != nil {
-		h.reject(w, r, paper, t, p)
-		return
-	}
-	seq, p := h.sequence(r, b, t, paper, form)
-	if p != nil {
-		h.reject(w, r, paper, t, p)
-		return
-	}
-	entry, err := h.capture.add(paper.args, chosen.arg, paper.pseudonym(t.voter), seq, now)
-	if err != nil {
-		h.answerNotRecorded(w, r, paper, t, seq, err)
+		h.answerNotRecorded(v, seq, err)
 		return
 	}
 	h.stats.recorded.Add(1)
-	receipt := h.keys.signReceipt(t.voter, paper.poll.ID, chosen.option.ID, seq, entry, h.replica)
-	t.seq, t.exp = min(seq+1, maxSeq), now.Add(tokenLife).Unix()
-	c.setVoted(w, h.keys.signToken(t), receipt, paper.poll.ID)
-	h.answerRecorded(w, r, paper, chosen.option, seq, receipt)
+	receipt := h.keys.signReceipt(v.token.voter, v.paper.poll.ID, chosen.option.ID, seq, entry, h.replica)
+	v.token.seq, v.token.exp = min(seq+1, maxSeq), v.now.Add(tokenLife).Unix()
+	v.cookies.setVoted(v.w, h.keys.signToken(v.token), receipt, v.paper.poll.ID)
+	h.answerRecorded(v, chosen.option, seq, receipt)
 }
 
-// sequence decides the vote's place among the voter's votes: the token's sequence, or the form's if that is higher,
-// as it is when a slow reply to an older press has put an older cookie back. The form's is signed by its nonce.
-// A form that stayed open in another tab has a lower one; pressing it is the voter's newest wish all the same.
-func (h *handler) sequence(r *http.Request, b ballot, t token, paper *ballotPaper, form bool) (int64, *problem) {
-	if !form || (b.nonce == "" && !fromBrowser(r)) {
-		return t.seq, nil
+// sequence decides the vote's place among the voter's votes. It is the token's sequence, or the form's if that is higher:
+// a slow reply to an older press may have put an older cookie back. The nonce signs the form's sequence.
+// A form that stayed open in another tab has a lower sequence; pressing it is the voter's newest wish all the same.
+func (h *handler) sequence(v *visit, b ballot) (int64, *problem) {
+	if v.body != formBody || (b.nonce == "" && !v.fromBrowser()) {
+		return v.token.seq, nil
 	}
-	if b.seq == 0 || !h.keys.nonceValid(b.nonce, t.voter, paper.poll.ID, b.seq) {
+	if b.seq == 0 || !h.keys.nonceValid(b.nonce, v.token.voter, v.paper.poll.ID, b.seq) {
 		return 0, &problem{http.StatusForbidden, "stale_form",
 			"This ballot paper was not made for this browser, or is too old. Here is a new one: please press again."}
 	}
-	return max(t.seq, b.seq), nil
-}
-
-// fromBrowser tells whether a page could have sent the request: any browser's form post has one of these.
-// Other clients need no nonce, as nobody can trick them into a post.
-func fromBrowser(r *http.Request) bool {
-	h := r.Header
-	return h["Origin"] != nil || h["Sec-Fetch-Site"] != nil || h["Referer"] != nil || acceptsHTML(r)
+	return max(v.token.seq, b.seq), nil
 }
 
 // sameOrigin is http.CrossOriginProtection with the host that the browser saw.
@@ -201,17 +180,10 @@ func (h *handler) sameOrigin(r *http.Request) bool {
 	return h.origin.Check(&http.Request{Method: r.Method, Host: host, Header: r.Header, URL: r.URL}) == nil
 }
 
-// asked is the poll that the address names, or the only one; else nil.
-func (h *handler) asked(r *http.Request) *ballotPaper {
-	if r.URL.RawQuery != "" {
-		if slug := r.URL.Query().Get("poll"); slug != "" {
-			return h.papers[slug]
-		}
-	}
-	if len(h.polls) == 1 {
-		return h.papers[h.polls[0].Slug]
-	}
-	return nil
+// unknownPoll refuses a poll that is not in the poll file.
+func (h *handler) unknownPoll(slug string) *problem {
+	return &problem{http.StatusNotFound, "unknown_poll",
+		fmt.Sprintf("There is no poll %s; there are: %s.", quoted(slug), strings.Join(h.slugs(), ", "))}
 }
 
 // current is the first poll that is open, or the first.

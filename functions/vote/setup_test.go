@@ -109,7 +109,7 @@ func setupWith(t testing.TB, change func(*config)) *bundle {
 	return &bundle{handler: h, t: t, logs: logs}
 }
 
-func (b *bundle) probe() { b.gate.try(context.Background(), b.capture.store.probe) }
+func (b *bundle) probe() { b.gate.try(context.Background(), b.capture.appender.probe) }
 
 // jar is a client's cookies.
 type jar map[string]string

@@ -12,51 +12,51 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// stream is the key of ARCHITECTURE.md; the Redis image alone creates it, hence NOMKSTREAM below.
+// stream is the key of the votes. Only the Redis image creates it, hence NOMKSTREAM below.
 const stream = "votes"
 
 var errNoStream = errors.New("the stream does not exist in this Redis")
 
-// store is this node's Redis: the only place that talks to it.
-type store struct{ client *redis.Client }
+// appender appends votes to the stream of this node's Redis. Nothing else in the function talks to Redis.
+type appender struct{ client *redis.Client }
 
-// newStore connects lazily: a Redis that is down makes the replica unready, not crash.
-func newStore(socket, user, password string) *store {
+// newAppender connects lazily: while Redis is down the replica is unready, but it runs.
+func newAppender(socket, user, password string) *appender {
 	redis.SetLogger(silence{})
-	return &store{client: redis.NewClient(&redis.Options{
+	return &appender{client: redis.NewClient(&redis.Options{
 		Network: "unix", Addr: socket, Username: user, Password: password,
-		// RESP2 without CLIENT SETINFO and maintenance notifications: the user capture may do none of it.
+		// The user capture may not run what RESP3, CLIENT SETINFO and maintenance notifications need.
 		Protocol: 2, DisableIdentity: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		// An XADD that is repeated is a second entry, so an unknown outcome goes to the voter, who has the sequence.
+		// A repeated XADD is a second entry. The voter repeats an unknown outcome, with the same sequence.
 		MaxRetries:            -1,
 		ContextTimeoutEnabled: true,
-		// The default of five attempts 100 ms apart would add half a second to each failing vote.
+		// By default five attempts, 100 ms apart, would add half a second to each failing vote.
 		DialerRetries: 1,
 		DialTimeout:   300 * time.Millisecond, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
 		PoolSize: 64, MinIdleConns: 8, PoolTimeout: 500 * time.Millisecond,
 	})}
 }
 
-func (s *store) close() error { return s.client.Close() }
+func (a *appender) close() error { return a.client.Close() }
 
-// writer builds pipelines; each belongs to one goroutine and keeps its argument slices.
+// writer sends pipelines. It belongs to one goroutine and reuses its argument slices.
 type writer struct {
 	client *redis.Client
 	args   [maxBatch][14]any
 }
 
-func (s *store) newWriter() *writer {
-	w := &writer{client: s.client}
+func (a *appender) newWriter() *writer {
+	w := &writer{client: a.client}
 	for i := range w.args {
 		w.args[i] = [14]any{"XADD", stream, "NOMKSTREAM", "*", "p", nil, "v", nil, "c", nil, "s", nil, "t", nil}
 	}
 	return w
 }
 
-// append sends one XADD per entry and notes each entry's own outcome. It returns when all are answered.
+// append sends one XADD per entry, waits for all replies and sets each entry's own id or error.
 func (w *writer) append(batch []*entry) {
-	ctx := context.Background() // Bounded by the connection's timeouts; a voter who leaves takes no vote back.
+	ctx := context.Background() // The connection's timeouts bound it. A voter who leaves does not withdraw the vote.
 	pipe := w.client.Pipeline()
 	commands := make([]*redis.Cmd, len(batch))
 	for i, e := range batch {
@@ -64,7 +64,7 @@ func (w *writer) append(batch []*entry) {
 		args[5], args[7], args[9], args[11], args[13] = e.poll.id, e.voter, e.choice, e.seq, e.at
 		commands[i] = pipe.Do(ctx, args...)
 	}
-	// The error of Exec is the first command's; each command has its own.
+	// Exec returns the first command's error; each command has its own.
 	_, _ = pipe.Exec(ctx)
 	for i, e := range batch {
 		e.id, e.err = commands[i].Text()
@@ -76,21 +76,21 @@ func (w *writer) append(batch []*entry) {
 	}
 }
 
-// probe asks whether an XADD would be taken, without writing: the id 0-1 is the genesis entry's, so a stream that
-// exists refuses it as too small, after Redis has checked the user, its memory and its disk.
-func (s *store) probe(ctx context.Context) error {
-	err := s.client.Do(ctx, "XADD", stream, "NOMKSTREAM", "0-1", "kind", "probe").Err()
+// probe asks whether Redis would take an XADD, without writing. The genesis entry has the id 0-1, so an existing stream
+// refuses that id as too small. Before that, Redis checks the user, its memory and its disk.
+func (a *appender) probe(ctx context.Context) error {
+	err := a.client.Do(ctx, "XADD", stream, "NOMKSTREAM", "0-1", "kind", "probe").Err()
 	if err == nil || strings.HasPrefix(err.Error(), "ERR The ID specified in XADD is equal or smaller") {
 		return nil
 	}
 	return classify(err)
 }
 
-// refusals are the error replies with which Redis says that it did not run the command.
+// refusals begin the error replies of commands that Redis did not run.
 var refusals = []string{"OOM ", "MISCONF ", "NOPERM ", "NOAUTH ", "WRONGPASS ", "LOADING "}
 
-// classify tells a vote that was certainly not stored from one that may have been. What is not on the list is
-// unknown: a wrong "unknown" costs the voter one more press, a wrong "not stored" a promise.
+// classify tells a vote that was certainly not stored from one that may have been. Every other error is unknown:
+// a wrong "unknown" costs the voter one more press, a wrong "not stored" breaks a promise.
 func classify(err error) error {
 	if errors.Is(err, redis.Nil) {
 		return fmt.Errorf("%w: %w", errNotStored, errNoStream)
@@ -110,7 +110,7 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", errUnknown, err)
 }
 
-// silence drops the library's own log lines, one per failed dial: the gate logs each change once.
+// silence drops the library's own log line per failed dial. The gate logs each change once.
 type silence struct{}
 
 func (silence) Printf(context.Context, string, ...any) {}
