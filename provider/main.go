@@ -87,7 +87,7 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	if err != nil {
 		return err
 	}
-	hub, err := feed.NewHub(feed.HubConfig{Waker: cluster, Usages: usages, Logger: logger})
+	hub, err := feed.NewHub(feed.HubConfig{Waker: cluster, Deployed: cluster.Deployed, Usages: usages, Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,12 @@
 package feed
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -52,9 +54,57 @@ func TestEveryGatewayIsToldToCancel(t *testing.T) {
 	await(t, asking, revision(2))
 }
 
+// TestCancelOfAnUnknownCall has two gateways answer for a call that one, none or perhaps somebody has.
+func TestCancelOfAnUnknownCall(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		has     map[string]bool // what each gateway that listens answers
+		reports []string        // gateways that reported lately
+		want    error
+	}{
+		"one has it":                   {has: map[string]bool{"a": false, "b": true}, reports: []string{"a", "b"}},
+		"nobody has it":                {has: map[string]bool{"a": false, "b": false}, reports: []string{"a", "b"}, want: ErrUnknownCall},
+		"nobody that has not reported": {has: map[string]bool{"a": false, "b": false}, want: ErrUnknownCall},
+		"one is away":                  {has: map[string]bool{"a": false}, reports: []string{"a", "b"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, err := NewHub(HubConfig{Waker: noWaker, Heartbeat: 20 * time.Millisecond, CancelWait: time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := newServer(t, h.Handler())
+			h.Publish(Table{Epoch: "e", Revision: 1})
+			var asking *Client
+			var answering sync.WaitGroup
+			for gateway, known := range tc.has {
+				var c *Client
+				answer := func(id string) {
+					if err := c.AnswerCancel(t.Context(), CancelAnswer{Cancel: id, Gateway: gateway, Epoch: "1", Known: known}); err != nil {
+						t.Error(err)
+					}
+				}
+				told := make(chan string, 1)
+				c = start(t, ClientConfig{URL: s.URL, Cancelled: func(id string) { told <- id }})
+				await(t, c, revision(1))
+				answering.Go(func() { answer(<-told) })
+				asking = c
+			}
+			for _, gateway := range tc.reports {
+				h.loads.add(Report{Gateway: gateway, Epoch: "1"}, time.Now())
+			}
+			if err := asking.Cancel(t.Context(), "x"); !errors.Is(err, tc.want) {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+			answering.Wait()
+		})
+	}
+}
+
 func TestCancelsAreForgotten(t *testing.T) {
 	t.Parallel()
-	c := cancels{more: make(chan struct{})}
+	var c cancels
+	c.init()
 	t0 := time.Unix(1000, 0)
 	for n := range maxCancels + 2 {
 		c.add(fmt.Appendf(nil, "%d\n", n), t0.Add(time.Duration(n)))

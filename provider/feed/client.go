@@ -277,9 +277,15 @@ func (c *Client) Wake(ctx context.Context, name, namespace string) error {
 	return c.post(ctx, "/feed/wake", 35*time.Second, wakeRequest{Name: name, Namespace: namespace})
 }
 
-// Cancel asks the provider to have every gateway cancel an asynchronous call; whether one has it, nobody says.
+// Cancel asks the provider to have every gateway cancel an asynchronous call; [ErrUnknownCall] if all say that they have
+// none of that id.
 func (c *Client) Cancel(ctx context.Context, id string) error {
 	return c.post(ctx, "/feed/cancel", 5*time.Second, cancelLine{Cancel: id})
+}
+
+// AnswerCancel says what became here of a call that ClientConfig.Cancelled was told of.
+func (c *Client) AnswerCancel(ctx context.Context, answer CancelAnswer) error {
+	return c.post(ctx, "/feed/cancelled", 5*time.Second, answer)
 }
 
 func (c *Client) post(ctx context.Context, path string, timeout time.Duration, body any) error {
@@ -298,6 +304,8 @@ func (c *Client) post(ctx context.Context, path string, timeout time.Duration, b
 	switch {
 	case resp.StatusCode == http.StatusNotFound && path == "/feed/wake":
 		return ErrUnknownFunction
+	case resp.StatusCode == http.StatusNotFound && path == "/feed/cancel":
+		return ErrUnknownCall
 	case resp.StatusCode >= 300:
 		return fmt.Errorf("posting to %s: provider answered %s: %s", path, resp.Status, bytes.TrimSpace(text))
 	}

@@ -34,7 +34,7 @@ var noWaker = wakerFunc(func(context.Context, string, string) error { return nil
 
 func newHub(t *testing.T, waker Waker) *Hub {
 	t.Helper()
-	h, err := NewHub(HubConfig{Waker: waker, Heartbeat: 20 * time.Millisecond})
+	h, err := NewHub(HubConfig{Waker: waker, Heartbeat: 20 * time.Millisecond, CancelWait: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,6 +380,44 @@ func TestWakeAnswers(t *testing.T) {
 	}
 }
 
+func TestDeployedIsAskedOfSwarm(t *testing.T) {
+	t.Parallel()
+	h, err := NewHub(HubConfig{Waker: noWaker, Deployed: func(_ context.Context, name, namespace string) (bool, error) {
+		if name == "broken" {
+			return false, errors.New("swarm says no")
+		}
+		return name == "vote" && namespace == "dev", nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewClient(ClientConfig{URL: newServer(t, h.Handler()).URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.http.CloseIdleConnections)
+	for name, want := range map[string]bool{"vote": true, "gone": false} {
+		if deployed, err := c.Deployed(t.Context(), name, "dev"); err != nil || deployed != want {
+			t.Errorf("%s: got %v, %v", name, deployed, err)
+		}
+	}
+	if _, err := c.Deployed(t.Context(), "broken", ""); err == nil {
+		t.Error("a Swarm that could not be asked passes for an answer")
+	}
+}
+
+func TestUnreachableReplicasAreRemembered(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, noWaker)
+	now := time.Now()
+	h.loads.add(Report{Gateway: "a", Epoch: "1", Unreachable: []Unreachable{{ID: "r", Reason: "older"}}}, now.Add(-time.Second))
+	h.loads.add(Report{Gateway: "b", Epoch: "1", Unreachable: []Unreachable{{ID: "r", Reason: "newer"}}}, now)
+	h.loads.add(Report{Gateway: "c", Epoch: "1", Unreachable: []Unreachable{{ID: "gone", Reason: "x"}}}, now.Add(-time.Minute))
+	if got := h.Unreachable(); len(got) != 1 || got["r"].Reason != "newer" {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestBadInputIsRefusedByName(t *testing.T) {
 	t.Parallel()
 	h := newHub(t, noWaker)
@@ -396,6 +434,8 @@ func TestBadInputIsRefusedByName(t *testing.T) {
 		"negative pending":   {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f","pending":-1}]}`, 400, "pending -1"},
 		"repeated function":  {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f"},{"name":"f"}]}`, 400, "repeats f"},
 		"negative counter":   {"/feed/load", `{"gateway":"g","epoch":"e","functions":[{"name":"f","started":-1}]}`, 400, "decoding the body"},
+		"unreachable nobody": {"/feed/load", `{"gateway":"g","epoch":"e","unreachable":[{}]}`, 400, "unreachable[0]"},
+		"answer of nobody":   {"/feed/cancelled", `{"cancel":"x"}`, 400, "a gateway of 0"},
 		"huge report":        {"/feed/load", `{"gateway":"` + strings.Repeat("x", maxReport), 413, "larger than"},
 		"wake nobody":        {"/feed/wake", `{}`, 400, `name is ""`},
 		"huge wake":          {"/feed/wake", `{"name":"` + strings.Repeat("x", maxWake), 413, "larger than"},

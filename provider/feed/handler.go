@@ -17,6 +17,8 @@ const (
 	maxWake = 4 << 10
 	// maxNameLen is Swarm's own limit on the names that travel here.
 	maxNameLen = 256
+	// maxUnreachable bounds the replicas that one report calls unreachable, maxReason the text for each.
+	maxUnreachable, maxReason = 1000, 512
 	// stalledWrite is how long one write to a gateway, of onePiece at most, may take before its stream is given up; it
 	// reconnects.
 	stalledWrite = 10 * time.Second
@@ -33,18 +35,25 @@ var emptyLine = []byte("\n")
 //	POST /feed/load    one Report
 //	POST /feed/usage   one UsageReport
 //	POST /feed/wake    {"name":…,"namespace":…}; 202 once replicas have been asked for, 404 for an unknown function
-//	POST /feed/cancel  {"cancel":<call id>}; 202 once every gateway that listens, or comes back soon, will be told
+//	GET  /feed/deployed?name=…&namespace=…  204 if the function exists in Swarm now, 404 if not
+//	POST /feed/cancel  {"cancel":<call id>}; 202 once every gateway that listens, or comes back soon, will be told;
+//	                   404 if all that do and did lately have said that they have no such call
+//	POST /feed/cancelled  {"cancel":<call id>,"gateway":…,"epoch":…,"known":…}: a gateway's answer to the former
 func (h *Hub) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /feed/table", h.serveTable)
 	mux.HandleFunc("POST /feed/load", h.serveLoad)
 	mux.HandleFunc("POST /feed/usage", h.serveUsage)
 	mux.HandleFunc("POST /feed/wake", h.serveWake)
+	mux.HandleFunc("GET /feed/deployed", h.serveDeployed)
 	mux.HandleFunc("POST /feed/cancel", h.serveCancel)
+	mux.HandleFunc("POST /feed/cancelled", h.serveCancelled)
 	return mux
 }
 
 func (h *Hub) serveTable(w http.ResponseWriter, r *http.Request) {
+	h.streams.Add(1)
+	defer h.streams.Add(-1)
 	out := http.NewResponseController(w)
 	// The server's own deadlines are for calls that end; this one does not. Recorders without deadlines are fine too.
 	_ = out.SetReadDeadline(time.Time{})
@@ -108,6 +117,15 @@ func (r Report) validate() error {
 	}
 	if r.Epoch == "" || len(r.Epoch) > maxNameLen {
 		return fmt.Errorf("epoch is %d characters long: legal is 1 to %d", len(r.Epoch), maxNameLen)
+	}
+	if len(r.Unreachable) > maxUnreachable {
+		return fmt.Errorf("unreachable names %d replicas: legal is at most %d", len(r.Unreachable), maxUnreachable)
+	}
+	for i, u := range r.Unreachable {
+		if u.ID == "" || len(u.ID) > maxNameLen || len(u.Reason) > maxReason {
+			return fmt.Errorf("unreachable[%d] has an id of %d and a reason of %d characters: legal is 1 to %d and at most %d",
+				i, len(u.ID), len(u.Reason), maxNameLen, maxReason)
+		}
 	}
 	seen := make(map[key]bool, len(r.Functions))
 	for i, l := range r.Functions {

@@ -25,6 +25,8 @@ type Waker interface {
 type HubConfig struct {
 	// Waker is required.
 	Waker Waker
+	// Deployed reports whether a function exists in Swarm at this moment; nil: nobody can say.
+	Deployed func(ctx context.Context, name, namespace string) (bool, error)
 	// Usages takes what gateways read of replicas; default: a book of the hub's own.
 	Usages *UsageBook
 	// Logger takes what changed; default: discard.
@@ -35,6 +37,8 @@ type HubConfig struct {
 	ReportTTL time.Duration
 	// WakeTimeout bounds one call of Waker; default 30 s.
 	WakeTimeout time.Duration
+	// CancelWait is how long a cancellation waits for the gateways to say who has the call; default 2 s.
+	CancelWait time.Duration
 }
 
 func (c HubConfig) withDefaults() HubConfig {
@@ -52,6 +56,9 @@ func (c HubConfig) withDefaults() HubConfig {
 	}
 	if c.WakeTimeout == 0 {
 		c.WakeTimeout = 30 * time.Second
+	}
+	if c.CancelWait == 0 {
+		c.CancelWait = 2 * time.Second
 	}
 	return c
 }
@@ -84,6 +91,7 @@ type Hub struct {
 	wakes  wakeGroup
 	loads  loadBook
 
+	streams atomic.Int64 // gateways that listen for tables
 	cancels cancels
 }
 
@@ -103,7 +111,7 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 	h := &Hub{cfg: cfg}
 	h.newest.Store(&encoded{next: make(chan struct{})})
 	h.loads.init(cfg.ReportTTL)
-	h.cancels.more = make(chan struct{})
+	h.cancels.init()
 	return h, nil
 }
 
@@ -130,6 +138,10 @@ func (h *Hub) Invocations(name, namespace string) float64 {
 // Loads is the load of every function over all gateways, sorted by namespace, then name. Started and Completed never
 // decrease; Inflight and Queued count gateways that reported within ReportTTL.
 func (h *Hub) Loads() []Load { return h.loads.all(time.Now()) }
+
+// Unreachable gives for each replica that a gateway has reported as not answering within ReportTTL, by its id, what the
+// newest such report says.
+func (h *Hub) Unreachable() map[string]Unreachable { return h.loads.unreachable(time.Now()) }
 
 // Forget drops the counters of a function that no longer exists.
 func (h *Hub) Forget(name, namespace string) { h.loads.forget(key{name, namespace}, time.Now()) }

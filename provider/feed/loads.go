@@ -26,8 +26,9 @@ type loadBook struct {
 type gatewayProcess struct{ gateway, epoch string }
 
 type lastSeen struct {
-	at    time.Time
-	loads map[key]Load
+	at          time.Time
+	loads       map[key]Load
+	unreachable []Unreachable
 	// forgotten are those of loads that were removed, and when.
 	forgotten map[key]time.Time
 }
@@ -86,7 +87,7 @@ func (b *loadBook) add(r Report, now time.Time) {
 		}
 		loads[k] = l.idle()
 	}
-	b.gateways[who] = lastSeen{at: now, loads: loads, forgotten: forgotten}
+	b.gateways[who] = lastSeen{at: now, loads: loads, unreachable: r.Unreachable, forgotten: forgotten}
 }
 
 // idle is l without what is under way.
@@ -166,4 +167,35 @@ func (b *loadBook) forget(k key, now time.Time) {
 			seen.loads[k], seen.forgotten[k] = l.idle(), now
 		}
 	}
+}
+
+// unreachable is what gateways have reported within the ttl, by replica; of two reports the one made last.
+func (b *loadBook) unreachable(now time.Time) map[string]Unreachable {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all, newest := make(map[string]Unreachable), make(map[string]time.Time)
+	for _, seen := range b.gateways {
+		if now.Sub(seen.at) > b.ttl {
+			continue
+		}
+		for _, u := range seen.unreachable {
+			if seen.at.After(newest[u.ID]) {
+				all[u.ID], newest[u.ID] = u, seen.at
+			}
+		}
+	}
+	return all
+}
+
+// since gives the gateway processes that have reported at t or later.
+func (b *loadBook) since(t time.Time) []gatewayProcess {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []gatewayProcess
+	for who, seen := range b.gateways {
+		if !seen.at.Before(t) {
+			all = append(all, who)
+		}
+	}
+	return all
 }

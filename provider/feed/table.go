@@ -41,6 +41,11 @@ type Function struct {
 	Max uint64 `json:"max"`
 	// MaxInflight is the most requests one replica accepts at once, from the function's max_inflight; 0 means no limit.
 	MaxInflight int `json:"max_inflight,omitempty"`
+	// ExecTimeout and WriteTimeout are what the function's own settings of these names allow one call; 0: not set.
+	ExecTimeout  time.Duration `json:"exec_timeout,omitempty"`
+	WriteTimeout time.Duration `json:"write_timeout,omitempty"`
+	// CORS lets pages of other origins call the function (annotations com.waggle.cors.*); nil leaves that to the function.
+	CORS *CORS `json:"cors,omitempty"`
 	// Idempotent permits repeating a request whose outcome is unknown (annotation com.waggle.idempotent).
 	Idempotent bool `json:"idempotent,omitempty"`
 	// ScaleType and ScaleTarget are com.openfaas.scale.type and .target after defaults, for the gauge
@@ -53,6 +58,14 @@ type Function struct {
 	Retry *Retry `json:"retry,omitempty"`
 	// Replicas is sorted by ID.
 	Replicas []Replica `json:"replicas,omitempty"`
+}
+
+// CORS says which web pages may call a function from another origin than its own.
+type CORS struct {
+	// Origins are scheme://host[:port]; a single "*" allows every origin.
+	Origins []string `json:"origins"`
+	// Credentials allows cookies and HTTP authentication; never together with "*".
+	Credentials bool `json:"credentials,omitempty"`
 }
 
 // Retry is how the asynchronous calls of a function are repeated. What is nil or empty is left to the gateway's settings.
@@ -100,4 +113,16 @@ type Report struct {
 	Epoch     string    `json:"epoch"`
 	At        time.Time `json:"at"`
 	Functions []Load    `json:"functions"`
+	// Unreachable are the replicas that Swarm calls running and that do not answer this gateway's probes.
+	Unreachable []Unreachable `json:"unreachable,omitempty"`
+}
+
+// Unreachable is a replica that Swarm calls running and that a gateway cannot use.
+type Unreachable struct {
+	// ID is the Swarm task's id.
+	ID string `json:"id"`
+	// Reason is a clause for people: "does not answer GET /_/health on 10.0.1.5:8080: connection refused".
+	Reason string `json:"reason"`
+	// Since is when the first of the probes failed that have all failed since.
+	Since time.Time `json:"since"`
 }

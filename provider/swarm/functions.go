@@ -219,6 +219,17 @@ func (c *Cluster) scale(ctx context.Context, namespace, name string, replicas ui
 	})
 }
 
+// Deployed reports whether a function exists in Swarm at this moment.
+func (c *Cluster) Deployed(ctx context.Context, name, namespace string) (bool, error) {
+	if _, err := c.find(ctx, c.namespace(namespace), name); err != nil {
+		if isNotFound(err) {
+			return false, nil
+		}
+		return false, err
+	}
+	return true, nil
+}
+
 // Wake asks for replicas of a function that has none: as many as its lower bound, at least one. It leaves any other
 // alone. A function that does not exist is feed.ErrUnknownFunction.
 func (c *Cluster) Wake(ctx context.Context, name, namespace string) error {

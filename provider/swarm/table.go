@@ -48,7 +48,7 @@ func declare(services []swarm.Service) (list []declared, skipped []string) {
 		list = append(list, declared{service.ID, feed.Function{
 			Name: d.Service, Namespace: d.Namespace, Service: service.Spec.Name,
 			Desired: desired(service), Min: w.min, Max: w.max,
-			MaxInflight: w.maxInflight, Idempotent: w.idempotent, HealthPath: w.healthPath, Retry: w.retry,
+			MaxInflight: w.maxInflight, ExecTimeout: w.execTimeout, WriteTimeout: w.writeTimeout, CORS: w.cors, Idempotent: w.idempotent, HealthPath: w.healthPath, Retry: w.retry,
 		}})
 	}
 	slices.SortFunc(list, func(a, b declared) int { return compareNames(a.function, b.function) })

@@ -59,6 +59,9 @@ type wishes struct {
 	networks    []string
 	mounts      []mount.Mount
 	retry       *feed.Retry
+	cors        *feed.CORS
+	// execTimeout and writeTimeout are the function's own; 0: not set.
+	execTimeout, writeTimeout time.Duration
 }
 
 // parseWishes reads them all and gives an error that names the first wrong one. Allow-lists are not looked at.
@@ -100,6 +103,10 @@ func parseWishes(d *types.FunctionDeployment) (wishes, error) {
 	if w.retry, err = parseRetry(annotations); err != nil {
 		return wishes{}, err
 	}
+	if w.cors, err = parseCORS(annotations); err != nil {
+		return wishes{}, err
+	}
+	w.execTimeout, w.writeTimeout = watchdogDuration(d.EnvVars["exec_timeout"], 0), watchdogDuration(d.EnvVars["write_timeout"], 0)
 	if w.maxInflight, err = parseInflight(d.EnvVars["max_inflight"]); err != nil {
 		return wishes{}, err
 	}
