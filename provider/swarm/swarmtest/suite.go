@@ -578,26 +578,3 @@ func unknownLogs(t *testing.T, b *bench) {
 	err := b.Logs(t.Context(), logs.Request{Name: b.prefix + "nobody"}, func(logs.Message) error { return nil })
 	wantError(t, "Logs", err, swarm.ErrNotFound)
 }
-
-func wake(t *testing.T, b *bench) {
-	wantError(t, "Wake of nobody", b.Wake(t.Context(), b.prefix+"nobody", ""), feed.ErrUnknownFunction)
-	d := b.function(t, "sleeper")
-	d.Labels = &map[string]string{"com.openfaas.scale.min": "2", "com.openfaas.scale.zero": "true"}
-	b.deploy(t, d)
-	here, err1 := b.Deployed(t.Context(), d.Service, "")
-	nobody, err2 := b.Deployed(t.Context(), b.prefix+"nobody", "")
-	if !here || nobody || err1 != nil || err2 != nil {
-		t.Errorf("deployed: %v, nobody: %v (%v, %v)", here, nobody, err1, err2)
-	}
-	for _, step := range []struct{ asleep, want uint64 }{{0, 2}, {3, 3}} {
-		if err := b.Scale(t.Context(), "", d.Service, step.asleep); err != nil {
-			t.Fatal(err)
-		}
-		if err := b.Wake(t.Context(), d.Service, ""); err != nil {
-			t.Fatal(err)
-		}
-		if got := b.status(t, "", d.Service).Replicas; got != step.want {
-			t.Errorf("woken at %d replicas: %d, want %d", step.asleep, got, step.want)
-		}
-	}
-}
