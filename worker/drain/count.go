@@ -55,7 +55,7 @@ func (s *stream) commit(hard context.Context, seen store.Account, entries []entr
 
 // fold turns entries into what they amount to. With a reason it rejects them all.
 func fold(id int32, polls *Polls, entries []entry, reason string) store.Batch {
-	b := store.Batch{FirstPolls: polls.firsts}
+	b := store.Batch{FirstPolls: polls.firsts, Entries: map[int32]int64{}}
 	votes := make([]store.Vote, 0, len(entries))
 	for _, e := range entries {
 		v, why := decode(e, id, polls)
@@ -67,6 +67,7 @@ func fold(id int32, polls *Polls, entries []entry, reason string) store.Batch {
 			continue
 		}
 		votes = append(votes, v)
+		b.Entries[v.Poll]++
 	}
 	b.Votes = store.Fold(votes, polls.firsts)
 	b.Superseded = int64(len(votes) - len(b.Votes))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -62,7 +63,9 @@ type Batch struct {
 	Votes []Vote
 	// Superseded is the number of votes that Fold left out.
 	Superseded int64
-	Rejects    []Reject
+	// Entries counts the votes of each poll before Fold.
+	Entries map[int32]int64
+	Rejects []Reject
 	// FirstPolls are the polls in which a voter's first vote counts.
 	FirstPolls []int32
 }
@@ -77,6 +80,11 @@ func (s *Store) Commit(ctx context.Context, b Batch) (Effect, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	v, r := columnsOf(b.Votes), rejectColumnsOf(b.Rejects)
+	polls := slices.Sorted(maps.Keys(b.Entries))
+	entries := make([]int64, len(polls))
+	for i, poll := range polls {
+		entries[i] = b.Entries[poll]
+	}
 	firsts := b.FirstPolls
 	if firsts == nil {
 		firsts = []int32{} // = ANY (NULL) would be NULL, and the row would never win
@@ -87,6 +95,7 @@ func (s *Store) Commit(ctx context.Context, b Batch) (Effect, error) {
 		b.After.Pos, b.After.N-b.Before.N, b.Superseded, int64(len(b.Rejects)),
 		b.After.Lost, b.After.Shift, b.After.Added, b.After.LastID, b.After.Held, s.shard, firsts,
 		v.polls, v.voters, v.choices, v.seqs, v.times, v.eids, r.ids, r.raws, r.reasons, b.Before.Inc,
+		pgtype.FlatArray[int32](polls), pgtype.FlatArray[int64](entries),
 	).Scan(&held, &e.Inserted, &e.Changed, &e.Stale)
 	if err != nil {
 		return Effect{}, s.check(ctx, "counting a batch", err)

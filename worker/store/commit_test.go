@@ -45,6 +45,14 @@ func event(rng *rand.Rand, k, voters int) store.Vote {
 	return v
 }
 
+func byPoll(votes []store.Vote) map[int32]int64 {
+	n := map[int32]int64{}
+	for _, v := range votes {
+		n[v.Poll]++
+	}
+	return n
+}
+
 // deliver hands events to the store in batches as one worker does, going on from the account after whatever happens.
 func deliver(ctx context.Context, s *store.Store, inc string, events []store.Vote, firsts []int32, rng *rand.Rand) (retries int, err error) {
 	var st store.Stream
@@ -69,7 +77,7 @@ func deliver(ctx context.Context, s *store.Store, inc string, events []store.Vot
 		after.N, after.Pos = int64(upTo), fmt.Sprintf("1-%d", upTo)
 		after.Added, after.LastID = int64(upTo), after.Pos
 		_, err := s.Commit(ctx, store.Batch{Before: st, After: after, Votes: folded,
-			Superseded: int64(upTo) - st.N - int64(len(folded)), FirstPolls: firsts})
+			Superseded: int64(upTo) - st.N - int64(len(folded)), Entries: byPoll(events[st.N:upTo]), FirstPolls: firsts})
 		if err != nil {
 			// Batches lock their rows in one order, so workers wait for each other and never deadlock.
 			if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == "40P01" {
@@ -252,6 +260,32 @@ func TestRedeliveryAfterACursorSetBackChangesNoCount(t *testing.T) {
 		}
 		assertVotes(t, db, store.Fold(slices.Clone(events), nil))
 		db.SQL(`UPDATE drain_stream SET pos = '0-1', n = 0, superseded = 0; UPDATE drain_effect SET stale = 0, changed = 0, inserted = 0`)
+	}
+}
+
+// Turnout counts each voter once, in the minute of the vote that was counted first; entries count every press.
+func TestCommitKeepsTurnoutAndEntriesByPoll(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	s := open(t, db, 0)
+	inc := register(t, s, "n", 1).Inc
+	const minute = 60_000
+	vote := func(poll int32, voter byte, seq, at int64) store.Vote {
+		v := store.Vote{Poll: poll, Choice: 1, Seq: seq, TS: at}
+		v.Voter[15], v.EID[11], v.EID[10] = voter, byte(seq), voter
+		return v
+	}
+	events := []store.Vote{vote(1, 1, 1, 5*minute), vote(1, 2, 1, 6*minute-1), vote(2, 1, 1, 5*minute), vote(1, 1, 2, 9*minute), vote(1, 3, 1, 6*minute)}
+	for _, upTo := range []int{3, 5, 5} { // the last delivery changes nothing
+		if _, err := deliver(t.Context(), s, inc, events[:upTo], nil, rand.New(rand.NewPCG(1, 1))); err != nil {
+			t.Fatalf("delivering: %v", err)
+		}
+	}
+	if got := db.SQL(`SELECT poll, minute, voters FROM result_turnout ORDER BY poll, minute`); got != "1|5|2\n1|6|1\n2|5|1" {
+		t.Errorf("turnout:\n%s", got)
+	}
+	if got := db.SQL(`SELECT poll, node, counted FROM result_poll_ledger ORDER BY poll`); got != "1|n|4\n2|n|1" {
+		t.Errorf("entries by poll:\n%s", got)
 	}
 }
 

@@ -6,6 +6,7 @@
 --      $13 held, $14 tally shard, $15 polls in which the first vote counts
 --      $16..$21 votes, at most one per poll and voter: poll, voter, choice, seq, ts, eid
 --      $22..$24 rejects: id, raw, reason
+--      $26, $27 valid entries of the batch by poll, superseded ones included: poll, number
 -- Out: one row: 1 if the fence held, else 0 and nothing was written; votes inserted, changed, stale.
 --
 -- Idempotence: the fence moves with the batch, so a batch that was committed finds it moved; and a vote whose key is not
@@ -33,7 +34,7 @@ WITH cas AS (
 	 WHERE CASE WHEN EXCLUDED.poll = ANY ($15::int[])
 	            THEN (EXCLUDED.seq, EXCLUDED.ts, EXCLUDED.eid) < (v.seq, v.ts, v.eid)
 	            ELSE (EXCLUDED.seq, EXCLUDED.ts, EXCLUDED.eid) > (v.seq, v.ts, v.eid) END
-	RETURNING poll, choice, prev
+	RETURNING poll, choice, prev, ts
 ), delta AS (
 	SELECT poll, choice, sum(k)::bigint AS n
 	  FROM (SELECT poll, choice, 1 AS k FROM up UNION ALL SELECT poll, prev, -1 FROM up WHERE prev IS NOT NULL) AS steps
@@ -51,6 +52,14 @@ WITH cas AS (
 	SELECT $1, inserted, changed, stale FROM effect WHERE EXISTS (SELECT 1 FROM cas)
 	ON CONFLICT (stream) DO UPDATE
 	   SET inserted = e.inserted + EXCLUDED.inserted, changed = e.changed + EXCLUDED.changed, stale = e.stale + EXCLUDED.stale
+), came AS (
+	INSERT INTO turnout AS t (poll, minute, stream, voters)
+	SELECT poll, ts / 60000, $1, count(*) FROM up WHERE prev IS NULL GROUP BY poll, ts / 60000
+	ON CONFLICT (poll, minute, stream) DO UPDATE SET voters = t.voters + EXCLUDED.voters
+), shares AS (
+	INSERT INTO poll_entries AS p (poll, stream, n)
+	SELECT poll, $1, n FROM unnest($26::int[], $27::bigint[]) AS e (poll, n) WHERE EXISTS (SELECT 1 FROM cas)
+	ON CONFLICT (poll, stream) DO UPDATE SET n = p.n + EXCLUDED.n
 ), refused AS (
 	INSERT INTO vote_reject (stream, id, raw, reason)
 	SELECT $1, id, raw, reason FROM unnest($22::text[], $23::bytea[], $24::text[]) AS r (id, raw, reason)
