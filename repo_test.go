@@ -39,14 +39,15 @@ var arrows = map[string][]string{
 	"functions/pollfile": {},
 	"template/go-http":   {"template/go-http"},
 	"provider/feed":      {},
-	"provider/swarm":     {"provider/feed", "provider/swarm"},
+	"provider/settings":  {},
+	"provider/swarm":     {"provider/feed", "provider/settings", "provider/swarm"},
 	"provider/api":       {"provider/feed", "provider/swarm", "provider/api"},
-	"provider/gateway":   {"provider/feed", "provider/gateway"},
-	"provider/async":     {"provider/feed"},
+	"provider/gateway":   {"provider/feed", "provider/settings", "provider/gateway"},
+	"provider/async":     {"provider/feed", "provider/settings"},
 	"provider":           {"provider"},
 	"worker/store":       {"worker/store"},
 	"worker/drain":       {"worker/drain", "worker/store", "functions/pollfile"},
-	"worker":             {"worker"},
+	"worker":             {"worker", "provider/settings"},
 	"deploy/lab/bench":   {"deploy", "provider/feed", "provider/gateway"},
 	"deploy/up":          {"deploy", "functions/pollfile"},
 	"deploy":             {"deploy"},
@@ -199,10 +200,10 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 func TestEnvironmentIsReadInConfigOnly(t *testing.T) {
 	t.Parallel()
 	eachCall(t, func(src source, call string) {
-		if within(src.folder, "deploy") || path.Base(src.file) == "config.go" {
+		if within(src.folder, "deploy") || src.folder == "provider/settings" || path.Base(src.file) == "config.go" {
 			return
 		}
-		if call == "os.Getenv" || call == "os.LookupEnv" || call == "envconfig.Process" {
+		if slices.Contains([]string{"os.Getenv", "os.LookupEnv", "envconfig.Process", "settings.Load"}, call) {
 			t.Errorf("%s calls %s; the environment is read in config.go", src.file, call)
 		}
 	})

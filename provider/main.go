@@ -7,20 +7,24 @@ package main
 
 import (
 	"context"
+	_ "embed"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"waggle/provider/api"
+	"waggle/provider/async"
 	"waggle/provider/feed"
 	"waggle/provider/gateway"
+	"waggle/provider/settings"
 	"waggle/provider/swarm"
 )
 
@@ -30,37 +34,57 @@ var (
 	commit  = "unknown"
 )
 
+// usage is what `provider help` says before the settings.
+const usage = `provider runs a role of Waggle, which the environment configures.
+
+  provider                 run until SIGTERM
+  provider config check    print the settings that would be in effect, or each mistake on a line and end with status 2
+  provider help            print this
+  provider -healthcheck    ask the process in this container whether it is alive
+`
+
+//go:embed README.md
+var readme string
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "provider:", err)
-		os.Exit(1)
+	switch arguments := strings.Join(os.Args[1:], " "); arguments {
+	case "help":
+		fmt.Fprint(os.Stdout, usage, settings.Tables(readme))
+	case "config check":
+		c, err := loadConfig()
+		os.Exit(settings.Report(os.Stdout, c.effective(), errors.Join(err, c.check())))
+	case "", "-healthcheck":
+		if err := run(ctx, arguments == "-healthcheck"); err != nil {
+			fmt.Fprintln(os.Stderr, "provider:", err)
+			os.Exit(1)
+		}
+	default:
+		fmt.Fprintf(os.Stderr, "provider: argument %q: must be help, config check, -healthcheck or nothing\n", arguments)
+		os.Exit(2)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, healthcheckOnly bool) error {
 	c, err := loadConfig()
 	if err != nil {
 		return err
 	}
-	if len(args) == 1 && args[0] == "-healthcheck" {
+	if healthcheckOnly {
 		return watch(ctx, age(), func(ctx context.Context) error { return healthcheck(ctx, c) })
-	}
-	if len(args) > 0 {
-		return fmt.Errorf("argument %q; want none, or -healthcheck: the environment configures it", args[0])
 	}
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.LogLevel}))
 	slog.SetDefault(logger)
-	logger.Info("starting", "release", release, "commit", commit, "config", c)
+	logger.Info("starting", "release", release, "commit", commit, "settings", c.effective())
 
 	group, ctx := errgroup.WithContext(ctx)
-	if c.Role == roleProvider || c.Role == roleAll {
+	if c.hasProvider() {
 		if err := startProvider(ctx, group, c, logger); err != nil {
 			return err
 		}
 	}
-	if c.Role == roleGateway || c.Role == roleAll {
+	if c.hasGateway() {
 		if err := startGateway(ctx, group, c, logger); err != nil {
 			return err
 		}
@@ -70,20 +94,15 @@ func run(ctx context.Context, args []string) error {
 
 // startProvider wires Docker → cluster → watcher → hub → API, and adds what runs to the group.
 func startProvider(ctx context.Context, group *errgroup.Group, c config, logger *slog.Logger) error {
-	user, password, err := c.credentials()
-	if err != nil {
-		return err
-	}
 	docker, err := swarm.Connect("")
 	if err != nil {
 		return err
 	}
 	usages := &feed.UsageBook{}
-	cluster, err := swarm.New(swarm.Config{
-		Docker: docker, Namespace: c.FunctionNamespace, Network: c.FunctionsNetwork, User: c.FunctionUser,
-		AllowedNetworks: c.AllowedNetworks, AllowedVolumes: c.AllowedVolumes,
-		RegistryAuth: registryAuth(c.RegistryConfig, logger), Usages: usages, Logger: logger,
-	})
+	swarmConfig := c.cluster()
+	swarmConfig.Docker, swarmConfig.Usages, swarmConfig.Logger = docker, usages, logger
+	swarmConfig.RegistryAuth = registryAuth(c.provider.RegistryConfig, logger)
+	cluster, err := swarm.New(swarmConfig)
 	if err != nil {
 		return err
 	}
@@ -94,8 +113,8 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var events swarm.TaskEvents
-	if c.SwarmControlSocket != "" {
-		events = swarm.ControlSocket(c.SwarmControlSocket)
+	if socket := c.provider.SwarmControlSocket; socket != "" {
+		events = swarm.ControlSocket(socket)
 	}
 	watcher, err := swarm.NewWatcher(swarm.WatcherConfig{
 		Cluster: cluster, Publisher: hub, TaskEvents: events, Registerer: registry, Logger: logger,
@@ -104,8 +123,8 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 		return err
 	}
 	handler, err := api.New(api.Config{
-		Cluster: cluster, Invocations: hub, Feed: hub.Handler(), User: user, Password: password,
-		Timeout: time.Duration(c.UpstreamTimeout), Release: release, Commit: commit, Metrics: registry, Logger: logger,
+		Cluster: cluster, Invocations: hub, Feed: hub.Handler(), User: c.credentials.User, Password: c.credentials.Password,
+		Timeout: c.provider.UpstreamTimeout, Release: release, Commit: commit, Metrics: registry, Logger: logger,
 	})
 	if err != nil {
 		return err
@@ -117,16 +136,15 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 
 // startGateway adds the public edge to the group. In role all it finds the provider on loopback.
 func startGateway(ctx context.Context, group *errgroup.Group, c config, logger *slog.Logger) error {
-	edge, err := loadGateway(c)
-	if err != nil {
-		return err
-	}
+	edge := c.gateway
 	edge.Release, edge.Logger, edge.Registry = release, logger, prometheus.NewRegistry()
-	queue, err := newQueue(c, edge)
-	if err != nil {
-		return err
-	}
-	if queue != nil {
+	var queue *async.Queue
+	if c.hasQueue() {
+		var err error
+		c.queue.Logger, c.queue.Registerer = logger, edge.Registry
+		if queue, err = async.New(c.queue); err != nil {
+			return err
+		}
 		edge.Queue = callQueue{queue}
 	}
 	served, err := gateway.New(edge)

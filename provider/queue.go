@@ -3,26 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"waggle/provider/async"
 	"waggle/provider/gateway"
 )
-
-// newQueue makes the queue of asynchronous calls that the environment asks for; nil: none.
-func newQueue(c config, edge gateway.Config) (*async.Queue, error) {
-	settings, wanted, err := loadQueue(c)
-	if err != nil || !wanted {
-		return nil, err
-	}
-	// What is being made when the process is to end has as long as the gateway gives any request.
-	settings.StopTimeout = time.Duration(edge.ShutdownDelay) + time.Duration(edge.ShutdownTimeout)
-	settings.Logger, settings.Registerer = edge.Logger, edge.Registry
-	edge.Logger.Info("queue configured", "config", settings)
-	return async.New(settings)
-}
 
 // callQueue is the queue as the gateway knows it: neither package imports the other.
 type callQueue struct{ *async.Queue }

@@ -17,14 +17,14 @@ import (
 func serve(ctx context.Context, c config, handler http.Handler, logger *slog.Logger) error {
 	listener, err := net.Listen("tcp", c.address())
 	if err != nil {
-		return fmt.Errorf("listening on port %d: %w", c.Port, err)
+		return fmt.Errorf("listening on port %d: %w", c.provider.Port, err)
 	}
 	// Streams end when this does: they would outlast any shutdown.
 	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
 	defer endStreams()
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Duration(c.ReadTimeout),
-		WriteTimeout: time.Duration(c.WriteTimeout), IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: c.provider.ReadTimeout,
+		WriteTimeout: c.provider.WriteTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return streams },
 		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
@@ -36,7 +36,7 @@ func serve(ctx context.Context, c config, handler http.Handler, logger *slog.Log
 		return fmt.Errorf("serving: %w", err)
 	case <-ctx.Done():
 	}
-	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(c.ShutdownTimeout))
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.provider.ShutdownTimeout)
 	defer cancel()
 	time.AfterFunc(time.Second, endStreams)
 	if err := server.Shutdown(deadline); err != nil {
@@ -46,26 +46,14 @@ func serve(ctx context.Context, c config, handler http.Handler, logger *slog.Log
 	return nil
 }
 
-// address is all interfaces for the provider alone, which sits on an internal network, and loopback beside a gateway.
-func (c config) address() string {
-	if c.Role == roleAll {
-		return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.Port))
-	}
-	return net.JoinHostPort("", strconv.Itoa(c.Port))
-}
-
 // healthcheck is for images without a shell: it fails unless the process in this container answers. Whatever it answers
 // will do: while Docker is away, a restart would lose the replica table and mend nothing.
 func healthcheck(ctx context.Context, c config) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	port := c.Port
-	if c.Role != roleProvider {
-		edge, err := loadGateway(c)
-		if err != nil {
-			return err
-		}
-		port = edge.Port
+	port := c.provider.Port
+	if c.hasGateway() {
+		port = c.gateway.Port
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+strconv.Itoa(port)+"/healthz", nil)
 	if err != nil {

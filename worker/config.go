@@ -8,100 +8,111 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/kelseyhightower/envconfig"
+	"waggle/provider/settings"
+	"waggle/worker/drain"
 )
 
 // config is the whole environment of the worker. Secrets are files in SecretMountPath: redis-drain, postgres-drain and,
 // for migrate alone, postgres-admin.
 type config struct {
 	// RedisHost is looked up at each scan: every address it has is a capture node's Redis.
-	RedisHost string `envconfig:"REDIS_HOST" default:"tasks.waggle_redis"`
-	RedisPort uint16 `envconfig:"REDIS_PORT" default:"6379"`
+	RedisHost string `envconfig:"redis_host" default:"tasks.waggle_redis"`
+	RedisPort uint16 `envconfig:"redis_port" default:"6379" legal:"1 to 65535"`
 	// RedisAddresses, comma separated host:port, replace the look-up.
-	RedisAddresses []string `envconfig:"REDIS_ADDRESSES"`
-	RedisUser      string   `envconfig:"REDIS_USER" default:"drain"`
+	RedisAddresses []string `envconfig:"redis_addresses"`
+	RedisUser      string   `envconfig:"redis_user" default:"drain"`
 
 	// PostgresHost may be several names, comma separated: the first that takes writes is used.
-	PostgresHost     string `envconfig:"POSTGRES_HOST" default:"tasks.waggle_postgres"`
-	PostgresPort     uint16 `envconfig:"POSTGRES_PORT" default:"5432"`
-	PostgresDatabase string `envconfig:"POSTGRES_DATABASE" default:"waggle"`
-	PostgresSSLMode  string `envconfig:"POSTGRES_SSLMODE" default:"prefer"`
+	PostgresHost     string `envconfig:"postgres_host" default:"tasks.waggle_postgres"`
+	PostgresPort     uint16 `envconfig:"postgres_port" default:"5432" legal:"1 to 65535"`
+	PostgresDatabase string `envconfig:"postgres_database" default:"waggle"`
+	PostgresSSLMode  string `envconfig:"postgres_sslmode" default:"prefer" legal:"disable|allow|prefer|require|verify-ca|verify-full"`
 	// StartTimeout bounds the wait for Postgres and, when draining, for the migrations.
-	StartTimeout time.Duration `envconfig:"START_TIMEOUT" default:"2m"`
+	StartTimeout time.Duration `envconfig:"start_timeout" default:"2m" legal:"1s to 1h"`
 
-	PollsFile       string `envconfig:"POLLS_FILE" default:"/etc/waggle/polls.json"`
-	SecretMountPath string `envconfig:"SECRET_MOUNT_PATH" default:"/run/secrets"`
+	PollsFile       string `envconfig:"polls_file" default:"/etc/waggle/polls.json"`
+	SecretMountPath string `envconfig:"secret_mount_path" default:"/run/secrets"`
 	// WorkerName has to be unique among live workers; default: the host name, which in a container is the container's id.
-	WorkerName string `envconfig:"WORKER_NAME"`
+	WorkerName string `envconfig:"worker_name"`
 
-	BatchSize        int           `envconfig:"BATCH_SIZE" default:"2000"`
-	PollInterval     time.Duration `envconfig:"POLL_INTERVAL" default:"200ms"`
-	Retention        time.Duration `envconfig:"RETENTION" default:"10m"`
-	RetentionEntries int64         `envconfig:"RETENTION_ENTRIES" default:"1000000"`
-	ShutdownTimeout  time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"10s"`
+	BatchSize        int           `envconfig:"batch_size" default:"2000" legal:"1 to 100000"`
+	PollInterval     time.Duration `envconfig:"poll_interval" default:"200ms" legal:"1ms to 1m"`
+	Retention        time.Duration `envconfig:"retention" default:"10m" legal:"1s to 720h"`
+	RetentionEntries int64         `envconfig:"retention_entries" default:"1000000" legal:"at least 1"`
+	ShutdownTimeout  time.Duration `envconfig:"shutdown_timeout" default:"10s" legal:"1ms to 1h"`
 
 	// Listen serves /healthz and /metrics.
-	Listen   string `envconfig:"LISTEN" default:":8081"`
-	LogLevel string `envconfig:"LOG_LEVEL" default:"info"`
+	Listen   string     `envconfig:"listen" default:":8081"`
+	LogLevel slog.Level `envconfig:"log_level" default:"info"`
 }
 
-var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
-
+// loadConfig reads the environment. Every mistake has a line of its own in the error.
 func loadConfig() (config, error) {
 	var c config
-	if err := envconfig.Process("", &c); err != nil {
-		return c, fmt.Errorf("reading the environment: %w", err)
-	}
+	err := settings.Load(&c)
 	if c.WorkerName == "" {
-		name, err := os.Hostname()
-		if err != nil {
-			return c, fmt.Errorf("reading the host name: %w", err)
+		name, nameErr := os.Hostname()
+		if nameErr != nil {
+			err = errors.Join(err, fmt.Errorf("worker_name is empty, and the host has no name: %w", nameErr))
 		}
 		c.WorkerName = name
 	}
-	return c, c.validate()
+	return c, errors.Join(err, c.validate())
 }
 
 func (c config) validate() error {
-	var errs []error
-	need := func(ok bool, format string, args ...any) {
-		if !ok {
-			errs = append(errs, fmt.Errorf(format, args...))
-		}
+	errs := []error{settings.Check(c)}
+	if c.RedisHost == "" && len(c.RedisAddresses) == 0 {
+		errs = append(errs, settings.Mistake("redis_host", c.RedisHost, "a host name, or redis_addresses must name servers"))
 	}
-	need(c.RedisHost != "" || len(c.RedisAddresses) > 0, "REDIS_HOST is empty: it must be a host name, or REDIS_ADDRESSES must name servers")
-	need(c.RedisPort != 0, "REDIS_PORT is 0: it must be 1 to 65535")
 	for _, addr := range c.RedisAddresses {
 		host, port, err := net.SplitHostPort(addr)
-		n, convErr := strconv.ParseUint(port, 10, 16)
-		need(err == nil && convErr == nil && host != "" && n != 0, "REDIS_ADDRESSES has %q: each must be host:port", addr)
+		if n, convErr := strconv.ParseUint(port, 10, 16); err != nil || convErr != nil || host == "" || n == 0 {
+			errs = append(errs, settings.Mistake("redis_addresses", addr, "host:port, comma separated"))
+		}
 	}
-	need(c.PostgresHost != "", "POSTGRES_HOST is empty: it must be a host name")
-	need(c.PostgresPort != 0, "POSTGRES_PORT is 0: it must be 1 to 65535")
-	need(slices.Contains(sslModes, c.PostgresSSLMode), "POSTGRES_SSLMODE is %q: it must be one of %s", c.PostgresSSLMode, strings.Join(sslModes, ", "))
-	need(c.StartTimeout > 0 && c.StartTimeout <= time.Hour, "START_TIMEOUT is %v: it must be above 0 and at most 1h", c.StartTimeout)
-	need(c.BatchSize >= 1 && c.BatchSize <= 100_000, "BATCH_SIZE is %d: it must be 1 to 100000", c.BatchSize)
-	need(c.PollInterval >= time.Millisecond && c.PollInterval <= time.Minute, "POLL_INTERVAL is %v: it must be 1ms to 1m", c.PollInterval)
-	need(c.Retention > 0 && c.Retention <= 720*time.Hour, "RETENTION is %v: it must be above 0 and at most 720h", c.Retention)
-	need(c.RetentionEntries >= 1, "RETENTION_ENTRIES is %d: it must be at least 1", c.RetentionEntries)
-	need(c.ShutdownTimeout >= time.Millisecond && c.ShutdownTimeout <= time.Hour, "SHUTDOWN_TIMEOUT is %v: it must be 1ms to 1h", c.ShutdownTimeout)
-	_, _, err := net.SplitHostPort(c.Listen)
-	need(err == nil, "LISTEN is %q: it must be host:port or :port", c.Listen)
-	var level slog.Level
-	need(level.UnmarshalText([]byte(c.LogLevel)) == nil, "LOG_LEVEL is %q: it must be debug, info, warn or error", c.LogLevel)
+	if c.PostgresHost == "" {
+		errs = append(errs, settings.Mistake("postgres_host", c.PostgresHost, "a host name, or several, comma separated"))
+	}
+	if _, err := c.listenPort(); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 
+// check joins what is wrong outside of the settings: what they name cannot be had. It is for a worker that does not run yet.
+func (c config) check() error {
+	_, pollsErr := drain.LoadPolls(c.PollsFile)
+	if pollsErr != nil {
+		pollsErr = settings.Mistake("polls_file", c.PollsFile, "a poll file: %w", pollsErr)
+	}
+	_, redisErr := settings.ReadSecret(c.SecretMountPath, "redis-drain")
+	_, postgresErr := settings.ReadSecret(c.SecretMountPath, "postgres-drain")
+	var portErr error
+	if port, err := c.listenPort(); err == nil {
+		host, _, _ := net.SplitHostPort(c.Listen)
+		portErr = settings.CheckFree("listen", host, port)
+	}
+	return errors.Join(pollsErr, redisErr, postgresErr, portErr)
+}
+
+// listenPort is the port of Listen.
+func (c config) listenPort() (int, error) {
+	_, port, err := net.SplitHostPort(c.Listen)
+	n, convErr := strconv.ParseUint(port, 10, 16)
+	if err != nil || convErr != nil {
+		return 0, settings.Mistake("listen", c.Listen, "host:port or :port, a port being 0 to 65535")
+	}
+	return int(n), nil
+}
+
 func (c config) logger() *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.LogLevel)) // validated
-	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.LogLevel}))
 }
 
 // shard spreads workers over the rows of the tally.
@@ -111,22 +122,9 @@ func (c config) shard() uint32 {
 	return h.Sum32()
 }
 
-// secret reads a file of SecretMountPath; a line break at its end is not part of the secret.
-func (c config) secret(name string) (string, error) {
-	text, err := os.ReadFile(filepath.Join(c.SecretMountPath, name))
-	if err != nil {
-		return "", fmt.Errorf("reading secret %s: %w", name, err)
-	}
-	value := strings.TrimRight(string(text), "\r\n")
-	if value == "" {
-		return "", fmt.Errorf("secret %s is empty: it must hold a password", name)
-	}
-	return value, nil
-}
-
 // dsn is the libpq connection string of a role; its password is in the secret of the given name.
 func (c config) dsn(role, secretName string) (string, error) {
-	password, err := c.secret(secretName)
+	password, err := settings.ReadSecret(c.SecretMountPath, secretName)
 	if err != nil {
 		return "", err
 	}

@@ -1,35 +1,55 @@
 // The worker counts votes: it drains the capture nodes' Redis streams into Postgres. It is the only part that reads
-// those streams and the only one that writes the tally; any number of workers may run.
-//
-//	worker                     drain until SIGTERM
-//	worker migrate             bring the schema up to date (secret postgres-admin)
-//	worker retire -node NAME   write off a node that will never come back
-//	worker -healthcheck        ask the worker in this container whether it is alive
+// those streams and the only one that writes the tally; any number of workers may run. Its commands are in [usage].
 package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
+	"waggle/provider/settings"
 	"waggle/worker/drain"
 	"waggle/worker/store"
 )
 
+// usage is what `worker help` says before the settings.
+const usage = `worker counts votes, as the environment tells it.
+
+  worker                     drain until SIGTERM
+  worker migrate             bring the schema up to date (secret postgres-admin)
+  worker retire -node NAME   write off a node that will never come back
+  worker config check        print the settings that would be in effect, or each mistake on a line and end with status 2
+  worker help                print this
+  worker -healthcheck        ask the worker in this container whether it is alive
+`
+
+//go:embed README.md
+var readme string
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := command(ctx, os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "worker:", err)
-		os.Exit(1)
+	switch strings.Join(os.Args[1:], " ") {
+	case "help":
+		fmt.Fprint(os.Stdout, usage, settings.Tables(readme))
+	case "config check":
+		cfg, err := loadConfig()
+		os.Exit(settings.Report(os.Stdout, settings.List(cfg), errors.Join(err, cfg.check())))
+	default:
+		if err := command(ctx, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "worker:", err)
+			os.Exit(1)
+		}
 	}
 }
 
@@ -52,18 +72,19 @@ func command(ctx context.Context, args []string) error {
 	case "retire":
 		return retire(ctx, cfg, args[1:])
 	default:
-		return fmt.Errorf("unknown command %q: it must be migrate, retire, -healthcheck, or none to drain", name)
+		return fmt.Errorf("command is %q: must be migrate, retire, config check, help, -healthcheck, or none to drain", name)
 	}
 }
 
 // run wires the worker up and blocks until ctx ends or it can't go on.
 func run(ctx context.Context, cfg config) error {
 	log := cfg.logger()
+	log.Info("starting", "settings", settings.List(cfg))
 	polls, err := drain.LoadPolls(cfg.PollsFile)
 	if err != nil {
 		return err
 	}
-	password, err := cfg.secret("redis-drain")
+	password, err := settings.ReadSecret(cfg.SecretMountPath, "redis-drain")
 	if err != nil {
 		return err
 	}
@@ -86,7 +107,6 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	log.Info("starting", "config", cfg) // holds no secret
 	// The server outlives the worker, so that the last batches can still be watched.
 	served, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -29,7 +30,7 @@ func valid(t *testing.T) config {
 		PostgresHost: "a", PostgresPort: 5432, PostgresDatabase: "waggle", PostgresSSLMode: "prefer", StartTimeout: time.Minute,
 		PollsFile: filepath.Join(dir, "polls.json"), SecretMountPath: dir, WorkerName: "w",
 		BatchSize: 2000, PollInterval: 5 * time.Millisecond, Retention: time.Minute, RetentionEntries: 1000,
-		ShutdownTimeout: 10 * time.Second, Listen: "127.0.0.1:0", LogLevel: "error",
+		ShutdownTimeout: 10 * time.Second, Listen: "127.0.0.1:0", LogLevel: slog.LevelError,
 	}
 }
 
@@ -39,17 +40,16 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		change func(*config)
 		want   string
 	}{
-		"no Redis":              {func(c *config) { c.RedisHost = "" }, "REDIS_HOST is empty"},
-		"address without port":  {func(c *config) { c.RedisAddresses = []string{"a"} }, `REDIS_ADDRESSES has "a": each must be host:port`},
-		"no Postgres":           {func(c *config) { c.PostgresHost = "" }, "POSTGRES_HOST is empty"},
-		"unknown TLS mode":      {func(c *config) { c.PostgresSSLMode = "yes" }, `POSTGRES_SSLMODE is "yes": it must be one of disable`},
-		"batch too big":         {func(c *config) { c.BatchSize = 100_001 }, "BATCH_SIZE is 100001: it must be 1 to 100000"},
-		"no pause":              {func(c *config) { c.PollInterval = 0 }, "POLL_INTERVAL is 0s: it must be 1ms to 1m"},
-		"no retention":          {func(c *config) { c.Retention = 0 }, "RETENTION is 0s"},
-		"retention without end": {func(c *config) { c.RetentionEntries = 0 }, "RETENTION_ENTRIES is 0"},
-		"no time to stop":       {func(c *config) { c.ShutdownTimeout = 0 }, "SHUTDOWN_TIMEOUT is 0s"},
-		"no port":               {func(c *config) { c.Listen = "8081" }, `LISTEN is "8081"`},
-		"unknown log level":     {func(c *config) { c.LogLevel = "loud" }, `LOG_LEVEL is "loud"`},
+		"no Redis":              {func(c *config) { c.RedisHost = "" }, "redis_host is \"\": must be a host name"},
+		"address without port":  {func(c *config) { c.RedisAddresses = []string{"a"} }, `redis_addresses is "a": must be host:port`},
+		"no Postgres":           {func(c *config) { c.PostgresHost = "" }, "postgres_host is \"\": must be a host name"},
+		"unknown TLS mode":      {func(c *config) { c.PostgresSSLMode = "yes" }, `postgres_sslmode is "yes": must be disable, allow, prefer, require, verify-ca or verify-full`},
+		"batch too big":         {func(c *config) { c.BatchSize = 100_001 }, "batch_size is 100001: must be 1 to 100000"},
+		"no pause":              {func(c *config) { c.PollInterval = 0 }, "poll_interval is 0s: must be 1ms to 1m"},
+		"no retention":          {func(c *config) { c.Retention = 0 }, "retention is 0s: must be 1s to 720h"},
+		"retention without end": {func(c *config) { c.RetentionEntries = 0 }, "retention_entries is 0: must be at least 1"},
+		"no time to stop":       {func(c *config) { c.ShutdownTimeout = 0 }, "shutdown_timeout is 0s"},
+		"no port":               {func(c *config) { c.Listen = "8081" }, `listen is "8081": must be host:port or :port`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -92,7 +92,7 @@ func setupWith(t testing.TB, change func(*config)) *bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config{user: "capture", password: harness.RedisPassword, polls: polls,
+	c := config{user: "capture", password: harness.RedisPassword, replica: "test", polls: polls,
 		keys: testKeys(t, "poll:"+keyP+"\nk1:"+keyA)}
 	change(&c)
 	logs := &lockedBuffer{}

@@ -88,8 +88,8 @@ type Queue struct {
 
 // New checks cfg; it opens nothing and starts nothing.
 func New(cfg Config) (*Queue, error) {
-	cfg = cfg.withDefaults()
-	if err := cfg.validate(); err != nil {
+	cfg = cfg.WithDefaults()
+	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring the queue: %w", err)
 	}
 	allowed, err := parseNetworks(cfg.CallbackNetworks)

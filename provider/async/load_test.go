@@ -465,7 +465,7 @@ func BenchmarkEnqueue(b *testing.B) {
 		b.Run(fmt.Sprint(clients), func(b *testing.B) {
 			s := newSystem(b)
 			s.change(false, nil) // nothing is made of them meanwhile
-			s.cfg.MaxQueued, s.cfg.MaxQueuedPerFunction = maxCount, maxCount
+			s.cfg.MaxQueued, s.cfg.MaxQueuedPerFunction = 10_000_000, 10_000_000
 			q := s.run()
 			<-q.loaded
 			body := make([]byte, 256)

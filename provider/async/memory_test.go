@@ -40,7 +40,7 @@ func TestFullRedisRefusesAndDrains(t *testing.T) {
 func TestReceiverThatIsDownDoesNotFillRedis(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
-	s.cfg.MaxRetryAttempts = maxAttempts
+	s.cfg.MaxRetryAttempts = 1000
 	s.cfg.MaxRetryWait = time.Second
 	var up atomic.Bool
 	functions, delivered := &sink{}, &sink{}

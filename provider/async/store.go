@@ -36,8 +36,8 @@ type store struct {
 const (
 	// writeTimeout bounds one exchange with Redis: a disk's slow moments last less.
 	writeTimeout = 3 * time.Second
-	// maxStored bounds a record or result that is read back: the largest legal one, with its header.
-	maxStored = maxResult + 1<<20
+	// maxStored bounds a record or result that is read back: the largest legal one, 64 MiB, with its header.
+	maxStored = 65 << 20
 	// page is how many members are read at once: replies stay below a megabyte.
 	page = 1000
 )

@@ -2,12 +2,12 @@ package gateway
 
 import (
 	"bytes"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"waggle/provider/gateway/http1"
+	"waggle/provider/settings"
 )
 
 // withinRate takes a token of the client's prefix and reports whether there was one. Health checks cost none, since a
@@ -85,7 +85,7 @@ func (c Config) trustedProxies() ([]netip.Prefix, error) {
 			p, err = addr.Prefix(addr.BitLen())
 		}
 		if err != nil {
-			return nil, fmt.Errorf("trusted_proxies has %q: legal are addresses and networks such as 192.0.2.1 and 10.0.0.0/8", text)
+			return nil, settings.Mistake("trusted_proxies", text, "addresses and networks such as 192.0.2.1 and 10.0.0.0/8")
 		}
 		all = append(all, p)
 	}

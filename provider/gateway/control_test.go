@@ -10,14 +10,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"waggle/provider/feed"
+	"waggle/provider/settings"
 )
 
 // control is a provider: the real hub behind basic auth, and an API that says what it was asked.
@@ -73,14 +72,8 @@ func newControl(t *testing.T) *control {
 // under makes a gateway's configuration that follows p.
 func under(t *testing.T, p *control) func(*Config) {
 	t.Helper()
-	dir := t.TempDir()
-	for name, text := range map[string]string{"basic-auth-user": "admin\n", "basic-auth-password": " s3cret\n"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return func(c *Config) {
-		c.Table, c.ProviderURL, c.BasicAuth, c.SecretMountPath = nil, p.URL, true, dir
+		c.Table, c.ProviderURL, c.Credentials = nil, p.URL, settings.Credentials{User: "admin", Password: "s3cret"}
 		c.UpstreamTimeout, c.ReadTimeout, c.WriteTimeout = Duration(time.Second), Duration(time.Second), Duration(time.Second)
 	}
 }
@@ -398,22 +391,10 @@ func TestNoHoldTimeoutMeansNoWait(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	t.Parallel()
 	_, err := New(Config{ProviderURL: "ftp://x", MaxHeader: 3, ReadTimeout: -1, Port: 70000})
-	for _, want := range []string{"functions_provider_url is \"ftp://x\"", "max_header_bytes is 3", "read_timeout is -1ns", "port is 70000: legal is 1 to 65535"} {
+	for _, want := range []string{"functions_provider_url is \"ftp://x\"", "max_header_bytes is 3", "read_timeout is -1ns", "port is 70000: must be 1 to 65535"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %q", err, want)
 		}
-	}
-	if _, err := New(Config{ProviderURL: "http://p:8081", BasicAuth: true, SecretMountPath: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "basic-auth-user") {
-		t.Errorf("missing secrets: %v", err)
-	}
-	var d Duration
-	for text, want := range map[string]time.Duration{"90": 90 * time.Second, "1m": time.Minute, "250ms": 250 * time.Millisecond} {
-		if err := d.Decode(text); err != nil || time.Duration(d) != want {
-			t.Errorf("%q is %s, error %v", text, d, err)
-		}
-	}
-	if d.Decode("soon") == nil {
-		t.Error("nonsense is a duration")
 	}
 }
 

@@ -68,7 +68,6 @@ import (
 // Gateway is one running edge. Make it with New, run it once with Run.
 type Gateway struct {
 	cfg       Config
-	creds     credentials
 	registry  *upstream.Registry
 	feed      *feed.Client  // nil if a fixed table is served
 	usage     *usage.Reader // nil if what replicas consume is not read
@@ -112,19 +111,16 @@ type Gateway struct {
 	open    sync.WaitGroup     // connections being served
 }
 
-// New checks cfg and reads the credentials; it opens nothing and starts nothing.
+// New checks cfg; it opens nothing and starts nothing.
 func New(cfg Config) (*Gateway, error) {
-	cfg = cfg.withDefaults()
-	if err := cfg.validate(); err != nil {
+	cfg = cfg.WithDefaults()
+	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
 	}
 	g := &Gateway{cfg: cfg, servedBy: "waggle/" + cfg.Release, epoch: rand.Text(), born: time.Now(), sighted: make(chan struct{}),
 		conns: make(map[*conn]struct{}), perIP: make(map[string]int), cancels: make(chan string, maxCancels)}
 	g.asked.most = maxCancels
 	var err error
-	if g.creds, err = cfg.credentials(); err != nil {
-		return nil, fmt.Errorf("configuring the gateway: %w", err)
-	}
 	if g.trusted, err = cfg.trustedProxies(); err != nil {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
 	}
@@ -160,7 +156,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	if address, _ := cfg.providerAddress(); address != "" {
 		g.provider = g.registry.Fixed("provider", address)
-		g.feed, err = feed.NewClient(feed.ClientConfig{URL: cfg.ProviderURL, User: g.creds.user, Password: g.creds.password,
+		g.feed, err = feed.NewClient(feed.ClientConfig{URL: cfg.ProviderURL, User: cfg.Credentials.User, Password: cfg.Credentials.Password,
 			Report: g.report, Cancelled: g.cancelled, Logger: cfg.Logger})
 		if err != nil {
 			return nil, fmt.Errorf("configuring the gateway: %w", err)

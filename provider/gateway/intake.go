@@ -7,10 +7,9 @@ import (
 )
 
 const (
-	// maxAsyncBody bounds what async_max_body_bytes may be: such bodies are held in memory whole.
-	maxAsyncBody = intakeRoom
 	// intakeRoom bounds the bodies of asynchronous calls that are held while they arrive and until they are stored. Many
-	// connections that send long bodies at once would take all memory otherwise.
+	// connections that send long bodies at once would take all memory otherwise. It is the most that async_max_body_bytes
+	// may be.
 	intakeRoom = 64 << 20
 )
 

@@ -110,11 +110,11 @@ func (ex *exchange) health() (keep bool) {
 
 // authorised compares in constant time: of digests, so that not even the length shows.
 func (ex *exchange) authorised() bool {
-	if ex.g.creds.user == "" {
+	if ex.g.cfg.Credentials.User == "" {
 		return true
 	}
 	scheme, given, _ := bytes.Cut(ex.req.Authorization, []byte(" "))
-	want := sha256.Sum256([]byte(ex.g.creds.header()))
+	want := sha256.Sum256([]byte(ex.g.cfg.Credentials.Header()))
 	got := sha256.Sum256(append([]byte("Basic "), bytes.TrimSpace(given)...))
 	return subtle.ConstantTimeCompare(want[:], got[:]) == 1 && http1.EqualFold(scheme, "basic")
 }

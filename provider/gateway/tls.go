@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"waggle/provider/gateway/certs"
+	"waggle/provider/settings"
 )
 
 // door is a listener for clients.
@@ -121,11 +122,11 @@ func (c Config) certificates() certs.Config {
 // validateTLS checks how the settings of TLS go together. Where certificates come from is checked with them.
 func (c Config) validateTLS() error {
 	var errs []error
-	if c.certificates().On() && c.TLSPort == c.Port {
-		errs = append(errs, fmt.Errorf("tls_port is %d, as port is: legal is another one", c.TLSPort))
+	if c.certificates().On() && (c.TLSPort == c.Port || c.TLSPort == c.MetricsPort) {
+		errs = append(errs, settings.Mistake("tls_port", c.TLSPort, "another port than port and metrics_port"))
 	}
 	if c.TLSRedirect && !c.certificates().On() {
-		errs = append(errs, errors.New("tls_redirect is true: legal is that only with tls_cert_file or acme_domains"))
+		errs = append(errs, settings.Mistake("tls_redirect", true, "false, unless tls_cert_file or acme_domains is set"))
 	}
 	return errors.Join(errs...)
 }

@@ -233,15 +233,15 @@ func TestSettingsOfTLSAreChecked(t *testing.T) {
 		adjust func(*Config)
 		want   string
 	}{
-		"no key":              {func(c *Config) { c.TLSKeyFile = "" }, "tls_key_file is \"\": legal is both or neither"},
-		"no such file":        {func(c *Config) { c.TLSCertFile = "/nowhere" }, "loading tls_cert_file /nowhere"},
+		"no key":              {func(c *Config) { c.TLSKeyFile = "" }, "tls_key_file is \"\": must be set where tls_cert_file is"},
+		"no such file":        {func(c *Config) { c.TLSCertFile = "/nowhere" }, "tls_cert_file is \"/nowhere\": must be a certificate"},
 		"key that is none":    {func(c *Config) { c.TLSKeyFile = p.cert }, "tls_key_file"},
-		"files and domains":   {func(c *Config) { c.ACMEDomains = []string{"a.b"} }, "both tls_cert_file and acme_domains are set"},
-		"no cache":            {func(c *Config) { c.TLSCertFile, c.TLSKeyFile, c.ACMEDomains = "", "", []string{"a.b"} }, "acme_cache_dir is empty"},
-		"wildcard":            {func(c *Config) { c.ACMEDomains = []string{"*.a.b"} }, "acme_domains has \"*.a.b\""},
-		"one port for both":   {func(c *Config) { c.TLSPort = c.Port }, "tls_port is 8080, as port is"},
+		"files and domains":   {func(c *Config) { c.ACMEDomains = []string{"a.b"} }, "acme_domains is \"a.b\": must be left out"},
+		"no cache":            {func(c *Config) { c.TLSCertFile, c.TLSKeyFile, c.ACMEDomains = "", "", []string{"a.b"} }, "acme_cache_dir is \"\": must be"},
+		"wildcard":            {func(c *Config) { c.ACMEDomains = []string{"*.a.b"} }, "acme_domains is \"*.a.b\": must be host names"},
+		"one port for both":   {func(c *Config) { c.TLSPort = c.Port }, "tls_port is 8080: must be another port"},
 		"redirect to nowhere": {func(c *Config) { c.TLSCertFile, c.TLSKeyFile, c.TLSRedirect = "", "", true }, "tls_redirect is true"},
-		"too many streams":    {func(c *Config) { c.HTTP2MaxStreams = 1 << 20 }, "http2_max_streams is 1048576: legal is 1 to 10000"},
+		"too many streams":    {func(c *Config) { c.HTTP2MaxStreams = 1 << 20 }, "http2_max_streams is 1048576: must be 1 to 10000"},
 		"port that is none":   {func(c *Config) { c.TLSRedirectPort = 70000 }, "tls_redirect_port is 70000"},
 		"roots without a root": {func(c *Config) {
 			c.TLSCertFile, c.TLSKeyFile, c.ACMEDomains, c.ACMECacheDir, c.ACMECAFile = "", "", []string{"a.b"}, t.TempDir(), p.key

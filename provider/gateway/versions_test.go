@@ -10,13 +10,13 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"waggle/provider/settings"
 )
 
 // versions are the ways in which clients speak to the gateway.
@@ -208,13 +208,9 @@ func TestEveryVersionMeansTheSame(t *testing.T) {
 		},
 	}
 	p := newPair(t)
-	secrets := t.TempDir()
-	for _, name := range []string{"basic-auth-user", "basic-auth-password"} {
-		if err := os.WriteFile(filepath.Join(secrets, name), []byte("s3cret"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	e := start(t, p.secured(t, func(c *Config) { c.MaxBody, c.BasicAuth, c.SecretMountPath = 1_000_000, true, secrets }), function("f", newReplica(t, describe)))
+	e := start(t, p.secured(t, func(c *Config) {
+		c.MaxBody, c.Credentials = 1_000_000, settings.Credentials{User: "s3cret", Password: "s3cret"}
+	}), function("f", newReplica(t, describe)))
 	eachVersion(t, e, p, func(t *testing.T, version string, client *http.Client, base string) {
 		for name, make := range table {
 			r, want := make()

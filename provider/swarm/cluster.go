@@ -41,6 +41,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"waggle/provider/feed"
+	"waggle/provider/settings"
 )
 
 // Labels by which objects are ours. Whatever else we note about one sits under [privatePrefix], which users cannot set.
@@ -101,16 +102,14 @@ func (c Config) withDefaults() Config {
 
 var userPattern = regexp.MustCompile(`^([0-9]+:[0-9]+)?$`)
 
-func (c Config) validate() error {
+// Validate joins what is wrong with c, by the names of the provider's settings.
+func (c Config) Validate() error {
 	var problems []error
-	if c.Docker == nil {
-		problems = append(problems, errors.New("field Docker: missing; want the client of a manager's engine"))
-	}
-	if err := checkName("Namespace", c.Namespace); err != nil {
-		problems = append(problems, err)
+	if checkName("", c.Namespace) != nil {
+		problems = append(problems, settings.Mistake("function_namespace", c.Namespace, "1 to %d of a-z, 0-9 and -, with a letter or digit at both ends", maxName))
 	}
 	if !userPattern.MatchString(c.User) {
-		problems = append(problems, fmt.Errorf("field User: %q; want uid:gid in numbers, such as 12000:12000, or nothing for the image's own", c.User))
+		problems = append(problems, settings.Mistake("function_user", c.User, "uid:gid in numbers, such as 12000:12000, or nothing for the image's own"))
 	}
 	return errors.Join(problems...)
 }
@@ -138,8 +137,11 @@ type Cluster struct {
 
 // New checks the configuration. It does not talk to Docker: an engine that is down now may come later.
 func New(config Config) (*Cluster, error) {
+	if config.Docker == nil {
+		return nil, errors.New("configuring the cluster: field Docker is missing: must be the client of a manager's engine")
+	}
 	config = config.withDefaults()
-	if err := config.validate(); err != nil {
+	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring the cluster: %w", err)
 	}
 	return &Cluster{cfg: config, docker: config.Docker, changed: make(chan struct{}, 1)}, nil

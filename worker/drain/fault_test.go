@@ -208,7 +208,7 @@ func TestEveryStepMayFail(t *testing.T) {
 			faulty := func(d *Drain) {
 				dial := d.dial
 				d.tally = &faultyTally{d.tally, faults}
-				d.dial = func(addr string) source { return &faultySource{dial(addr), faults} }
+				d.dial = func(addr string) queue { return &faultyQueue{dial(addr), faults} }
 				d.cfg.BatchSize, d.cfg.Retention = 1+rng.IntN(70), 1
 			}
 			for generation := range 4 {
@@ -296,23 +296,23 @@ func (t *faultyTally) Commit(ctx context.Context, b store.Batch) (e store.Effect
 	return e, err
 }
 
-type faultySource struct {
-	source
+type faultyQueue struct {
+	queue
 	f *faults
 }
 
-func (s *faultySource) identify(ctx context.Context) (inc, node string, err error) {
-	err = s.f.call(func() error { inc, node, err = s.source.identify(ctx); return err })
+func (q *faultyQueue) identify(ctx context.Context) (inc, node string, err error) {
+	err = q.f.call(func() error { inc, node, err = q.queue.identify(ctx); return err })
 	return inc, node, err
 }
 
-func (s *faultySource) read(ctx context.Context, inc, after string, count int) (l reading, err error) {
-	err = s.f.call(func() error { l, err = s.source.read(ctx, inc, after, count); return err })
+func (q *faultyQueue) look(ctx context.Context, inc, after string, count int) (l look, err error) {
+	err = q.f.call(func() error { l, err = q.queue.look(ctx, inc, after, count); return err })
 	return l, err
 }
 
-func (s *faultySource) trim(ctx context.Context, inc, before string) (n int64, err error) {
-	err = s.f.call(func() error { n, err = s.source.trim(ctx, inc, before); return err })
+func (q *faultyQueue) trim(ctx context.Context, inc, before string) (n int64, err error) {
+	err = q.f.call(func() error { n, err = q.queue.trim(ctx, inc, before); return err })
 	return n, err
 }
 

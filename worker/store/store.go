@@ -123,11 +123,11 @@ type Account struct {
 	Lost int64
 	// Shift is what Redis's counter of added entries has forgotten.
 	Shift int64
-	// Added is the number of entries ever added, Shift included, at the last reading.
+	// Added is the number of entries ever added, Shift included, at the last look.
 	Added int64
-	// LastID is Redis's last-generated-id at the last reading.
+	// LastID is Redis's last-generated-id at the last look.
 	LastID string
-	// Held is the number of entries still in Redis at the last reading.
+	// Held is the number of entries still in Redis at the last look.
 	Held int64
 }
 
@@ -139,7 +139,7 @@ type Stream struct {
 	// Node is the capture node's name.
 	Node string
 	Account
-	// Age is the time since the last reading of Redis was written, by Postgres's clock.
+	// Age is the time since the last look at Redis was written, by Postgres's clock.
 	Age time.Duration
 }
 
@@ -185,7 +185,7 @@ func (s *Store) Read(ctx context.Context, inc string) (Stream, error) {
 	return st, s.check(ctx, "reading a stream's account", err)
 }
 
-// Observe writes the account after a reading of Redis that found nothing to count; after.N must be before.N. It returns
+// Observe writes the account after a look at Redis that found nothing to count; after.N must be before.N. It returns
 // ErrStale when before is not the account any more.
 func (s *Store) Observe(ctx context.Context, before Stream, after Account) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)

@@ -132,7 +132,7 @@ func runGateway(ctx context.Context, address, function string, proto protocol, d
 		return fmt.Errorf("listening for metrics: %w", err)
 	}
 	cfg := gateway.Config{Listener: l, MetricsListener: metrics,
-		HoldTimeout: gateway.Duration(30 * time.Second), ShutdownTimeout: gateway.Duration(time.Minute), Table: &feed.Table{Epoch: "bench", Revision: 1,
+		HoldTimeout: 30 * time.Second, ShutdownTimeout: time.Minute, Table: &feed.Table{Epoch: "bench", Revision: 1,
 			Functions: []feed.Function{{Name: "hello", Namespace: "openfaas-fn", Service: "hello", Desired: 1, Min: 1, Max: 1,
 				HealthPath: "/", Replicas: []feed.Replica{{ID: "1", Address: function, State: feed.Ready}}}}}}
 	if proto.tls {

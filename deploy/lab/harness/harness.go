@@ -98,9 +98,9 @@ func binary(t testing.TB, name, debianPackage string, globs ...string) string {
 	return path
 }
 
-// freePort picks a port below the kernel's ephemeral range, so that no outgoing connection takes it while its server
+// FreePort picks a port below the kernel's ephemeral range, so that no outgoing connection takes it while its server
 // is down between a kill and a restart.
-func freePort(t testing.TB) int {
+func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		port := 20000 + rand.IntN(12000)
@@ -232,5 +232,5 @@ func (p *process) tryAwait(ready func() bool) bool {
 // FreeAddr is a loopback address, host:port, that nothing listens on.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	return fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	return fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 }

@@ -96,7 +96,7 @@ func newCluster(t testing.TB) *cluster {
 	}
 	c := &cluster{dir: dir}
 	for range 5 {
-		c.port = freePort(t)
+		c.port = FreePort(t)
 		c.launch(t)
 		if c.tryAwait(c.answers) {
 			break

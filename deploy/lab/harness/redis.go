@@ -58,7 +58,7 @@ func (r *RedisServer) launch() {
 	fresh := r.port == 0
 	for range 5 {
 		if fresh {
-			r.port = freePort(r.t)
+			r.port = FreePort(r.t)
 		}
 		r.process = process{name: "redis-server", dir: r.dir, args: r.command()}
 		r.start(r.t)
@@ -93,7 +93,7 @@ func (r *RedisServer) command() []string {
 	}
 	for _, rules := range []string{
 		standard,
-		"capture on >" + RedisPassword + " resetkeys ~votes %R~votes:inc -@all +xadd +get +ping +hello +auth",
+		"capture on >" + RedisPassword + " resetkeys ~votes -@all +xadd +ping +hello +auth",
 		"drain on >" + RedisPassword + " resetkeys ~votes ~votes:inc -@all +xrange +xtrim +xinfo|stream +xlen +get +ping +hello +auth",
 		"admin on >" + RedisPassword + " ~* &* +@all",
 	} {

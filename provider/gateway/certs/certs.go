@@ -26,6 +26,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/crypto/acme"
+
+	"waggle/provider/settings"
 )
 
 // Config says where certificates come from: either CertFile and KeyFile are set, or Domains and CacheDir.
@@ -56,15 +58,15 @@ func (c Config) validate() error {
 	files, domains := c.CertFile != "" || c.KeyFile != "", len(c.Domains) > 0
 	switch {
 	case files && domains:
-		errs = append(errs, errors.New("both tls_cert_file and acme_domains are set: legal is one of them"))
+		errs = append(errs, settings.Mistake("acme_domains", strings.Join(c.Domains, ","), "left out where tls_cert_file is set"))
 	case files && (c.CertFile == "" || c.KeyFile == ""):
-		errs = append(errs, fmt.Errorf("tls_cert_file is %q and tls_key_file is %q: legal is both or neither", c.CertFile, c.KeyFile))
+		errs = append(errs, settings.Mistake("tls_key_file", c.KeyFile, "set where tls_cert_file is, and only there"))
 	case domains && c.CacheDir == "":
-		errs = append(errs, errors.New("acme_cache_dir is empty: with acme_domains, legal is a directory that outlives the container"))
+		errs = append(errs, settings.Mistake("acme_cache_dir", c.CacheDir, "a directory that outlives the container, for acme_domains"))
 	}
 	for _, d := range c.Domains {
 		if !strings.Contains(strings.Trim(d, "."), ".") || strings.ContainsAny(d, "*/: ") {
-			errs = append(errs, fmt.Errorf("acme_domains has %q: legal are host names with a dot in them, without wildcard, scheme or port", d))
+			errs = append(errs, settings.Mistake("acme_domains", d, "host names with a dot in them, without wildcard, scheme or port"))
 		}
 	}
 	return errors.Join(errs...)

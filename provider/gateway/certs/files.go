@@ -3,9 +3,10 @@ package certs
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"os"
 	"time"
+
+	"waggle/provider/settings"
 )
 
 // lookEvery is how soon a pair of files that was replaced is in use.
@@ -35,7 +36,7 @@ func (s *Store) reload() (*tls.Certificate, error) {
 	f.keySeen, _ = os.Stat(f.key)
 	cert, err := tls.LoadX509KeyPair(f.cert, f.key)
 	if err != nil {
-		return nil, fmt.Errorf("loading tls_cert_file %s and tls_key_file %s: %w", f.cert, f.key, err)
+		return nil, settings.Mistake("tls_cert_file", f.cert, "a certificate in PEM whose key is in tls_key_file, %s: %w", f.key, err)
 	}
 	s.replace("", &cert)
 	return &cert, nil

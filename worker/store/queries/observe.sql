@@ -1,4 +1,4 @@
--- Writes what a reading of Redis showed when there was nothing to count.
+-- Writes what a look at Redis showed when there was nothing to count.
 -- In: the fence $1..$4 as in commit.sql; $5 pos, $6 lost, $7 shift, $8 added, $9 last_id, $10 held; $11 inc. Out: a row if the fence held.
 -- Idempotence: the fence moves, so only one of several writers of the same account succeeds.
 UPDATE drain_stream

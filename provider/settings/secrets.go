@@ -1,0 +1,62 @@
+package settings
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ReadSecret reads a file of dir. A line break at its end is no part of the secret. The error says which secret is
+// missing or empty; errors.Is finds fs.ErrNotExist in that of one that is missing.
+func ReadSecret(dir, name string) (string, error) {
+	path := filepath.Join(dir, name)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("secret %s is missing: must be a file %s (%w)", name, path, fs.ErrNotExist)
+	}
+	if err != nil {
+		return "", fmt.Errorf("secret %s cannot be read: must be a readable file: %w", name, err)
+	}
+	value := strings.TrimRight(string(text), "\r\n")
+	if value == "" {
+		return "", fmt.Errorf("secret %s is empty: must be a password in %s", name, path)
+	}
+	return value, nil
+}
+
+// Credentials are the user and password that the API demands; the zero value demands none.
+type Credentials struct{ User, Password string }
+
+// ReadCredentials reads them from the files basic-auth-user and basic-auth-password of dir, as OpenFaaS names them, or
+// gives the zero value if demanded is false. White space around either is dropped, as faas-cli drops it.
+func ReadCredentials(dir string, demanded bool) (Credentials, error) {
+	if !demanded {
+		return Credentials{}, nil
+	}
+	read := func(name string) (string, error) {
+		text, err := ReadSecret(dir, name)
+		if err != nil {
+			return "", fmt.Errorf("%w, while basic_auth is true", err)
+		}
+		value := strings.TrimSpace(text)
+		if value == "" {
+			return "", fmt.Errorf("secret %s is blank: must be text, while basic_auth is true", name)
+		}
+		return value, nil
+	}
+	user, err1 := read("basic-auth-user")
+	password, err2 := read("basic-auth-password")
+	if strings.Contains(user, ":") {
+		err1 = fmt.Errorf("secret basic-auth-user has a colon: must have none, since HTTP ends the name there")
+	}
+	return Credentials{user, password}, errors.Join(err1, err2)
+}
+
+// Header is what an Authorization header with these credentials says.
+func (c Credentials) Header() string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(c.User+":"+c.Password))
+}
