@@ -133,7 +133,7 @@ func newProcess(t *testing.T, function http.Handler) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hub.Publish(feed.Table{Epoch: "e", Revision: 1, Functions: []feed.Function{{Name: "flaky", Namespace: "openfaas-fn", Service: "flaky", Desired: 1, Min: 1, Max: 1,
+	hub.Publish(feed.Table{Epoch: "e", Revision: 1, Functions: []feed.Function{{Name: "flaky", Namespace: "openfaas-fn", Service: "flaky", Desired: 1, Scale: feed.Scale{Min: 1, Max: 1},
 		HealthPath: "/_/health", Replicas: []feed.Replica{{ID: "r", Address: functions.Listener.Addr().String(), State: feed.Ready}}}}})
 	provider := httptest.NewServer(hub.Handler())
 	t.Cleanup(func() { functions.Close(); provider.CloseClientConnections(); provider.Close() })

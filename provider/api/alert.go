@@ -5,24 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 
+	"waggle/provider/feed"
 	"waggle/provider/swarm"
 )
 
-const (
-	// The labels and defaults of OpenFaaS' alert-driven scaling.
-	labelScaleMin    = "com.openfaas.scale.min"
-	labelScaleMax    = "com.openfaas.scale.max"
-	labelScaleFactor = "com.openfaas.scale.factor"
-
-	defaultScaleMin    = 1
-	defaultScaleMax    = 20
-	defaultScaleFactor = 10
-	// maxAlerts bounds one message of Alertmanager, which groups them by function.
-	maxAlerts = 1000
-)
+// maxAlerts bounds one message of Alertmanager, which groups them by function.
+const maxAlerts = 1000
 
 // alertMessage is what Alertmanager's webhook sends, as far as it matters here.
 type alertMessage struct {
@@ -74,7 +64,7 @@ func (a *API) follow(ctx context.Context, status, function string) error {
 	if err != nil {
 		return err
 	}
-	replicas := replicasAfter(status, current.Replicas, current.Labels)
+	replicas := replicasAfter(status, current.Replicas, swarm.ScaleOf(*current.Labels))
 	if replicas == current.Replicas {
 		return nil
 	}
@@ -83,34 +73,19 @@ func (a *API) follow(ctx context.Context, status, function string) error {
 
 // replicasAfter decides. A function asleep is not woken by the end of an alert, and a status that is neither firing nor
 // resolved changes nothing.
-func replicasAfter(status string, current uint64, labels *map[string]string) uint64 {
-	least := label(labels, labelScaleMin, defaultScaleMin)
-	most := max(label(labels, labelScaleMax, defaultScaleMax), least)
+func replicasAfter(status string, current uint64, scale feed.Scale) uint64 {
 	switch status {
 	case "firing":
-		factor := min(label(labels, labelScaleFactor, defaultScaleFactor), 100)
-		step := (most*factor + 99) / 100
-		if factor == 0 || current >= most {
+		step := (scale.Max*scale.Factor + 99) / 100
+		if step == 0 || current >= scale.Max {
 			return current
 		}
-		return min(current+step, most)
+		return min(current+step, scale.Max)
 	case "resolved":
 		if current == 0 {
 			return 0
 		}
-		return max(least, 1)
+		return scale.Min
 	}
 	return current
-}
-
-// label reads a number; the cluster has refused deployments with others.
-func label(labels *map[string]string, key string, absent uint64) uint64 {
-	if labels == nil {
-		return absent
-	}
-	n, err := strconv.ParseUint((*labels)[key], 10, 32)
-	if err != nil {
-		return absent
-	}
-	return n
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"waggle/provider/swarm"
 )
@@ -42,7 +43,7 @@ func statusOf(err error) int {
 		return http.StatusForbidden
 	case errors.Is(err, swarm.ErrNotFound):
 		return http.StatusNotFound
-	case errors.Is(err, swarm.ErrExists), errors.Is(err, swarm.ErrInUse):
+	case errors.Is(err, swarm.ErrExists), errors.Is(err, swarm.ErrInUse), errors.Is(err, swarm.ErrMoved):
 		return http.StatusConflict
 	case errors.Is(err, swarm.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusServiceUnavailable
@@ -107,6 +108,20 @@ func reply(w http.ResponseWriter, value any) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Write(append(text, '\n')) // an error here is the client's absence
 	return nil
+}
+
+// maxWarning bounds one warning on the wire.
+const maxWarning = 500
+
+// warn tells the client what of a request it has accepted may not do what its user means, in the header that Kubernetes
+// uses for the same: Warning: 299 waggle "<text>", one for each. Official clients pass over it.
+func warn(w http.ResponseWriter, warnings []string) {
+	for _, text := range warnings {
+		if len(text) > maxWarning {
+			text = text[:maxWarning] + "…"
+		}
+		w.Header().Add("Warning", "299 waggle "+strconv.QuoteToASCII(text))
+	}
 }
 
 // accepted is the success of everything that changes something.

@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/provider/swarm"
 )
 
 func (a *API) listFunctions(w http.ResponseWriter, r *http.Request) error {
@@ -51,6 +53,7 @@ func (a *API) deployFunction(w http.ResponseWriter, r *http.Request) error {
 	if err := a.cluster.Deploy(r.Context(), deployment); err != nil {
 		return err
 	}
+	warn(w, swarm.Warnings(deployment))
 	return accepted(w)
 }
 
@@ -62,6 +65,7 @@ func (a *API) updateFunction(w http.ResponseWriter, r *http.Request) error {
 	if err := a.cluster.Update(r.Context(), deployment); err != nil {
 		return err
 	}
+	warn(w, swarm.Warnings(deployment))
 	return accepted(w)
 }
 

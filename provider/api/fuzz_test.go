@@ -83,7 +83,7 @@ func FuzzAlert(f *testing.F) {
 		}
 		atLeast := func(key string, absent uint64) uint64 {
 			if n, err := strconv.ParseUint(bounds[key], 10, 64); err == nil {
-				return n
+				return max(n, 1)
 			}
 			return absent
 		}

@@ -68,17 +68,17 @@ func TestRefusalsSayWhatIsLegal(t *testing.T) {
 		{"POST", "/system/functions", deployment(`"envVars":{"a=b":"c"}`), 400, []string{`envVars: "a=b"`, "hold no ="}},
 		{"POST", "/system/functions", deployment(`"secrets":["none"]`), 400, []string{`secrets: "none" does not exist`, "create it first"}},
 		{"POST", "/system/functions", deployment(`"envVars":{"a":"` + strings.Repeat("x", 500<<10) + `"}`), 400, []string{"deployment: ", "at most 409600"}},
-		{"POST", "/system/functions", deployment(`"labels":{"com.openfaas.scale.min":"some"}`), 400, []string{`com.openfaas.scale.min: "some"`, "from 0 to 10000"}},
-		{"POST", "/system/functions", deployment(`"labels":{"com.openfaas.scale.max":"0"}`), 400, []string{`com.openfaas.scale.max: "0"`, "from 1 to 10000"}},
-		{"POST", "/system/functions", deployment(`"labels":{"com.openfaas.scale.min":"3","com.openfaas.scale.max":"2"}`), 400, []string{"com.openfaas.scale.min: 3", "com.openfaas.scale.max, 2"}},
-		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.volumes":"/a:/b"}`), 400, []string{`com.waggle.volumes: "/a:/b"`, "name:/path"}},
+		{"POST", "/system/functions", deployment(`"labels":{"com.openfaas.scale.min":"some"}`), 400, []string{`label com.openfaas.scale.min is "some"`, "must be a whole number from 0 to 10000"}},
+		{"POST", "/system/functions", deployment(`"labels":{"com.openfaas.scale.max":"0"}`), 400, []string{`label com.openfaas.scale.max is "0"`, "must be a whole number from 1 to 10000"}},
+		{"POST", "/system/functions", deployment(`"labels":{"com.openfaas.scale.min":"3","com.openfaas.scale.max":"2"}`), 400, []string{`label com.openfaas.scale.min is "3"`, "must be at most com.openfaas.scale.max, which is 2"}},
+		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.volumes":"/a:/b"}`), 400, []string{`com.waggle.volumes is "/a:/b"`, "name:/path"}},
 		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.volumes":"a:/b"}`), 403, []string{"com.waggle.volumes", `"a"`, "allows none"}},
 		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.networks":"host"}`), 403, []string{"com.waggle.networks", `"host"`, "allows none"}},
-		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.networks":"a/b"}`), 400, []string{`com.waggle.networks: "a/b"`, "want"}},
-		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.stop-grace":"long"}`), 400, []string{`com.waggle.stop-grace: "long"`, "such as 30s"}},
-		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.health.path":"x"}`), 400, []string{`com.waggle.health.path: "x"`, "begins with /"}},
-		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.idempotent":"yes"}`), 400, []string{`com.waggle.idempotent: "yes"`, "true or false"}},
-		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.max-replicas-per-node":"x"}`), 400, []string{`com.waggle.max-replicas-per-node: "x"`, "from 0 to 10000"}},
+		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.networks":"a/b"}`), 400, []string{`com.waggle.networks is "a/b"`, "must be"}},
+		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.stop-grace":"long"}`), 400, []string{`com.waggle.stop-grace is "long"`, "such as 90s"}},
+		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.health.path":"x"}`), 400, []string{`com.waggle.health.path is "x"`, "begins with /"}},
+		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.idempotent":"yes"}`), 400, []string{`com.waggle.idempotent is "yes"`, "true or false"}},
+		{"POST", "/system/functions", deployment(`"annotations":{"com.waggle.max-replicas-per-node":"x"}`), 400, []string{`com.waggle.max-replicas-per-node is "x"`, "from 0 to 10000"}},
 		{"POST", "/system/functions", fn, 409, []string{`function "fn" exists`, "openfaas-fn"}},
 		{"PUT", "/system/functions", strings.Replace(fn, `"fn"`, `"none"`, 1), 404, []string{`function "none" does not exist`, "openfaas-fn"}},
 
@@ -93,7 +93,7 @@ func TestRefusalsSayWhatIsLegal(t *testing.T) {
 		{"POST", "/system/scale-function/fn", `{}`, 400, []string{"replicas: missing", "a whole number from 0"}},
 		{"POST", "/system/scale-function/fn", `{"replicas":-1}`, 400, []string{"replicas: got a JSON number -1", "a whole number from 0"}},
 		{"POST", "/system/scale-function/fn", `{"replicas":1.5}`, 400, []string{"replicas: got a JSON number 1.5", "a whole number from 0"}},
-		{"POST", "/system/scale-function/fn", `{"replicas":10001}`, 400, []string{"replicas: 10001", "0 to 10000"}},
+		{"POST", "/system/scale-function/fn", `{"replicas":10001}`, 400, []string{"replicas is 10001", "0 to 10000"}},
 		{"POST", "/system/scale-function/fn", `{"replicas":1,"serviceName":"x"}`, 400, []string{`serviceName: "x"`, `want "fn"`}},
 		{"POST", "/system/scale-function/none", `{"replicas":1}`, 404, []string{`function "none" does not exist`}},
 		{"POST", "/system/alert", `{"alerts":[{"labels":1}]}`, 400, []string{"alerts.labels: got a JSON number", "an object whose values are strings"}},
@@ -158,5 +158,47 @@ func TestRefusalsSayWhatIsLegal(t *testing.T) {
 		if got := b.do("PATCH", path, ""); got.Code != http.StatusMethodNotAllowed || got.Header().Get("Allow") != legal {
 			t.Errorf("PATCH %s: %d, Allow %q; want 405 and %q", path, got.Code, got.Header().Get("Allow"), legal)
 		}
+	}
+}
+
+// TestIllegalScaleLabelsAreRefused: label, value and legal range are named, and nothing changes.
+func TestIllegalScaleLabelsAreRefused(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	if got := b.do("POST", "/system/functions", fn); got.Code != 202 {
+		t.Fatal(got.Code, got.Body)
+	}
+	for _, test := range []struct{ label, value, legal string }{
+		{"min", "-1", "a whole number from 0 to 10000"},
+		{"max", "five", "a whole number from 1 to 10000"},
+		{"factor", "101", "a whole number from 0 to 100"},
+		{"type", "latency", "rps, capacity, cpu or queue"},
+		{"target", "NaN", "a number above 0 and at most 1000000"},
+		{"target-proportion", "90%", "a number above 0 and at most 1"},
+		{"zero", "yes", "true or false"},
+		{"zero-duration", "15", "a duration such as 90s, from 1s to 168h0m0s"},
+		{"down.window", "6m", "a duration such as 90s, from 0s to 5m0s"},
+	} {
+		want := `label com.openfaas.scale.` + test.label + ` is "` + test.value + `": must be ` + test.legal + "\n"
+		labels := `"labels":{"com.openfaas.scale.` + test.label + `":"` + test.value + `"}`
+		for method, body := range map[string]string{
+			"PUT":  strings.Replace(fn, `"labels":{}`, labels, 1),
+			"POST": strings.Replace(fn, `"fn"`, `"new",`+labels, 1),
+		} {
+			if got := b.do(method, "/system/functions", body); got.Code != 400 || got.Body.String() != want {
+				t.Errorf("%s %s: %d %q, want %q", method, labels, got.Code, got.Body, want)
+			}
+		}
+	}
+	if got := b.do("GET", "/system/functions", ""); strings.Contains(got.Body.String(), "new") || !strings.Contains(got.Body.String(), `"labels":{}`) {
+		t.Errorf("after the refusals: %s", got.Body)
+	}
+	unknown := strings.Replace(fn, `"labels":{}`, `"labels":{"com.openfaas.scale.mim":"2"}`, 1)
+	got := b.do("PUT", "/system/functions", unknown)
+	if warning := got.Header().Get("Warning"); got.Code != 202 || !strings.HasPrefix(warning, `299 waggle "label com.openfaas.scale.mim is unknown and does nothing: known are com.openfaas.scale.min, `) {
+		t.Errorf("a misspelt label: %d, Warning: %s", got.Code, warning)
+	}
+	if got := b.do("GET", "/system/function/fn", ""); !strings.Contains(got.Body.String(), `"com.openfaas.scale.mim":"2"`) || !strings.Contains(got.Body.String(), "com.openfaas.scale.mim is unknown") {
+		t.Errorf("it is described as %s", got.Body)
 	}
 }

@@ -138,5 +138,8 @@ func (q *Queue) Run(ctx context.Context, gateway Gateway) error {
 // Close ends the connections to Redis; what is called afterwards fails.
 func (q *Queue) Close() error { return q.store.close() }
 
-// Pending is the number of calls of a function, name.namespace, that wait, those of a later retry included.
-func (q *Queue) Pending(function string) int { return q.index.pending(function) }
+// Pending is the number of calls of a function, name.namespace, that wait, those of a later retry included, and how many of
+// them are to be made now, counted up to 10,000.
+func (q *Queue) Pending(function string) (all, due int) {
+	return q.index.pending(function, q.clock.now().UnixMilli())
+}

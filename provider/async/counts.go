@@ -29,13 +29,26 @@ func (x *index) counts() []counts {
 	return all
 }
 
-func (x *index) pending(function string) int {
+// maxDue bounds how far due calls are counted: nothing is decided by more, and each looked at holds up the index.
+const maxDue = 10_000
+
+// pending is the number of a function's calls that wait, and of those that are due at now, Unix ms, counted up to maxDue.
+func (x *index) pending(function string, now int64) (all, due int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if a := x.accounts[function]; a != nil {
-		return len(a.lanes[invocation])
+	a := x.accounts[function]
+	if a == nil {
+		return 0, 0
 	}
-	return 0
+	return len(a.lanes[invocation]), a.lanes[invocation].dueBy(now, 0, 0)
+}
+
+// dueBy adds to count the entries due at now in the heap below at: none of those below an entry is due before it.
+func (l lane) dueBy(now int64, at, count int) int {
+	if at >= len(l) || l[at].due > now || count >= maxDue {
+		return count
+	}
+	return l.dueBy(now, 2*at+2, l.dueBy(now, 2*at+1, count+1))
 }
 
 // size is the number of calls that are no dead letters.

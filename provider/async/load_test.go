@@ -360,7 +360,7 @@ queue_worker_pending_messages{function_name="f.openfaas-fn",queue_name="faas-req
 	eventually(t, func() error {
 		return testutil.GatherAndCompare(q.registry(), strings.NewReader(want), "queue_worker_function_invocation_inflight", "queue_worker_messages_submitted_total", "queue_worker_pending_messages")
 	})
-	if n := q.Pending("f.openfaas-fn"); n != 2 {
+	if n, due := q.Pending("f.openfaas-fn"); n != 2 || due != 2 {
 		t.Errorf("%d are pending", n)
 	}
 	close(release)

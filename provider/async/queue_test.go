@@ -282,7 +282,7 @@ func TestBoundsAreNamed(t *testing.T) {
 			t.Errorf("%s: %d %v, want %d %q", tc.call.ID, status, err, tc.status, tc.says)
 		}
 	}
-	if n := q.Pending("g.openfaas-fn"); n > 1 {
+	if n, _ := q.Pending("g.openfaas-fn"); n > 1 {
 		t.Errorf("%d calls of g wait", n)
 	}
 }
@@ -499,7 +499,7 @@ func TestFunctionThatIsReplacedWithinAnAttemptIsWaitedFor(t *testing.T) {
 	q.enqueue(t, call("c"))
 	functions.await(t, 1)
 	eventually(t, func() error {
-		if q.Pending("f.openfaas-fn") == 0 && q.index.deadLetters() == 0 {
+		if waiting, _ := q.Pending("f.openfaas-fn"); waiting == 0 && q.index.deadLetters() == 0 {
 			return fmt.Errorf("the attempt is under way")
 		}
 		return nil

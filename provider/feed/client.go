@@ -1,7 +1,6 @@
 package feed
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -74,16 +73,6 @@ func (c ClientConfig) validate() error {
 	return errors.Join(errs...)
 }
 
-// Snapshot is one table and the signal that it is no longer the newest.
-type Snapshot struct {
-	Table Table
-	// Changed is closed once a newer snapshot can be had from [Client.Newest].
-	Changed chan struct{}
-}
-
-// maxTable bounds one line of the stream: 5,000 functions of 20 replicas at about 150 bytes each are 15 MB.
-const maxTable = 64 << 20
-
 // Client is the gateway's end: it holds the newest table it has received, for ever if need be.
 // All methods are safe for concurrent use.
 type Client struct {
@@ -111,10 +100,6 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	c.goneSince.Store(time.Now().UnixNano())
 	return c, nil
 }
-
-// Newest is the last table received. Before the first one its Table has an empty Epoch. To wait for a change, take
-// Newest, look, then wait on its Changed: a change in between has closed that channel already.
-func (c *Client) Newest() *Snapshot { return c.newest.Load() }
 
 // GoneSince says since when the provider cannot be heard; ok is false while it can.
 func (c *Client) GoneSince() (since time.Time, ok bool) {
@@ -153,139 +138,6 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		pause = min(2*pause, c.cfg.MaxBackoff)
 	}
-}
-
-// follow reads one stream until it ends and says how many lines it brought.
-func (c *Client) follow(ctx context.Context) (lines int, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watchdog := time.AfterFunc(c.cfg.Watchdog, func() {
-		cancel(fmt.Errorf("nothing heard for %s", c.cfg.Watchdog))
-	})
-	defer watchdog.Stop()
-	resp, err := c.send(ctx, http.MethodGet, "/feed/table", nil)
-	if err != nil {
-		return 0, cmpCause(ctx, fmt.Errorf("connecting to the provider: %w", err))
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("connecting to the provider: it answered %s", resp.Status)
-	}
-	in := bufio.NewReaderSize(heard{resp.Body, func() { watchdog.Reset(c.cfg.Watchdog) }}, 64<<10)
-	for {
-		line, err := readLine(in)
-		if err != nil {
-			return lines, cmpCause(ctx, fmt.Errorf("reading the table stream: %w", err))
-		}
-		lines++
-		if c.goneSince.Swap(0) != 0 {
-			c.cfg.Logger.Info("provider connected")
-		}
-		if len(line) == 0 {
-			continue
-		}
-		var news struct {
-			Table
-			cancelLine
-		}
-		if err := json.Unmarshal(line, &news); err != nil {
-			return lines, fmt.Errorf("decoding a replica table: %w", err)
-		}
-		if ValidCallID(news.Cancel) {
-			c.cfg.Cancelled(news.Cancel)
-		}
-		c.take(news.Table)
-	}
-}
-
-// heard tells of everything that comes: a long table over a slow line is no silence.
-type heard struct {
-	io.Reader
-	note func()
-}
-
-func (h heard) Read(p []byte) (int, error) {
-	n, err := h.Reader.Read(p)
-	if n > 0 {
-		h.note()
-	}
-	return n, err
-}
-
-// take makes t the newest table unless it is an older one of the same provider process.
-func (c *Client) take(t Table) {
-	old := c.newest.Load()
-	if t.Epoch == "" || (t.Epoch == old.Table.Epoch && t.Revision <= old.Table.Revision) {
-		return
-	}
-	c.newest.Store(&Snapshot{Table: t, Changed: make(chan struct{})})
-	close(old.Changed)
-}
-
-// cmpCause prefers the watchdog's reason to the bare "context canceled" that it leads to.
-func cmpCause(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return err
-}
-
-// readLine returns the next line without its end, at most maxTable bytes long.
-func readLine(in *bufio.Reader) ([]byte, error) {
-	var long []byte
-	for {
-		part, err := in.ReadSlice('\n')
-		if err == nil && long == nil {
-			return bytes.TrimSuffix(part, emptyLine), nil
-		}
-		long = append(long, part...)
-		switch {
-		case err == nil:
-			return bytes.TrimSuffix(long, emptyLine), nil
-		case !errors.Is(err, bufio.ErrBufferFull):
-			return nil, err
-		case len(long) > maxTable:
-			return nil, fmt.Errorf("a table is longer than %d bytes", maxTable)
-		}
-	}
-}
-
-// report sends the load each ReportEvery; a report that fails is simply followed by the next, which holds it too.
-func (c *Client) report(ctx context.Context) {
-	if c.cfg.Report == nil {
-		return
-	}
-	tick := time.NewTicker(c.cfg.ReportEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if _, gone := c.GoneSince(); gone {
-			continue
-		}
-		if err := c.post(ctx, "/feed/load", 2*c.cfg.ReportEvery, c.cfg.Report()); err != nil && ctx.Err() == nil {
-			c.cfg.Logger.Debug("reporting the load failed", "error", err)
-		}
-	}
-}
-
-// Wake asks the provider to bring a function back from zero replicas; [ErrUnknownFunction] if it knows none of that name.
-func (c *Client) Wake(ctx context.Context, name, namespace string) error {
-	return c.post(ctx, "/feed/wake", 35*time.Second, wakeRequest{Name: name, Namespace: namespace})
-}
-
-// Cancel asks the provider to have every gateway cancel an asynchronous call; [ErrUnknownCall] if all say that they have
-// none of that id.
-func (c *Client) Cancel(ctx context.Context, id string) error {
-	return c.post(ctx, "/feed/cancel", 5*time.Second, cancelLine{Cancel: id})
-}
-
-// AnswerCancel says what became here of a call that ClientConfig.Cancelled was told of.
-func (c *Client) AnswerCancel(ctx context.Context, answer CancelAnswer) error {
-	return c.post(ctx, "/feed/cancelled", 5*time.Second, answer)
 }
 
 func (c *Client) post(ctx context.Context, path string, timeout time.Duration, body any) error {

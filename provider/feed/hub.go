@@ -6,20 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
+	"net/http"
 	"sync/atomic"
 	"time"
 )
-
-// ErrUnknownFunction is what a [Waker] returns for a function that is not deployed; a gateway answers 404.
-var ErrUnknownFunction = errors.New("unknown function")
-
-// Waker brings a function back from zero replicas. The provider implements it.
-type Waker interface {
-	// Wake asks for max(min, 1) replicas if the function has none and returns once Swarm has accepted that, not once
-	// they run. A function that already has replicas is left alone. The hub never calls it twice at once for one function.
-	Wake(ctx context.Context, name, namespace string) error
-}
 
 // HubConfig says what a [Hub] needs. The zero value of every field but Waker is usable.
 type HubConfig struct {
@@ -33,8 +23,6 @@ type HubConfig struct {
 	Logger *slog.Logger
 	// Heartbeat is the longest silence on a table stream; default 2 s, at most 5 s because clients give up at twice that.
 	Heartbeat time.Duration
-	// ReportTTL is how long a gateway's gauges (in-flight, queued) count after its last report; default 5 s.
-	ReportTTL time.Duration
 	// WakeTimeout bounds one call of Waker; default 30 s.
 	WakeTimeout time.Duration
 	// CancelWait is how long a cancellation waits for the gateways to say who has the call; default 2 s.
@@ -50,9 +38,6 @@ func (c HubConfig) withDefaults() HubConfig {
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = 2 * time.Second
-	}
-	if c.ReportTTL == 0 {
-		c.ReportTTL = 5 * time.Second
 	}
 	if c.WakeTimeout == 0 {
 		c.WakeTimeout = 30 * time.Second
@@ -71,19 +56,19 @@ func (c HubConfig) validate() error {
 	if c.Heartbeat < 0 || c.Heartbeat > maxHeartbeat {
 		errs = append(errs, fmt.Errorf("field Heartbeat is %s: legal is more than 0 and at most %s", c.Heartbeat, maxHeartbeat))
 	}
-	if c.ReportTTL < 0 {
-		errs = append(errs, fmt.Errorf("field ReportTTL is %s: legal is more than 0", c.ReportTTL))
-	}
 	if c.WakeTimeout < 0 {
 		errs = append(errs, fmt.Errorf("field WakeTimeout is %s: legal is more than 0", c.WakeTimeout))
 	}
 	return errors.Join(errs...)
 }
 
+// maxNameLen is Swarm's own limit on the names that travel here.
+const maxNameLen = 256
+
 // maxHeartbeat is the longest silence the protocol allows on a table stream.
 const maxHeartbeat = 5 * time.Second
 
-// Hub is the provider's end: it hands the newest table to every gateway and adds up what they report.
+// Hub is the provider's end: it hands the newest table to every gateway and remembers what they report.
 // All methods are safe for concurrent use. A Hub owns no goroutine; streams live in the HTTP server's.
 type Hub struct {
 	cfg    HubConfig
@@ -95,10 +80,10 @@ type Hub struct {
 	cancels cancels
 }
 
-// encoded is one published table as it goes over the wire, and the signal that a newer one exists.
+// encoded is one published table with its line on the wire.
 type encoded struct {
+	Snapshot
 	line []byte
-	next chan struct{}
 }
 
 // NewHub checks cfg and returns a hub without a table: gateways that connect hear heartbeats until the first Publish,
@@ -109,79 +94,46 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 		return nil, fmt.Errorf("configuring the feed hub: %w", err)
 	}
 	h := &Hub{cfg: cfg}
-	h.newest.Store(&encoded{next: make(chan struct{})})
-	h.loads.init(cfg.ReportTTL)
+	h.newest.Store(&encoded{Snapshot: Snapshot{Changed: make(chan struct{})}})
+	h.loads.init()
 	h.cancels.init()
 	return h, nil
 }
 
-// Publish makes t the table that every gateway gets next. Publish only tables made from a complete listing: a gateway
-// answers 404 for what a table leaves out. The caller must not change t afterwards.
-func (h *Hub) Publish(t Table) {
-	line, err := json.Marshal(t)
-	if err != nil {
-		// Table holds strings, integers and finite floats only; a NaN target is the one thing that could get here.
-		h.cfg.Logger.Error("encoding the replica table failed", "error", err)
-		return
-	}
-	h.loads.known(t)
-	old := h.newest.Swap(&encoded{line: append(line, '\n'), next: make(chan struct{})})
-	close(old.next)
+// Handler serves the hub's routes. It does no authentication: the provider wraps it like its other routes.
+//
+//	GET  /feed/table   ndjson: the newest table at once and whenever it changes; empty lines are heartbeats;
+//	                   {"cancel":<call id>} is an asynchronous call that whoever has it is to cancel
+//	POST /feed/load    one Report
+//	POST /feed/usage   one UsageReport
+//	POST /feed/wake    {"name":…,"namespace":…}; 202 once replicas have been asked for, 404 for an unknown function
+//	GET  /feed/deployed?name=…&namespace=…  204 if the function exists in Swarm now, 404 if not
+//	POST /feed/cancel  {"cancel":<call id>}; 202 once every gateway that listens, or comes back soon, will be told;
+//	                   404 if all that do and did lately have said that they have no such call
+//	POST /feed/cancelled  {"cancel":<call id>,"gateway":…,"epoch":…,"known":…}: a gateway's answer to the former
+func (h *Hub) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /feed/table", h.serveTable)
+	mux.HandleFunc("POST /feed/load", h.serveLoad)
+	mux.HandleFunc("POST /feed/usage", h.serveUsage)
+	mux.HandleFunc("POST /feed/wake", h.serveWake)
+	mux.HandleFunc("GET /feed/deployed", h.serveDeployed)
+	mux.HandleFunc("POST /feed/cancel", h.serveCancel)
+	mux.HandleFunc("POST /feed/cancelled", h.serveCancelled)
+	return mux
 }
 
-// Invocations is the number of completed invocations of a function that any gateway has reported since this process
-// started, plus what gateways still running had completed before. It never decreases.
-func (h *Hub) Invocations(name, namespace string) float64 {
-	return float64(h.loads.one(key{name, namespace}, time.Now()).Completed)
-}
-
-// Loads is the load of every function over all gateways, sorted by namespace, then name. Started and Completed never
-// decrease; Inflight and Queued count gateways that reported within ReportTTL.
-func (h *Hub) Loads() []Load { return h.loads.all(time.Now()) }
-
-// Unreachable gives for each replica that a gateway has reported as not answering within ReportTTL, by its id, what the
-// newest such report says.
-func (h *Hub) Unreachable() map[string]Unreachable { return h.loads.unreachable(time.Now()) }
-
-// Forget drops the counters of a function that no longer exists.
-func (h *Hub) Forget(name, namespace string) { h.loads.forget(key{name, namespace}, time.Now()) }
-
-// wakeGroup lets concurrent wakes of one function share one call.
-type wakeGroup struct {
-	mu    sync.Mutex
-	calls map[key]*wakeCall // guarded by mu
-}
-
-type wakeCall struct {
-	done chan struct{}
-	err  error // written before done is closed
-}
-
-// do runs fn unless a call for k is under way, and returns that call's result. fn outlives a caller that leaves,
-// because others may wait for it.
-func (g *wakeGroup) do(ctx context.Context, k key, fn func() error) error {
-	g.mu.Lock()
-	if g.calls == nil {
-		g.calls = make(map[key]*wakeCall)
+// decode reads one JSON value of at most limit bytes, or answers 400 or 413 and reports false.
+func decode(w http.ResponseWriter, r *http.Request, limit int64, into any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit)).Decode(into)
+	if err == nil {
+		return true
 	}
-	call, shared := g.calls[k]
-	if !shared {
-		call = &wakeCall{done: make(chan struct{})}
-		g.calls[k] = call
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		http.Error(w, fmt.Sprintf("body is larger than %d bytes", limit), http.StatusRequestEntityTooLarge)
+	} else {
+		http.Error(w, "decoding the body: "+err.Error(), http.StatusBadRequest)
 	}
-	g.mu.Unlock()
-	if shared {
-		select {
-		case <-call.done:
-			return call.err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	call.err = fn()
-	g.mu.Lock()
-	delete(g.calls, k)
-	g.mu.Unlock()
-	close(call.done)
-	return call.err
+	return false
 }

@@ -5,7 +5,18 @@
 // missed any number of them is right again with the next one; without a provider it goes on with the last.
 package feed
 
-import "time"
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+)
 
 // State is where a replica stands in its life.
 type State string
@@ -26,6 +37,8 @@ type Table struct {
 	Revision uint64 `json:"revision"`
 	// Functions is sorted by namespace, then name.
 	Functions []Function `json:"functions"`
+	// Down are the ids of the Swarm nodes that do not answer, sorted: no replica on one is in the table.
+	Down []string `json:"down,omitempty"`
 }
 
 // Function is one deployed function and what a gateway must know to invoke it.
@@ -36,9 +49,10 @@ type Function struct {
 	Service string `json:"service"`
 	// Desired is the number of replicas Swarm is asked to run; 0 means scaled to zero.
 	Desired uint64 `json:"desired"`
-	// Min and Max are the bounds of com.openfaas.scale.min and .max after defaults.
-	Min uint64 `json:"min"`
-	Max uint64 `json:"max"`
+	// Scale is how Desired follows the load.
+	Scale Scale `json:"scale"`
+	// Updating is true while Swarm replaces replicas, by an update or a rollback.
+	Updating bool `json:"updating,omitempty"`
 	// MaxInflight is the most requests one replica accepts at once, from the function's max_inflight; 0 means no limit.
 	MaxInflight int `json:"max_inflight,omitempty"`
 	// ExecTimeout and WriteTimeout are what the function's own settings of these names allow one call; 0: not set.
@@ -48,10 +62,6 @@ type Function struct {
 	CORS *CORS `json:"cors,omitempty"`
 	// Idempotent permits repeating a request whose outcome is unknown (annotation com.waggle.idempotent).
 	Idempotent bool `json:"idempotent,omitempty"`
-	// ScaleType and ScaleTarget are com.openfaas.scale.type and .target after defaults, for the gauge
-	// gateway_service_target_load; an empty type publishes no gauge.
-	ScaleType   string  `json:"scale_type,omitempty"`
-	ScaleTarget float64 `json:"scale_target,omitempty"`
 	// HealthPath is asked before a fresh replica is trusted (annotation com.waggle.health.path); never empty.
 	HealthPath string `json:"health_path"`
 	// Retry is what the annotations com.openfaas.retry.* say; nil says nothing.
@@ -90,39 +100,185 @@ type Replica struct {
 	State State  `json:"state"`
 }
 
-// Load is what one gateway has seen of one function (counters) or sees now (gauges).
-type Load struct {
-	Name      string `json:"name"`
-	Namespace string `json:"namespace"`
-	// Started and Completed count invocations in one life of the function, which ends when the gateway hears that it was
-	// removed; Life grows from one to the next within one Report.Epoch.
-	Life      uint64 `json:"life"`
-	Started   uint64 `json:"started"`
-	Completed uint64 `json:"completed"`
-	// Inflight is the number of invocations being forwarded now, Queued of those held or waiting for a replica.
-	Inflight int `json:"inflight"`
-	Queued   int `json:"queued"`
-	// Pending is the number of asynchronous calls that wait on this gateway's node, those of a later retry included.
-	Pending int `json:"pending,omitempty"`
+// Snapshot is one table and the signal that it is no longer the newest.
+type Snapshot struct {
+	Table Table
+	// Changed is closed once a newer snapshot can be had from where this one came.
+	Changed chan struct{}
 }
 
-// Report is one gateway's load, sent each second.
-type Report struct {
-	// Gateway names the sender (its container's hostname), Epoch the process: counters restart with it.
-	Gateway   string    `json:"gateway"`
-	Epoch     string    `json:"epoch"`
-	At        time.Time `json:"at"`
-	Functions []Load    `json:"functions"`
-	// Unreachable are the replicas that Swarm calls running and that do not answer this gateway's probes.
-	Unreachable []Unreachable `json:"unreachable,omitempty"`
+const (
+	// maxTable bounds one line of the stream: 5,000 functions of 20 replicas at about 150 bytes each are 15 MB.
+	maxTable = 64 << 20
+	// stalledWrite is how long one write to a gateway, of onePiece at most, may take before its stream is given up; it
+	// reconnects.
+	stalledWrite = 10 * time.Second
+	onePiece     = 64 << 10
+)
+
+// emptyLine is a heartbeat.
+var emptyLine = []byte("\n")
+
+// Publish makes t the table that every gateway gets next. Publish only tables made from a complete listing: a gateway
+// answers 404 for what a table leaves out. The caller must not change t afterwards.
+func (h *Hub) Publish(t Table) {
+	line, err := json.Marshal(t)
+	if err != nil {
+		// Table holds strings, integers and finite floats only; a NaN target is the one thing that could get here.
+		h.cfg.Logger.Error("encoding the replica table failed", "error", err)
+		return
+	}
+	h.loads.published(t)
+	old := h.newest.Swap(&encoded{Snapshot{Table: t, Changed: make(chan struct{})}, append(line, '\n')})
+	close(old.Changed)
 }
 
-// Unreachable is a replica that Swarm calls running and that a gateway cannot use.
-type Unreachable struct {
-	// ID is the Swarm task's id.
-	ID string `json:"id"`
-	// Reason is a clause for people: "does not answer GET /_/health on 10.0.1.5:8080: connection refused".
-	Reason string `json:"reason"`
-	// Since is when the first of the probes failed that have all failed since.
-	Since time.Time `json:"since"`
+// Newest is the last table published; before the first one its Table has an empty Epoch. See [Client.Newest] for how to
+// wait for a change.
+func (h *Hub) Newest() *Snapshot { return &h.newest.Load().Snapshot }
+
+func (h *Hub) serveTable(w http.ResponseWriter, r *http.Request) {
+	h.streams.Add(1)
+	defer h.streams.Add(-1)
+	out := http.NewResponseController(w)
+	// The server's own deadlines are for calls that end; this one does not. Recorders without deadlines are fine too.
+	_ = out.SetReadDeadline(time.Time{})
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	send := func(line []byte) error {
+		for piece := range slices.Chunk(line, onePiece) {
+			_ = out.SetWriteDeadline(time.Now().Add(stalledWrite))
+			if _, err := w.Write(piece); err != nil {
+				return err
+			}
+			if err := out.Flush(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	heartbeat := time.NewTicker(h.cfg.Heartbeat)
+	defer heartbeat.Stop()
+	newest := h.newest.Load()
+	line := newest.line
+	if line == nil {
+		line = emptyLine
+	}
+	told, seen, more := h.cancels.after(0, time.Now())
+	if len(told) > 0 && send(told) != nil {
+		return
+	}
+	for send(line) == nil {
+		select {
+		case <-more:
+			line, seen, more = h.cancels.after(seen, time.Now())
+		case <-newest.Changed:
+			// Whatever was published while the last write was stuck is skipped: only the newest matters.
+			newest = h.newest.Load()
+			line = newest.line
+		case <-heartbeat.C:
+			line = emptyLine
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// Newest is the last table received. Before the first one its Table has an empty Epoch. To wait for a change, take
+// Newest, look, then wait on its Changed: a change in between has closed that channel already.
+func (c *Client) Newest() *Snapshot { return c.newest.Load() }
+
+// follow reads one stream until it ends and says how many lines it brought.
+func (c *Client) follow(ctx context.Context) (lines int, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(c.cfg.Watchdog, func() {
+		cancel(fmt.Errorf("nothing heard for %s", c.cfg.Watchdog))
+	})
+	defer watchdog.Stop()
+	resp, err := c.send(ctx, http.MethodGet, "/feed/table", nil)
+	if err != nil {
+		return 0, cmpCause(ctx, fmt.Errorf("connecting to the provider: %w", err))
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("connecting to the provider: it answered %s", resp.Status)
+	}
+	in := bufio.NewReaderSize(heard{resp.Body, func() { watchdog.Reset(c.cfg.Watchdog) }}, 64<<10)
+	for {
+		line, err := readLine(in)
+		if err != nil {
+			return lines, cmpCause(ctx, fmt.Errorf("reading the table stream: %w", err))
+		}
+		lines++
+		if c.goneSince.Swap(0) != 0 {
+			c.cfg.Logger.Info("provider connected")
+		}
+		if len(line) == 0 {
+			continue
+		}
+		var news struct {
+			Table
+			cancelLine
+		}
+		if err := json.Unmarshal(line, &news); err != nil {
+			return lines, fmt.Errorf("decoding a replica table: %w", err)
+		}
+		if ValidCallID(news.Cancel) {
+			c.cfg.Cancelled(news.Cancel)
+		}
+		c.take(news.Table)
+	}
+}
+
+// heard tells of everything that comes: a long table over a slow line is no silence.
+type heard struct {
+	io.Reader
+	note func()
+}
+
+func (h heard) Read(p []byte) (int, error) {
+	n, err := h.Reader.Read(p)
+	if n > 0 {
+		h.note()
+	}
+	return n, err
+}
+
+// take makes t the newest table unless it is an older one of the same provider process.
+func (c *Client) take(t Table) {
+	old := c.newest.Load()
+	if t.Epoch == "" || (t.Epoch == old.Table.Epoch && t.Revision <= old.Table.Revision) {
+		return
+	}
+	c.newest.Store(&Snapshot{Table: t, Changed: make(chan struct{})})
+	close(old.Changed)
+}
+
+// cmpCause prefers the watchdog's reason to the bare "context canceled" that it leads to.
+func cmpCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// readLine returns the next line without its end, at most maxTable bytes long.
+func readLine(in *bufio.Reader) ([]byte, error) {
+	var long []byte
+	for {
+		part, err := in.ReadSlice('\n')
+		if err == nil && long == nil {
+			return bytes.TrimSuffix(part, emptyLine), nil
+		}
+		long = append(long, part...)
+		switch {
+		case err == nil:
+			return bytes.TrimSuffix(long, emptyLine), nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, err
+		case len(long) > maxTable:
+			return nil, fmt.Errorf("a table is longer than %d bytes", maxTable)
+		}
+	}
 }

@@ -35,8 +35,8 @@ type Queue interface {
 	Enqueue(ctx context.Context, call QueuedCall) error
 	// Cancel sees to it that a call is not made (again) and has no result. known is false if there is no such call here.
 	Cancel(ctx context.Context, id string) (known bool, err error)
-	// Pending is the number of calls of a function, name.namespace, that wait.
-	Pending(function string) int
+	// Pending is the number of calls of a function, name.namespace, that wait, and how many of them are to be made now.
+	Pending(function string) (all, due int)
 	// Inspect answers operators, under /system/queue: target is what follows that, a body is JSON or an error's text.
 	Inspect(ctx context.Context, method, target string) (status int, body []byte)
 }
@@ -285,10 +285,10 @@ func (g *Gateway) cancelHere(ctx context.Context, id string) bool {
 	return err == nil
 }
 
-// pending is the number of asynchronous calls of a function that wait here.
-func (g *Gateway) pending(function string) int {
+// pending is the number of asynchronous calls of a function that wait here, and how many of them are to be made now.
+func (g *Gateway) pending(function string) (all, due int) {
 	if g.cfg.Queue == nil {
-		return 0
+		return 0, 0
 	}
 	return g.cfg.Queue.Pending(function)
 }

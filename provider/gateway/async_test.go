@@ -51,7 +51,7 @@ func (q *fakeQueue) Cancel(_ context.Context, id string) (bool, error) {
 	return false, nil
 }
 
-func (q *fakeQueue) Pending(string) int { return 3 }
+func (q *fakeQueue) Pending(string) (all, due int) { return 3, 2 }
 
 func (q *fakeQueue) Inspect(_ context.Context, method, target string) (int, []byte) {
 	if method == "GET" {

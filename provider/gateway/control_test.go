@@ -228,7 +228,7 @@ func TestBusyFunctionIsQueuedThenRefused(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	f := function("f", newReplica(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201) }))
-	f.ScaleType, f.ScaleTarget = "rps", 50
+	f.Scale = feed.Scale{Min: 1, Max: 20, Type: feed.ScaleRPS, Target: 50}
 	e := start(t, nil, f)
 	for i := range 50 {
 		e.exchange(t, fmt.Sprintf("GET /function/stranger%d HTTP/1.1\r\nHost: h\r\n\r\n", i))

@@ -338,10 +338,11 @@ func (g *Gateway) ejected(s *upstream.Set, r *upstream.Replica, reason string) {
 // report is this gateway's load.
 func (g *Gateway) report() feed.Report {
 	sets := g.registry.Sets()
-	r := feed.Report{Gateway: g.hostname, Epoch: g.epoch, At: time.Now(), Functions: make([]feed.Load, 0, len(sets))}
+	r := feed.Report{Gateway: g.hostname, Epoch: g.epoch, Node: g.cfg.NodeID, At: time.Now(), Functions: make([]feed.Load, 0, len(sets))}
 	for _, s := range sets {
+		pending, due := g.pending(s.Label)
 		r.Functions = append(r.Functions, feed.Load{Name: s.Name, Namespace: s.Namespace, Life: s.Life,
-			Started: s.Started.Load(), Completed: s.Completed.Load(), Inflight: s.Inflight(), Queued: s.Queued(), Pending: g.pending(s.Label)})
+			Started: s.Started.Load(), Completed: s.Completed.Load(), Inflight: s.Inflight(), Queued: s.Queued(), Pending: pending, Due: due})
 	}
 	return r
 }

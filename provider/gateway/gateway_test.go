@@ -42,7 +42,7 @@ func replicaAt(address string) feed.Replica {
 
 // function is a table entry of the default namespace.
 func function(name string, replicas ...feed.Replica) feed.Function {
-	return feed.Function{Name: name, Namespace: "openfaas-fn", Service: name, Desired: uint64(len(replicas)), Min: 1, Max: 9,
+	return feed.Function{Name: name, Namespace: "openfaas-fn", Service: name, Desired: uint64(len(replicas)), Scale: feed.Scale{Min: 1, Max: 9},
 		HealthPath: "/_/health", Replicas: replicas}
 }
 

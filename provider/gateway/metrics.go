@@ -187,10 +187,10 @@ func (c *gauges) collect(s *upstream.Set, gauge func(*prometheus.Desc, float64, 
 	fn := s.Function()
 	gauge(c.desired, float64(fn.Desired), s.Label)
 	gauge(c.ready, float64(s.Ready()), s.Label)
-	gauge(c.minimum, float64(fn.Min), s.Label)
+	gauge(c.minimum, float64(fn.Scale.Min), s.Label)
 	gauge(c.inflight, float64(s.Inflight()), s.Label)
 	gauge(c.queued, float64(s.Queued()), s.Label)
-	if fn.ScaleType != "" {
-		gauge(c.target, fn.ScaleTarget, s.Label, fn.ScaleType)
+	if fn.Scale.Type != "" {
+		gauge(c.target, fn.Scale.Target, s.Label, string(fn.Scale.Type))
 	}
 }

@@ -25,6 +25,11 @@ var (
 	ErrForbidden = errors.New("forbidden")
 	// ErrUnavailable means that Docker, or the Swarm's managers, did not answer: the same request may succeed later.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrUpdating means that a change would take an update under way what it would be rolled back to. It is an
+	// ErrUnavailable.
+	ErrUpdating = fmt.Errorf("an update is under way: %w", ErrUnavailable)
+	// ErrMoved means that a function no longer has the number of replicas that was to be changed.
+	ErrMoved = errors.New("changed meanwhile")
 )
 
 // failure is an error of one of the kinds above whose text is shown to the user as it is.

@@ -2,18 +2,14 @@ package swarm
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
 	"github.com/openfaas/faas-provider/types"
-
-	"waggle/provider/feed"
 )
 
 // List gives each function of a namespace, sorted by name; never nil. A service that cannot be read is left out.
@@ -68,6 +64,17 @@ func (c *Cluster) Status(ctx context.Context, namespace, name string, usage bool
 	return status, nil
 }
 
+// Deployed reports whether a function exists in Swarm at this moment.
+func (c *Cluster) Deployed(ctx context.Context, name, namespace string) (bool, error) {
+	if _, err := c.find(ctx, c.namespace(namespace), name); err != nil {
+		if isNotFound(err) {
+			return false, nil
+		}
+		return false, err
+	}
+	return true, nil
+}
+
 // Deploy creates a function: ErrExists when there is one of this name.
 func (c *Cluster) Deploy(ctx context.Context, d types.FunctionDeployment) error {
 	d.Namespace = c.namespace(d.Namespace)
@@ -84,11 +91,11 @@ func (c *Cluster) Deploy(ctx context.Context, d types.FunctionDeployment) error 
 	if err := c.requireNamespace(ctx, d.Namespace); err != nil {
 		return err
 	}
-	spec, w, err := c.build(ctx, &d, img)
+	spec, o, err := c.build(ctx, &d, img)
 	if err != nil {
 		return err
 	}
-	spec.Mode.Replicated.Replicas = new(max(w.min, 1))
+	spec.Mode.Replicated.Replicas = &o.scale.Min
 	_, err = c.docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec, EncodedRegistryAuth: c.cfg.RegistryAuth(registryHost(d.Image))})
 	if nameTaken(err) {
 		return c.taken(ctx, d)
@@ -138,13 +145,13 @@ func (c *Cluster) Update(ctx context.Context, d types.FunctionDeployment) error 
 	defer c.secretsMu.RUnlock()
 
 	return c.modify(ctx, d.Namespace, d.Service, "updated", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
-		spec, w, err := c.build(ctx, &d, img)
+		spec, o, err := c.build(ctx, &d, img)
 		if err != nil {
 			return spec, false, err
 		}
 		replicas := desired(service)
-		if replicas != 0 || !w.zero {
-			replicas = min(max(replicas, w.min, 1), w.max)
+		if replicas != 0 || !o.scale.Zero {
+			replicas = min(max(replicas, o.scale.Min), o.scale.Max)
 		}
 		spec.Mode.Replicated.Replicas = &replicas
 		same := spec.Labels[labelSpec] == service.Spec.Labels[labelSpec] && replicas == desired(service)
@@ -170,88 +177,19 @@ func (c *Cluster) prepare(ctx context.Context, d *types.FunctionDeployment) (ima
 }
 
 // build makes the spec with the newest versions of the secrets it names. The caller holds secretsMu.
-func (c *Cluster) build(ctx context.Context, d *types.FunctionDeployment, img image) (swarm.ServiceSpec, wishes, error) {
-	w, err := parseWishes(d)
+func (c *Cluster) build(ctx context.Context, d *types.FunctionDeployment, img image) (swarm.ServiceSpec, options, error) {
+	o, err := parseOptions(d)
 	if err != nil {
-		return swarm.ServiceSpec{}, w, err
+		return swarm.ServiceSpec{}, o, err
 	}
 	var secrets map[string]secretVersion
 	if len(d.Secrets) > 0 {
 		if secrets, err = c.newestSecrets(ctx, d.Namespace); err != nil {
-			return swarm.ServiceSpec{}, w, err
+			return swarm.ServiceSpec{}, o, err
 		}
 	}
 	spec, err := c.cfg.serviceSpec(d, img, secrets)
-	return spec, w, err
-}
-
-// Scale sets the number of desired replicas, 0 included, or gives ErrNotFound. Labels' bounds bind the autoscaler, not
-// the operator who calls this. While an update under way has not shown yet whether it must be rolled back, Scale waits,
-// for 15 s at most, but for a function that has no replicas or is to have none.
-func (c *Cluster) Scale(ctx context.Context, namespace, name string, replicas uint64) error {
-	if replicas > maxReplicas {
-		return failf(ErrInvalid, "replicas: %d; want 0 to %d", replicas, maxReplicas)
-	}
-	namespace = c.namespace(namespace)
-	for began := time.Now(); ; {
-		err := c.scale(ctx, namespace, name, replicas, time.Since(began) < heldScale)
-		if !errors.Is(err, errHeld) || pause(ctx, heldLook) != nil {
-			return err
-		}
-	}
-}
-
-// scale gives errHeld if it should wait and may.
-func (c *Cluster) scale(ctx context.Context, namespace, name string, replicas uint64, mayWait bool) error {
-	defer c.lock(namespace, name)()
-	return c.modify(ctx, namespace, name, "scaled", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
-		spec := service.Spec
-		if replicas == desired(service) {
-			return spec, false, nil
-		}
-		if replicas > 0 && mayWait {
-			if err := c.held(ctx, service); err != nil {
-				return spec, false, err
-			}
-		}
-		spec.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &replicas}}
-		return spec, true, nil
-	})
-}
-
-// Deployed reports whether a function exists in Swarm at this moment.
-func (c *Cluster) Deployed(ctx context.Context, name, namespace string) (bool, error) {
-	if _, err := c.find(ctx, c.namespace(namespace), name); err != nil {
-		if isNotFound(err) {
-			return false, nil
-		}
-		return false, err
-	}
-	return true, nil
-}
-
-// Wake asks for replicas of a function that has none: as many as its lower bound, at least one. It leaves any other
-// alone. A function that does not exist is feed.ErrUnknownFunction.
-func (c *Cluster) Wake(ctx context.Context, name, namespace string) error {
-	namespace = c.namespace(namespace)
-	defer c.lock(namespace, name)()
-	err := c.modify(ctx, namespace, name, "woken", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
-		d, err := deploymentOf(service)
-		if err != nil {
-			return swarm.ServiceSpec{}, false, err
-		}
-		w, err := parseWishes(&d)
-		if err != nil {
-			return swarm.ServiceSpec{}, false, err
-		}
-		spec := service.Spec
-		spec.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: new(max(w.min, 1))}}
-		return spec, desired(service) == 0, nil
-	})
-	if isNotFound(err) {
-		return feed.ErrUnknownFunction
-	}
-	return err
+	return spec, o, err
 }
 
 func byService(tasks []swarm.Task) map[string][]swarm.Task {

@@ -52,9 +52,9 @@ func (c *Cluster) rebuild(ctx context.Context, namespace, name string) error {
 		if spec.Labels[labelSpec] == service.Spec.Labels[labelSpec] {
 			return spec, false, nil
 		}
-		return spec, true, c.held(ctx, service)
+		return spec, true, c.guardRollback(ctx, service)
 	})
-	if errors.Is(err, errHeld) {
+	if errors.Is(err, ErrUpdating) {
 		c.cfg.Logger.Info("moving a function to new secrets waits for its update", "function", name, "namespace", namespace)
 		return nil
 	}

@@ -16,44 +16,32 @@ const (
 )
 
 // parseRetry reads the annotations about repeating asynchronous calls, nil if there is none.
-func parseRetry(annotations map[string]string) (*feed.Retry, error) {
+func parseRetry(annotations given) *feed.Retry {
 	var r feed.Retry
-	said := false
-	if text, given := annotations[annotationRetryAttempts]; given {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 0 || n > maxRetryAttempts {
-			return nil, failf(ErrInvalid, "annotation %s: %q; want a whole number from 0 to %d", annotationRetryAttempts, shorten(text), maxRetryAttempts)
-		}
-		r.Attempts, said = &n, true
+	if annotations.values[annotationRetryAttempts] != "" {
+		r.Attempts = new(int(annotations.whole(annotationRetryAttempts, 0, 0, maxRetryAttempts)))
 	}
-	if text, given := annotations[annotationRetryCodes]; given {
+	if text := annotations.values[annotationRetryCodes]; text != "" {
 		codes, ok := parseCodes(text)
 		if !ok {
-			return nil, failf(ErrInvalid, "annotation %s: %q; want statuses from 400 to 599, comma separated", annotationRetryCodes, shorten(text))
+			annotations.illegal(annotationRetryCodes, text, "statuses from 400 to 599, comma separated")
 		}
-		r.Codes, said = codes, true
+		r.Codes = codes
 	}
-	for _, wait := range []struct {
-		key  string
-		into **time.Duration
-	}{{annotationRetryMinWait, &r.MinWait}, {annotationRetryMaxWait, &r.MaxWait}} {
-		text, given := annotations[wait.key]
-		if !given {
-			continue
-		}
-		d, err := time.ParseDuration(text)
-		if err != nil || d < 0 || d > maxRepeatWait {
-			return nil, failf(ErrInvalid, "annotation %s: %q; want a duration such as 30s, from 0s to %s", wait.key, shorten(text), maxRepeatWait)
-		}
-		*wait.into, said = &d, true
+	if annotations.values[annotationRetryMinWait] != "" {
+		r.MinWait = new(annotations.duration(annotationRetryMinWait, 0, 0, maxRepeatWait))
+	}
+	if annotations.values[annotationRetryMaxWait] != "" {
+		r.MaxWait = new(annotations.duration(annotationRetryMaxWait, maxRepeatWait, 0, maxRepeatWait))
 	}
 	if r.MinWait != nil && r.MaxWait != nil && *r.MinWait > *r.MaxWait {
-		return nil, failf(ErrInvalid, "annotation %s: %s is more than %s, %s", annotationRetryMinWait, *r.MinWait, annotationRetryMaxWait, *r.MaxWait)
+		annotations.illegal(annotationRetryMinWait, annotations.values[annotationRetryMinWait], "at most %s, which is %s", annotationRetryMaxWait, *r.MaxWait)
+		r.MinWait = r.MaxWait
 	}
-	if !said {
-		return nil, nil
+	if r.Attempts == nil && r.Codes == nil && r.MinWait == nil && r.MaxWait == nil {
+		return nil
 	}
-	return &r, nil
+	return &r
 }
 
 // parseCodes reads a list of statuses that say that something went wrong.

@@ -54,7 +54,7 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 	if err := checkName("service", d.Service); err != nil {
 		return swarm.ServiceSpec{}, err
 	}
-	w, err := parseWishes(d)
+	o, err := parseOptions(d)
 	if err != nil {
 		return swarm.ServiceSpec{}, err
 	}
@@ -62,11 +62,11 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 	if err != nil {
 		return swarm.ServiceSpec{}, err
 	}
-	container, err := c.containerSpec(d, w, img, secrets)
+	container, err := c.containerSpec(d, o, img, secrets)
 	if err != nil {
 		return swarm.ServiceSpec{}, err
 	}
-	if err := c.permit(w); err != nil {
+	if err := c.permit(o); err != nil {
 		return swarm.ServiceSpec{}, err
 	}
 	if err := checkConstraints(d.Constraints); err != nil {
@@ -77,7 +77,7 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 		return swarm.ServiceSpec{}, err
 	}
 	networks := []swarm.NetworkAttachmentConfig{{Target: c.Network}}
-	for _, name := range w.networks {
+	for _, name := range o.networks {
 		if name != c.Network {
 			networks = append(networks, swarm.NetworkAttachmentConfig{Target: name})
 		}
@@ -89,7 +89,7 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 			ContainerSpec: container,
 			Resources:     resources,
 			RestartPolicy: &swarm.RestartPolicy{Condition: swarm.RestartPolicyConditionAny, Delay: &delay, Window: &window},
-			Placement:     &swarm.Placement{Constraints: d.Constraints, MaxReplicas: w.perNode, Platforms: img.Platforms},
+			Placement:     &swarm.Placement{Constraints: d.Constraints, MaxReplicas: o.perNode, Platforms: img.Platforms},
 			Networks:      networks,
 			// Non-blocking: a function must not wait for an engine that is slow to take its log lines.
 			LogDriver: &swarm.Driver{Name: "json-file", Options: map[string]string{
@@ -97,8 +97,8 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 			}},
 		},
 		Mode:           swarm.ServiceMode{Replicated: &swarm.ReplicatedService{}},
-		UpdateConfig:   updateConfig(w, swarm.UpdateFailureActionRollback),
-		RollbackConfig: updateConfig(w, swarm.UpdateFailureActionPause),
+		UpdateConfig:   updateConfig(o, swarm.UpdateFailureActionRollback),
+		RollbackConfig: updateConfig(o, swarm.UpdateFailureActionPause),
 		// The gateway balances by itself: no virtual IP, which would pin connections to one replica.
 		EndpointSpec: &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR},
 	}
@@ -109,9 +109,9 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 // updateConfig replaces one replica at a time and starts the new one before it stops the old one. Where the user limits
 // the replicas of a node, a new one may have no place beside the old one, and Swarm would wait for ever: there the old
 // one goes first, and the gateway holds the requests that no other replica can take.
-func updateConfig(w wishes, onFailure swarm.FailureAction) *swarm.UpdateConfig {
+func updateConfig(o options, onFailure swarm.FailureAction) *swarm.UpdateConfig {
 	order := swarm.UpdateOrderStartFirst
-	if w.perNode > 0 {
+	if o.perNode > 0 {
 		order = swarm.UpdateOrderStopFirst
 	}
 	return &swarm.UpdateConfig{Parallelism: 1, Order: order, FailureAction: onFailure, Monitor: updateMonitor}
@@ -150,8 +150,8 @@ func (c Config) serviceLabels(d *types.FunctionDeployment) (map[string]string, e
 	return labels, nil
 }
 
-func (c Config) containerSpec(d *types.FunctionDeployment, w wishes, img image, secrets map[string]secretVersion) (*swarm.ContainerSpec, error) {
-	mounts := slices.Clone(w.mounts)
+func (c Config) containerSpec(d *types.FunctionDeployment, o options, img image, secrets map[string]secretVersion) (*swarm.ContainerSpec, error) {
+	mounts := slices.Clone(o.mounts)
 	// A watchdog keeps its lock file in /tmp. What is written there counts towards the function's memory limit.
 	if d.ReadOnlyRootFilesystem && !slices.ContainsFunc(mounts, func(m mount.Mount) bool { return m.Target == "/tmp" }) {
 		mounts = append(mounts, mount.Mount{Type: mount.TypeTmpfs, Target: "/tmp", TmpfsOptions: &mount.TmpfsOptions{Mode: 0o1777}})
@@ -164,7 +164,7 @@ func (c Config) containerSpec(d *types.FunctionDeployment, w wishes, img image, 
 	if err != nil {
 		return nil, err
 	}
-	grace := w.stopGrace
+	grace := o.stopGrace
 	return &swarm.ContainerSpec{
 		Image:  img.Ref,
 		Labels: map[string]string{labelFunction: d.Service, labelNamespace: d.Namespace, labelImage: img.Identity},
@@ -252,14 +252,14 @@ func checkConstraints(constraints []string) error {
 	return nil
 }
 
-// permit holds the wishes against the operator's allow-lists.
-func (c Config) permit(w wishes) error {
-	for _, name := range w.networks {
+// permit holds the options against the operator's allow-lists.
+func (c Config) permit(o options) error {
+	for _, name := range o.networks {
 		if name != c.Network && !slices.Contains(c.AllowedNetworks, name) {
 			return failf(ErrForbidden, "annotation %s: network %q is not allowed; the operator allows %s", annotationNetworks, name, listed(c.AllowedNetworks))
 		}
 	}
-	for _, m := range w.mounts {
+	for _, m := range o.mounts {
 		if !slices.Contains(c.AllowedVolumes, m.Source) {
 			return failf(ErrForbidden, "annotation %s: volume %q is not allowed; the operator allows %s", annotationVolumes, m.Source, listed(c.AllowedVolumes))
 		}

@@ -78,6 +78,9 @@ func explain(status *types.FunctionStatus, service swarm.Service, tasks []swarm.
 			reasons = append(reasons, "the last update is paused: "+u.Message)
 		}
 	}
+	if d, err := deploymentOf(service); err == nil {
+		reasons = append(reasons, Warnings(d)...)
+	}
 	if status.AvailableReplicas < status.Replicas {
 		if text := newestError(tasks); text != "" {
 			reasons = append(reasons, "a replica cannot run: "+text)

@@ -40,19 +40,20 @@ func declare(services []swarm.Service) (list []declared, skipped []string) {
 			skipped = append(skipped, service.Spec.Name)
 			continue
 		}
-		w, err := parseWishes(&d)
-		if err != nil {
-			skipped = append(skipped, service.Spec.Name)
-			continue
-		}
+		o, _ := parseOptions(&d) // what a rule of today would refuse has its default
 		list = append(list, declared{service.ID, feed.Function{
 			Name: d.Service, Namespace: d.Namespace, Service: service.Spec.Name,
-			Desired: desired(service), Min: w.min, Max: w.max,
-			MaxInflight: w.maxInflight, ExecTimeout: w.execTimeout, WriteTimeout: w.writeTimeout, CORS: w.cors, Idempotent: w.idempotent, HealthPath: w.healthPath, Retry: w.retry,
+			Desired: desired(service), Scale: o.scale, Updating: underWay(service.UpdateStatus),
+			MaxInflight: o.maxInflight, ExecTimeout: o.execTimeout, WriteTimeout: o.writeTimeout, CORS: o.cors, Idempotent: o.idempotent, HealthPath: o.healthPath, Retry: o.retry,
 		}})
 	}
 	slices.SortFunc(list, func(a, b declared) int { return compareNames(a.function, b.function) })
 	return list, skipped
+}
+
+// underWay is true while Swarm replaces replicas, whichever way.
+func underWay(update *swarm.UpdateStatus) bool {
+	return update != nil && (update.State == swarm.UpdateStateUpdating || update.State == swarm.UpdateStateRollbackStarted)
 }
 
 // compareNames is the order of a table's functions.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -311,11 +312,12 @@ func live(state swarm.TaskState) bool {
 // publish hands the table on if it differs from the last one.
 func (w *Watcher) publish() {
 	functions := w.cluster.cfg.functions(w.view)
-	if w.table.Revision > 0 && reflect.DeepEqual(functions, w.table.Functions) {
+	down := slices.Sorted(maps.Keys(w.view.down))
+	if w.table.Revision > 0 && reflect.DeepEqual(functions, w.table.Functions) && slices.Equal(down, w.table.Down) {
 		return
 	}
 	before := w.table.Functions
-	w.table = feed.Table{Epoch: w.table.Epoch, Revision: w.table.Revision + 1, Functions: functions}
+	w.table = feed.Table{Epoch: w.table.Epoch, Revision: w.table.Revision + 1, Functions: functions, Down: down}
 	w.metrics.observe(w.table)
 	w.pace.moved(time.Now())
 	w.publisher.Publish(w.table)

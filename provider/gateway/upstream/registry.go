@@ -278,7 +278,7 @@ func (s *Set) removed() bool { return s.gone.Load() }
 
 // Fixed returns a set outside the table with one replica that is always in rotation: the provider itself.
 func (g *Registry) Fixed(name, address string) *Set {
-	s := g.newSet(feed.Function{Name: name, Desired: 1, Min: 1, Max: 1})
+	s := g.newSet(feed.Function{Name: name, Desired: 1, Scale: feed.Scale{Min: 1, Max: 1}})
 	s.fixed = true
 	g.mu.Lock()
 	g.fixed = append(g.fixed, s)

@@ -92,7 +92,7 @@ func run(t testing.TB, cfg Config) (g *Registry, stop func()) {
 
 // fn is function f with replicas given as "id state" or "id state node".
 func fn(max int, replicas ...string) feed.Function {
-	f := feed.Function{Name: "f", Namespace: "fn", Desired: uint64(len(replicas)), Min: 1, MaxInflight: max}
+	f := feed.Function{Name: "f", Namespace: "fn", Desired: uint64(len(replicas)), Scale: feed.Scale{Min: 1}, MaxInflight: max}
 	for _, r := range replicas {
 		p := append(strings.Fields(r), "")
 		f.Replicas = append(f.Replicas, feed.Replica{ID: p[0], Address: p[0] + ":8080", State: feed.State(p[1]), Node: p[2]})

@@ -2,7 +2,6 @@ package swarm
 
 import (
 	"context"
-	"fmt"
 	"reflect"
 	"slices"
 	"time"
@@ -14,22 +13,19 @@ import (
 // service is changed again. A function that is scaled while an update brings it a broken image would have that image to
 // go back to. So a change that can wait does, until the update has shown itself to be sound or has been rolled back.
 const (
-	// heldScale bounds Scale's wait: a new replica that starts at once has shown itself by then. After that the callers
-	// whom the function has too few replicas for matter more.
-	heldScale = updateMonitor + 5*time.Second
-	// heldLook is the time between two looks.
-	heldLook = 250 * time.Millisecond
-	// maxHeld bounds any wait for an update that does not get anywhere, such as one that waits for a node with room. The
+	// maxScaleWait bounds how long scaling waits: a new replica that starts at once has shown itself by then. After that
+	// the callers whom the function has too few replicas for matter more.
+	maxScaleWait = updateMonitor + 5*time.Second
+	// guardLook is the time between two looks.
+	guardLook = 250 * time.Millisecond
+	// maxGuard bounds any wait for an update that does not get anywhere, such as one that waits for a node with room. The
 	// pull of a large image should fit.
-	maxHeld = 5 * time.Minute
+	maxGuard = 5 * time.Minute
 )
 
-// errHeld means that the change would take an update under way its way back.
-var errHeld = fmt.Errorf("an update is under way: %w", ErrUnavailable)
-
-// held gives an error of kind errHeld if a change now would do harm. A service whose version is still that of the given
-// one may be changed after a nil.
-func (c *Cluster) held(ctx context.Context, service swarm.Service) error {
+// guardRollback gives ErrUpdating if a change now would take an update under way its way back. A service whose version is
+// still that of the given one may be changed after a nil.
+func (c *Cluster) guardRollback(ctx context.Context, service swarm.Service) error {
 	if !mayRollBack(service) || desired(service) == 0 {
 		return nil
 	}
@@ -37,7 +33,7 @@ func (c *Cluster) held(ctx context.Context, service swarm.Service) error {
 	if err != nil || !unproven(service, tasks, time.Now()) {
 		return err
 	}
-	return failf(errHeld, "function %q is being updated: until a new replica has run for %s or the update is rolled back, a change would leave nothing to go back to; try again", service.Spec.Labels[labelFunction], updateMonitor)
+	return failf(ErrUpdating, "function %q is being updated: until a new replica has run for %s or the update is rolled back, a change would leave nothing to go back to; try again", service.Spec.Labels[labelFunction], updateMonitor)
 }
 
 // mayRollBack is true if the spec before differs in what replicas are made of, and the update from it has not ended: no
@@ -53,7 +49,7 @@ func mayRollBack(service swarm.Service) bool {
 // doubt then is their nodes rather than the image, and with many replicas an update takes minutes, in which an
 // autoscaler must be able to act. Tasks are all of the service's, ended ones included. It is pure.
 func unproven(service swarm.Service, tasks []swarm.Task, now time.Time) bool {
-	if now.Sub(service.UpdatedAt) > maxHeld {
+	if now.Sub(service.UpdatedAt) > maxGuard {
 		return false
 	}
 	proven := func(t swarm.Task) bool {

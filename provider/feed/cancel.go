@@ -226,3 +226,14 @@ func (c *cancels) answer(answer CancelAnswer) {
 	}
 	a.note()
 }
+
+// Cancel asks the provider to have every gateway cancel an asynchronous call; [ErrUnknownCall] if all say that they have
+// none of that id.
+func (c *Client) Cancel(ctx context.Context, id string) error {
+	return c.post(ctx, "/feed/cancel", 5*time.Second, cancelLine{Cancel: id})
+}
+
+// AnswerCancel says what became here of a call that ClientConfig.Cancelled was told of.
+func (c *Client) AnswerCancel(ctx context.Context, answer CancelAnswer) error {
+	return c.post(ctx, "/feed/cancelled", 5*time.Second, answer)
+}

@@ -1,0 +1,184 @@
+package feed
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+const (
+	// maxReport bounds one load report: 5,000 functions at about 200 bytes each, with room.
+	maxReport = 4 << 20
+	// maxUnreachable bounds the replicas that one report calls unreachable, maxReason the text for each.
+	maxUnreachable, maxReason = 1000, 512
+	// goodbyeTimeout bounds the last report's way.
+	goodbyeTimeout = 2 * time.Second
+)
+
+// Load is what one gateway process has seen of one function (counters) or sees now (gauges).
+type Load struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+	// Started and Completed count invocations in one life of the function, which ends when the gateway hears that it was
+	// removed; Life grows from one to the next within one Report.Epoch. An invocation has started when its request is
+	// there, held or not.
+	Life      uint64 `json:"life"`
+	Started   uint64 `json:"started"`
+	Completed uint64 `json:"completed"`
+	// Inflight is the number of invocations being forwarded now, Queued of those held or waiting for a replica.
+	Inflight int `json:"inflight"`
+	Queued   int `json:"queued"`
+	// Pending is the number of asynchronous calls that wait on this gateway's node, those of a later retry included; Due
+	// is how many of them are to be made now, counted up to 10,000.
+	Pending int `json:"pending,omitempty"`
+	Due     int `json:"due,omitempty"`
+}
+
+// Report is one gateway's load, sent each second.
+type Report struct {
+	// Gateway names the sender (its container's hostname), Epoch the process: counters restart with it.
+	Gateway string `json:"gateway"`
+	Epoch   string `json:"epoch"`
+	// Node is the id of the sender's Swarm node, empty if it does not know.
+	Node string    `json:"node,omitempty"`
+	At   time.Time `json:"at"`
+	// Leaving marks the last report of a process that ends in order.
+	Leaving bool `json:"leaving,omitempty"`
+	// Functions that a report leaves out are idle.
+	Functions []Load `json:"functions"`
+	// Unreachable are the replicas that Swarm calls running and that do not answer this gateway's probes.
+	Unreachable []Unreachable `json:"unreachable,omitempty"`
+}
+
+// Unreachable is a replica that Swarm calls running and that a gateway cannot use.
+type Unreachable struct {
+	// ID is the Swarm task's id.
+	ID string `json:"id"`
+	// Reason is a clause for people: "does not answer GET /_/health on 10.0.1.5:8080: connection refused".
+	Reason string `json:"reason"`
+	// Since is when the first of the probes failed that have all failed since.
+	Since time.Time `json:"since"`
+}
+
+// Loads is what each gateway process has reported last. The counters are each process's own: a rate is the difference
+// between two reports of one process, and a process's first report makes none.
+type Loads struct {
+	// Gateways is sorted by Gateway, then Epoch. A process is left out once it has said goodbye, was replaced by a younger
+	// one of its name or on its node while it said nothing, is on a node that is down, or has been silent for 5 minutes.
+	Gateways []GatewayLoad
+	// Reporting of them have reported within the last 3 seconds; Silent have not: they may be gone, or serve on, cut off
+	// from the provider.
+	Reporting, Silent int
+}
+
+// GatewayLoad is one gateway process's newest report.
+type GatewayLoad struct {
+	Gateway, Epoch, Node string
+	// Arrived is when it came, by the provider's clock.
+	Arrived time.Time
+	Silent  bool
+	// Functions is sorted by namespace, then name, and includes those that are idle.
+	Functions []Load
+}
+
+// Loads is what every gateway has reported last. Its slices are the caller's.
+func (h *Hub) Loads() Loads { return h.loads.all(time.Now()) }
+
+// Unreachable gives for each replica that a gateway has reported as not answering, and that gateway is not silent since, by
+// its id, what the newest such report says.
+func (h *Hub) Unreachable() map[string]Unreachable { return h.loads.unreachable(time.Now()) }
+
+// Invocations is the number of completed invocations of a function that any gateway has reported since this process
+// started, plus what gateways still running had completed before. It never decreases.
+func (h *Hub) Invocations(name, namespace string) float64 {
+	return float64(h.loads.invocations(key{name, namespace}))
+}
+
+// Forget drops the counters of a function that no longer exists.
+func (h *Hub) Forget(name, namespace string) { h.loads.forget(key{name, namespace}, time.Now()) }
+
+func (h *Hub) serveLoad(w http.ResponseWriter, r *http.Request) {
+	var report Report
+	if !decode(w, r, maxReport, &report) {
+		return
+	}
+	if err := report.validate(); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	h.loads.add(report, time.Now())
+	w.WriteHeader(http.StatusAccepted)
+}
+
+func (r Report) validate() error {
+	for _, name := range []struct{ field, value string }{{"gateway", r.Gateway}, {"epoch", r.Epoch}} {
+		if name.value == "" || len(name.value) > maxNameLen {
+			return fmt.Errorf("%s is %d characters long: must be 1 to %d", name.field, len(name.value), maxNameLen)
+		}
+	}
+	if len(r.Node) > maxNameLen {
+		return fmt.Errorf("node is %d characters long: must be 0 to %d", len(r.Node), maxNameLen)
+	}
+	if len(r.Unreachable) > maxUnreachable {
+		return fmt.Errorf("unreachable names %d replicas: must be at most %d", len(r.Unreachable), maxUnreachable)
+	}
+	for i, u := range r.Unreachable {
+		if u.ID == "" || len(u.ID) > maxNameLen || len(u.Reason) > maxReason {
+			return fmt.Errorf("unreachable[%d] has an id of %d and a reason of %d characters: must be 1 to %d and at most %d",
+				i, len(u.ID), len(u.Reason), maxNameLen, maxReason)
+		}
+	}
+	seen := make(map[key]bool, len(r.Functions))
+	for i, l := range r.Functions {
+		switch k := (key{l.Name, l.Namespace}); {
+		case l.Name == "" || len(l.Name) > maxNameLen:
+			return fmt.Errorf("functions[%d].name is %d characters long: must be 1 to %d", i, len(l.Name), maxNameLen)
+		case len(l.Namespace) > maxNameLen:
+			return fmt.Errorf("functions[%d].namespace is %d characters long: must be 0 to %d", i, len(l.Namespace), maxNameLen)
+		case seen[k]:
+			return fmt.Errorf("functions[%d] repeats %s in namespace %q", i, l.Name, l.Namespace)
+		case l.Inflight < 0 || l.Queued < 0 || l.Pending < 0 || l.Due < 0:
+			return fmt.Errorf("functions[%d] has inflight %d, queued %d, pending %d and due %d: each must be 0 or more", i, l.Inflight, l.Queued, l.Pending, l.Due)
+		default:
+			seen[k] = true
+		}
+	}
+	return nil
+}
+
+// report sends the load each ReportEvery, and once more when ctx is done. A report that fails is simply followed by the
+// next, which holds it too.
+func (c *Client) report(ctx context.Context) {
+	if c.cfg.Report == nil {
+		return
+	}
+	tick := time.NewTicker(c.cfg.ReportEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			c.sayGoodbye(context.WithoutCancel(ctx))
+			return
+		case <-tick.C:
+		}
+		if _, gone := c.GoneSince(); gone {
+			continue
+		}
+		if err := c.post(ctx, "/feed/load", 2*c.cfg.ReportEvery, c.cfg.Report()); err != nil && ctx.Err() == nil {
+			c.cfg.Logger.Debug("reporting the load failed", "error", err)
+		}
+	}
+}
+
+// sayGoodbye lets the provider forget this process at once: one that is merely silent holds up what must not be done blindly.
+func (c *Client) sayGoodbye(ctx context.Context) {
+	if _, gone := c.GoneSince(); gone {
+		return
+	}
+	last := c.cfg.Report()
+	last.Leaving = true
+	if err := c.post(ctx, "/feed/load", goodbyeTimeout, last); err != nil {
+		c.cfg.Logger.Debug("saying goodbye to the provider failed", "error", err)
+	}
+}
