@@ -133,7 +133,7 @@ func runGateway(ctx context.Context, address, function string, proto protocol, d
 	}
 	cfg := gateway.Config{Listener: l, MetricsListener: metrics,
 		HoldTimeout: 30 * time.Second, ShutdownTimeout: time.Minute, Table: &feed.Table{Epoch: "bench", Revision: 1,
-			Functions: []feed.Function{{Name: "hello", Namespace: "openfaas-fn", Service: "hello", Desired: 1, Min: 1, Max: 1,
+			Functions: []feed.Function{{Name: "hello", Namespace: "openfaas-fn", Service: "hello", Desired: 1, Scale: feed.Scale{Min: 1, Max: 1},
 				HealthPath: "/", Replicas: []feed.Replica{{ID: "1", Address: function, State: feed.Ready}}}}}}
 	if proto.tls {
 		cfg.TLSCertFile, cfg.TLSKeyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
