@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/kelseyhightower/envconfig"
 )
@@ -23,6 +24,8 @@ type settings struct {
 	RedisMaxMemory string `envconfig:"REDIS_MAXMEMORY" default:"512mb"`
 	// QueueMaxMemory bounds the asynchronous calls that wait on each edge node likewise.
 	QueueMaxMemory string `envconfig:"QUEUE_MAXMEMORY" default:"256mb"`
+	// MaxUpstreamTimeout is the most that a function's own timeouts raise the time for one of its calls to; 1m to 24h.
+	MaxUpstreamTimeout time.Duration `envconfig:"MAX_UPSTREAM_TIMEOUT" default:"10m"`
 	// RegistryConfig is a Docker config.json with the credentials of private registries; empty keeps those of earlier runs.
 	RegistryConfig string `envconfig:"REGISTRY_CONFIG"`
 	// Cluster names the many-node Swarm of node containers to work on; empty means this machine's own engine.

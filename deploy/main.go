@@ -92,18 +92,19 @@ func newSystem(ctx context.Context, s settings) (*up.System, error) {
 		s.Port = up.DefaultPort // inside the nodes; outside, each has a loopback port of its own
 	}
 	return up.New(up.Config{
-		Target:         target,
-		Root:           root,
-		StateDir:       stateDir,
-		Port:           s.Port,
-		TLSCert:        s.TLSCert,
-		TLSKey:         s.TLSKey,
-		TLSPort:        s.TLSPort,
-		Workers:        s.Workers,
-		RedisMaxMemory: s.RedisMaxMemory,
-		QueueMaxMemory: s.QueueMaxMemory,
-		RegistryConfig: s.RegistryConfig,
-		Out:            os.Stdout,
+		Target:             target,
+		Root:               root,
+		StateDir:           stateDir,
+		Port:               s.Port,
+		TLSCert:            s.TLSCert,
+		TLSKey:             s.TLSKey,
+		TLSPort:            s.TLSPort,
+		Workers:            s.Workers,
+		RedisMaxMemory:     s.RedisMaxMemory,
+		QueueMaxMemory:     s.QueueMaxMemory,
+		MaxUpstreamTimeout: s.MaxUpstreamTimeout,
+		RegistryConfig:     s.RegistryConfig,
+		Out:                os.Stdout,
 	})
 }
 

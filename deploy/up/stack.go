@@ -77,6 +77,7 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 		"WORKERS=" + strconv.Itoa(s.Workers),
 		"REDIS_MAXMEMORY=" + s.RedisMaxMemory,
 		"QUEUE_MAXMEMORY=" + s.QueueMaxMemory,
+		"MAX_UPSTREAM_TIMEOUT=" + s.MaxUpstreamTimeout.String(),
 		// Votes that are counted stay in Redis for a while; at 120 bytes each this is a quarter of its memory, so that
 		// they never take the room of votes that are not.
 		"RETENTION_ENTRIES=" + strconv.Itoa(2000*megabytes),

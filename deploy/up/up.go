@@ -64,6 +64,9 @@ type Config struct {
 	RedisMaxMemory string
 	// QueueMaxMemory bounds each gateway's queue of asynchronous calls likewise.
 	QueueMaxMemory string
+	// MaxUpstreamTimeout is the most that a function's own timeouts raise the time for one of its calls to, 1m to 24h; 0
+	// means 10 minutes.
+	MaxUpstreamTimeout time.Duration
 	// RegistryConfig is a Docker config.json with the credentials of private registries; "" keeps those of earlier runs.
 	RegistryConfig string
 	// Timeout bounds each wait for services and functions to answer; 0 means 3 minutes.
@@ -98,6 +101,12 @@ func New(c Config) (*System, error) {
 	}
 	if _, err := redisMegabytes("QUEUE_MAXMEMORY", c.QueueMaxMemory); err != nil {
 		return nil, err
+	}
+	if c.MaxUpstreamTimeout == 0 {
+		c.MaxUpstreamTimeout = 10 * time.Minute
+	}
+	if c.MaxUpstreamTimeout < time.Minute || c.MaxUpstreamTimeout > 24*time.Hour {
+		return nil, fmt.Errorf("MAX_UPSTREAM_TIMEOUT is %s; legal are 1m to 24h", c.MaxUpstreamTimeout)
 	}
 	certificate, err := readCertificate(c)
 	if err != nil {

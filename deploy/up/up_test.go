@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"waggle/deploy/docker"
 )
@@ -65,6 +66,7 @@ func TestNewRefusesImpossibleSettings(t *testing.T) {
 		"memory without unit": {func(c *Config) { c.RedisMaxMemory = "512" }, `REDIS_MAXMEMORY is "512"; legal are 16mb to 999999mb`},
 		"too little memory":   {func(c *Config) { c.RedisMaxMemory = "15mb" }, "legal are 16mb"},
 		"too small a queue":   {func(c *Config) { c.QueueMaxMemory = "8mb" }, `QUEUE_MAXMEMORY is "8mb"; legal are 16mb to 999999mb`},
+		"calls without end":   {func(c *Config) { c.MaxUpstreamTimeout = 48 * time.Hour }, "MAX_UPSTREAM_TIMEOUT is 48h0m0s; legal are 1m to 24h"},
 		"no worker":           {func(c *Config) { c.Workers = 0 }, "WORKERS is 0; legal are 1 to 64"},
 		"no gateway":          {func(c *Config) { c.Target.Gateways = nil }, "no gateway"},
 		"not the root":        {func(c *Config) { c.Root = t.TempDir() }, "not this repository's root"},

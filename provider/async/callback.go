@@ -107,7 +107,7 @@ func (q *Queue) deliver(ctx context.Context, e *entry, r *result) *answer {
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
-		return &answer{err: noAnswer(err)}
+		return &answer{err: fmt.Errorf("no answer: %w", err)}
 	}
 	defer response.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)) // lets the connection be used again

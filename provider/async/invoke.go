@@ -3,6 +3,7 @@ package async
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,9 +39,15 @@ func (q *Queue) invoke(ctx context.Context, c *Call) *answer {
 	request.URL.Opaque = "/function/" + c.Address + c.Target // opaque, it reaches the function byte for byte
 	request.Header = parseHeader(c.Header)
 	begun := time.Now()
+	noAnswer := func(err error) *answer {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("the attempt took longer than async_run_timeout, %s", q.cfg.RunTimeout)
+		}
+		return &answer{err: fmt.Errorf("no answer: %w", err), took: time.Since(begun)}
+	}
 	response, err := q.inner.RoundTrip(request)
 	if err != nil {
-		return &answer{err: noAnswer(err), took: time.Since(begun)}
+		return noAnswer(err)
 	}
 	defer response.Body.Close()
 	a := &answer{status: response.StatusCode, header: response.Header}
@@ -53,13 +60,12 @@ func (q *Queue) invoke(ctx context.Context, c *Call) *answer {
 	if err == nil {
 		_, err = io.Copy(io.Discard, response.Body) // an answer that breaks off is none
 	}
-	if a.took = time.Since(begun); err != nil {
-		return &answer{err: noAnswer(err), took: a.took}
+	if err != nil {
+		return noAnswer(err)
 	}
+	a.took = time.Since(begun)
 	return a
 }
-
-func noAnswer(err error) error { return fmt.Errorf("no answer: %w", err) }
 
 // parseHeader reads header lines. Those that were stored are well-formed; of others it takes what it can.
 func parseHeader(lines []byte) http.Header {

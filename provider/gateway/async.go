@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"sync"
 	"time"
 
 	"waggle/provider/feed"
@@ -171,118 +170,6 @@ func (ex *exchange) callback() (url string, several bool) {
 		}
 	}
 	return url, several
-}
-
-// cancelCall cancels a call of this gateway's queue, or has the other gateways look for it.
-func (ex *exchange) cancelCall(id []byte) (keep bool) {
-	call, _, _ := bytes.Cut(id, []byte("?"))
-	name := string(call)
-	if !feed.ValidCallID(name) {
-		return ex.refuse(400, "call id: legal are "+feed.CallIDRule)
-	}
-	err := ex.withQueue(func(ctx context.Context) error {
-		known, err := ex.g.cfg.Queue.Cancel(ctx, name)
-		if known || err != nil {
-			return err
-		}
-		return ex.g.cancelElsewhere(ctx, name)
-	})
-	if err != nil {
-		return ex.refuse(statusOf(err), err.Error())
-	}
-	return ex.respond(202, nil, "")
-}
-
-// cancelElsewhere passes a cancellation on. Anybody may ask for one, so their rate is bounded.
-func (g *Gateway) cancelElsewhere(ctx context.Context, id string) error {
-	if g.providerGone() {
-		return &http1.Error{Status: 503, Reason: "this gateway has no such call, and the provider, which could ask the others, cannot be reached"}
-	}
-	if ok, _ := g.asked.take(time.Now()); !ok {
-		return &http1.Error{Status: 429, Reason: fmt.Sprintf("too many cancellations of calls that this gateway does not have: legal are %d a second", maxCancels)}
-	}
-	if err := g.feed.Cancel(ctx, id); err != nil {
-		g.cfg.Logger.Warn("passing on a cancellation failed", "error", err)
-		return &http1.Error{Status: 503, Reason: "this gateway has no such call, and asking the others failed"}
-	}
-	return nil
-}
-
-// cancelled is told of cancellations that other gateways' clients asked for. It never blocks; what there is no room for
-// is lost, as it would be if it came while this gateway is away for long.
-func (g *Gateway) cancelled(id string) {
-	if g.cfg.Queue == nil {
-		return
-	}
-	select {
-	case g.cancels <- id:
-	default:
-		g.cfg.Logger.Warn("a cancellation was dropped: too many are waiting", "waiting", maxCancels)
-	}
-}
-
-// runCancels cancels what other gateways' clients asked for. They have been told that it will be done, so that a queue which
-// is away for a moment is asked again.
-func (g *Gateway) runCancels(ctx context.Context) error {
-	owed := make(chan string, maxCancels)
-	var retrying sync.WaitGroup
-	defer retrying.Wait()
-	retrying.Go(func() { g.retryCancels(ctx, owed) })
-	for {
-		select {
-		case id := <-g.cancels:
-			if g.cancelHere(ctx, id) {
-				continue
-			}
-			select {
-			case owed <- id:
-			default:
-			}
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// retryCancels goes on with what could not be cancelled at once, so that others need not wait for it.
-func (g *Gateway) retryCancels(ctx context.Context, owed <-chan string) {
-	until := make(map[string]time.Time)
-	again := time.NewTicker(cancelAgain)
-	defer again.Stop()
-	for {
-		select {
-		case id := <-owed:
-			if len(until) < maxCancels {
-				until[id] = time.Now().Add(cancelFor)
-			}
-		case now := <-again.C:
-			for id, by := range until {
-				if g.cancelHere(ctx, id) || now.After(by) {
-					delete(until, id)
-				}
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-const (
-	// cancelAgain is the time between two tries to cancel a call for another gateway's client, cancelFor how long they go on.
-	cancelAgain, cancelFor = time.Second, time.Minute
-	// cancelWithin bounds one try: an attempt under way may take long to end, and others wait behind it.
-	cancelWithin = 3 * time.Second
-)
-
-// cancelHere cancels a call if this gateway has it, and reports false if it may have it still.
-func (g *Gateway) cancelHere(ctx context.Context, id string) bool {
-	ctx, cancel := context.WithTimeout(ctx, cancelWithin)
-	defer cancel()
-	_, err := g.cfg.Queue.Cancel(ctx, id)
-	if err != nil {
-		g.cfg.Logger.Warn("cancelling a call for another gateway failed", "call_id", id, "error", err)
-	}
-	return err == nil
 }
 
 // pending is the number of asynchronous calls of a function that wait here, and how many of them are to be made now.

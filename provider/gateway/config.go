@@ -37,6 +37,8 @@ type Config struct {
 	WriteTimeout time.Duration `envconfig:"write_timeout" default:"60s" legal:"1s to 24h"`
 	// UpstreamTimeout bounds the wait for a function's response head, and the silence within its body.
 	UpstreamTimeout time.Duration `envconfig:"upstream_timeout" default:"60s" legal:"1s to 24h"`
+	// MaxUpstreamTimeout is the most that a function's own exec_timeout and write_timeout raise UpstreamTimeout to.
+	MaxUpstreamTimeout time.Duration `envconfig:"max_upstream_timeout" default:"10m" legal:"1s to 24h"`
 	// HeaderTimeout bounds the arrival of a request's head, from its first byte.
 	HeaderTimeout time.Duration `envconfig:"header_timeout" default:"10s" legal:"1s to 24h"`
 	// IdleTimeout is how long a client's connection is kept between requests.
@@ -68,6 +70,8 @@ type Config struct {
 	// MaxHeader bounds a request's head in bytes, MaxURI its target.
 	MaxHeader int `envconfig:"max_header_bytes" default:"16384" legal:"1024 to 65536"`
 	MaxURI    int `envconfig:"max_uri_bytes" default:"8192" legal:"at least 256"`
+	// MaxResponseHeader bounds the head of a function's response in bytes.
+	MaxResponseHeader int `envconfig:"max_response_header_bytes" default:"65536" legal:"1024 to 65536"`
 	// MaxBody bounds a request's body in bytes; 0 means no bound.
 	MaxBody int64 `envconfig:"max_body_bytes" default:"0" legal:"at least 0"`
 

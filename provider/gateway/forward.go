@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"time"
@@ -45,7 +46,7 @@ func (ex *exchange) forward() (status int, keep bool) {
 		}
 		ex.conn, ex.before = conn, conn.Written
 		ex.c.upstream.Store(conn)
-		ex.c.limit(ex.g.cfg.UpstreamTimeout)
+		ex.limitUpstream()
 		err = ex.send()
 		if err == nil {
 			err = ex.readHead()
@@ -98,6 +99,53 @@ func (ex *exchange) acquire() error {
 	var err error
 	ex.replica, err = ex.set.Wait(ex.tried[:ex.tries], ex.holdBy, ex.c.leaving())
 	return err
+}
+
+// timeoutMargin is what a function's own timeout is given beyond it, so that its own answer to a call that took too long
+// arrives.
+const timeoutMargin = 2 * time.Second
+
+// silence is how long the upstream may let this request wait for bytes, and by which setting; 0: as long as it likes,
+// since an inner caller keeps the time itself (async_run_timeout, async_callback_timeout).
+func (ex *exchange) silence() (most Duration, setting string) {
+	cfg := &ex.g.cfg
+	if ex.c.inner {
+		return 0, ""
+	}
+	most, setting = cfg.UpstreamTimeout, "the gateway's upstream_timeout"
+	if ex.control {
+		return most, setting
+	}
+	fn := ex.set.Function()
+	for _, own := range [...]struct {
+		value time.Duration
+		name  string
+	}{{fn.ExecTimeout, "its own exec_timeout"}, {fn.WriteTimeout, "its own write_timeout"}} {
+		raised, by := own.value+timeoutMargin, own.name
+		if raised > cfg.MaxUpstreamTimeout {
+			raised, by = cfg.MaxUpstreamTimeout, "the gateway's max_upstream_timeout"
+		}
+		if own.value > 0 && raised > most {
+			most, setting = raised, by
+		}
+	}
+	return most, setting
+}
+
+// limitUpstream gives the upstream the time for its next bytes.
+func (ex *exchange) limitUpstream() {
+	most, _ := ex.silence()
+	ex.c.limit(most)
+}
+
+// tooLate says which setting ended the wait.
+func (ex *exchange) tooLate() string {
+	who := "the function"
+	if ex.control {
+		who = "the provider"
+	}
+	most, setting := ex.silence()
+	return fmt.Sprintf("%s sent nothing for %s: that is %s", who, most, setting)
 }
 
 // hold begins the time for which the request may wait, unless it has begun.
@@ -160,6 +208,8 @@ func (ex *exchange) readHead() error {
 		if ex.uw > ex.ur {
 			n, perr := ex.resp.Parse(ex.up.B[ex.ur:ex.uw], toHEAD)
 			switch {
+			case n > ex.g.cfg.MaxResponseHeader:
+				return ex.headTooLong()
 			case perr != nil:
 				return perr
 			case n > 0 && ex.resp.Status >= 200, n > 0 && ex.resp.Status == 101:
@@ -191,16 +241,17 @@ func (ex *exchange) readUp() error {
 		ex.uw = copy(ex.up.B, ex.up.B[ex.ur:ex.uw])
 		ex.ur = 0
 	}
+	most := ex.g.cfg.MaxResponseHeader
+	if ex.uw >= most {
+		return ex.headTooLong()
+	}
 	if ex.uw == len(ex.up.B) {
-		if len(ex.up.B) >= mediumBuffer {
-			return errHeadTooLong
-		}
-		wider := mediumBuffers.Get().(*sock.Buffer)
+		wider := poolOf(min(2*len(ex.up.B), most)).Get().(*sock.Buffer)
 		copy(wider.B, ex.up.B)
 		putBuffer(ex.up)
 		ex.up = wider
 	}
-	n, err := ex.conn.Read(ex.up.B[ex.uw:])
+	n, err := ex.conn.Read(ex.up.B[ex.uw:min(most, len(ex.up.B))])
 	ex.uw += n
 	if err == io.EOF {
 		err = errTruncated
@@ -208,7 +259,10 @@ func (ex *exchange) readUp() error {
 	return err
 }
 
-var errHeadTooLong = &http1.Error{Status: 502, Reason: "response head is too long"}
+func (ex *exchange) headTooLong() error {
+	return &http1.Error{Status: 502, Reason: fmt.Sprintf("response head is too long: legal are %d bytes, the gateway's max_response_header_bytes",
+		ex.g.cfg.MaxResponseHeader)}
+}
 
 // relayInterim passes a 1xx response on, to clients that know them.
 func (ex *exchange) relayInterim(head []byte) error {
@@ -357,7 +411,7 @@ func (ex *exchange) fail(err error) (status int, keep bool) {
 	case up != nil && up.status != 0:
 		return status, ex.refuse(status, up.reason)
 	case status == 504:
-		return status, ex.refuse(status, "the function did not answer in time")
+		return status, ex.refuse(status, ex.tooLate())
 	}
 	return status, ex.refuse(status, "the function's connection broke: "+reason(err))
 }

@@ -162,7 +162,7 @@ func (ex *exchange) limitStream() {
 		ex.c.limit(0)
 		return
 	}
-	ex.c.limit(ex.g.cfg.UpstreamTimeout)
+	ex.limitUpstream()
 }
 
 // finish hands the connection and the replica back after a response that came whole; sent says that the request did too.

@@ -69,7 +69,7 @@ func (ex *exchange) carry(u *upload, to *sock.Conn) (more bool) {
 		u.status, u.reason = 413, "request body is too long"
 		return false
 	}
-	ex.c.limit(ex.g.cfg.UpstreamTimeout)
+	ex.limitUpstream()
 	if to.Write(got[:n], nil) != nil {
 		return false // the replica may have answered already: its response decides
 	}
