@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/openfaas/faas-provider/types"
 	sdk "github.com/openfaas/go-sdk"
@@ -260,7 +261,8 @@ func (s *System) functionsSettled(ctx context.Context) error {
 	return nil
 }
 
-// Ledger is the part of the results' JSON that says whether every acknowledged vote is accounted for.
+// Ledger is the part of the results' JSON that says whether every captured vote is accounted for; functions/results says
+// what each number means.
 type Ledger struct {
 	Streams []struct {
 		Node    string `json:"node"`
@@ -268,12 +270,26 @@ type Ledger struct {
 		Counted int64  `json:"counted"`
 		Pending int64  `json:"pending"`
 	} `json:"streams"`
-	Added       int64 `json:"added"`
-	Counted     int64 `json:"counted"`
-	Pending     int64 `json:"pending"`
-	Rejected    int64 `json:"rejected"`
-	Unaccounted int64 `json:"unaccounted"`
-	Missing     int64 `json:"missing"`
+	Captured int64 `json:"captured"`
+	Counted  int64 `json:"counted"`
+	Pending  int64 `json:"pending"`
+	Rejected int64 `json:"rejected"`
+	Lost     int64 `json:"lost"`
+	Missing  int64 `json:"missing"`
+	// Whole means that every captured vote is accounted for; Reasons say what is in the way.
+	Whole   bool     `json:"whole"`
+	Reasons []Reason `json:"reasons"`
+}
+
+// Reason is one thing that is in the way; each field but Code is empty where it does not apply.
+type Reason struct {
+	Code   string    `json:"code"`
+	Node   string    `json:"node"`
+	Check  string    `json:"check"`
+	Since  time.Time `json:"since"`
+	Until  time.Time `json:"until"`
+	N      int64     `json:"n"`
+	Closed bool      `json:"closed"`
 }
 
 // Active counts the streams that are being drained.

@@ -4,9 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
 
-// Status prints what runs, where it is reached, and whether every acknowledged vote is accounted for. It returns an
+// Status prints what runs, where it is reached, and whether every captured vote is accounted for. It returns an
 // error unless the system is whole.
 func (s *System) Status(ctx context.Context) error {
 	if _, err := s.Target.Manager.Ping(ctx); err != nil {
@@ -47,14 +48,69 @@ func (s *System) Status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.Out, "\nvotes    %d acknowledged = %d counted + %d pending; %d rejected, %d unaccounted, %d node(s) missing\n",
-		ledger.Added, ledger.Counted, ledger.Pending, ledger.Rejected, ledger.Unaccounted, ledger.Missing)
+	fmt.Fprintf(s.Out, "\nvotes    %s\n", ledger)
+	troubles := ledger.troubles(time.Now())
+	for _, t := range troubles {
+		fmt.Fprintf(s.Out, "         %s\n", t.text)
+	}
 	for _, gateway := range s.Target.Gateways {
 		fmt.Fprintf(s.Out, "gateway  %s\n", gateway)
 	}
-	if len(unwell) > 0 || ledger.Unaccounted != 0 || ledger.Missing != 0 {
-		return failf("See `docker service ps` of what is named above.", "not whole: services %s, %d votes unaccounted, %d nodes missing",
-			joinWords(unwell), ledger.Unaccounted, ledger.Missing)
+	faults := 0
+	for _, t := range troubles {
+		if t.fault {
+			faults++
+		}
+	}
+	if len(unwell) > 0 || faults > 0 {
+		return failf("See `docker service ps` of what is named above.", "not whole: services %s, %d fault(s) in the ledger", joinWords(unwell), faults)
 	}
 	return nil
+}
+
+// String is the ledger's sum, in the words of the results page.
+func (l Ledger) String() string {
+	text := fmt.Sprintf("%d captured = %d counted + %d pending + %d rejected + %d lost", l.Captured, l.Counted, l.Pending, l.Rejected, l.Lost)
+	if l.Whole {
+		text += "; every captured vote is accounted for"
+	}
+	return text
+}
+
+// trouble is a reason for people; a fault does not go away by waiting for the votes on their way.
+type trouble struct {
+	text  string
+	fault bool
+}
+
+func (l Ledger) troubles(now time.Time) (all []trouble) {
+	for _, r := range l.Reasons {
+		t := trouble{fault: !r.Closed}
+		at := func(at time.Time) string {
+			return fmt.Sprintf("%s (%s ago)", at.UTC().Format("2 January 15:04:05 UTC"), now.Sub(at).Round(time.Second))
+		}
+		switch r.Code {
+		case "pending":
+			t = trouble{text: fmt.Sprintf("%d captured votes are not counted yet", r.N)}
+		case "silent":
+			t.text = fmt.Sprintf("node %s is silent since %s; what it holds is not counted yet", r.Node, at(r.Since))
+		case "lost":
+			t.text = fmt.Sprintf("%d captured votes are lost", r.N)
+		case "gap":
+			t.text = fmt.Sprintf("votes captured on node %s between %s and %s cannot be accounted for", r.Node, at(r.Since), at(r.Until))
+		case "check":
+			t.text = fmt.Sprintf("self-check %s is off by %d", r.Check, r.N)
+		case "unread":
+			t.text = fmt.Sprintf("the count cannot be read since %s", at(r.Since))
+		case "no_nodes":
+			t.text = "no node has been read yet"
+		default:
+			t.text = r.Code
+		}
+		if r.Closed {
+			t.text += "; an operator has closed this"
+		}
+		all = append(all, t)
+	}
+	return all
 }

@@ -18,16 +18,17 @@ type config struct {
 	host     string // postgres_host, default waggle_postgres; a path is the directory of a unix socket
 	port     uint16 // postgres_port, default 5432
 	database string // postgres_database, default waggle
-	user     string // postgres_user, default waggle_results: a role that may read three views and nothing else
+	user     string // postgres_user, default waggle_results: a role that may read some views and nothing else
 	sslmode  string // postgres_sslmode, default disable: the overlay between the two is internal
 	voteURL  string // vote_url: where the page links to the ballot; default none
+	siblings string // siblings: http://name:port/ of all replicas of this function, to ask while Postgres is away; default none
 	password string
 	polls    []poll
 }
 
 const (
 	maxSecret = maxPollFile
-	// connections: one reads, at most once a second; the other is there while the first one hangs.
+	// connections is how many look receipts up at once. The count has a connection of its own.
 	connections = 2
 	// connectTimeout and statementTimeout keep a Postgres that hangs from collecting sessions of ours.
 	connectTimeout   = 2 * time.Second
@@ -45,7 +46,7 @@ func configFromEnv(getenv func(string) string) (config, error) {
 	c := config{
 		host: setting("postgres_host", "waggle_postgres"), database: setting("postgres_database", "waggle"),
 		user: setting("postgres_user", "waggle_results"), sslmode: setting("postgres_sslmode", "disable"),
-		voteURL: getenv("vote_url"),
+		voteURL: getenv("vote_url"), siblings: getenv("siblings"),
 	}
 	var errs []error
 	port, err := strconv.ParseUint(setting("postgres_port", "5432"), 10, 16)
@@ -60,6 +61,9 @@ func configFromEnv(getenv func(string) string) (config, error) {
 	}
 	if u, err := url.Parse(c.voteURL); err != nil || (u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https") {
 		errs = append(errs, fmt.Errorf("vote_url=%q: must be a path or an http or https address", c.voteURL))
+	}
+	if u, err := url.Parse(c.siblings); err != nil || c.siblings != "" && (u.Scheme != "http" || u.Hostname() == "" || u.Port() == "") {
+		errs = append(errs, fmt.Errorf("siblings=%q: must be http://name:port/", c.siblings))
 	}
 	directory := setting("secret_mount_path", "/var/openfaas/secrets")
 	password, err := readSecret(directory, "postgres-results")

@@ -19,6 +19,7 @@ func TestConfigFromEnv(t *testing.T) {
 		"port out of range":   {map[string]string{"postgres_port": "65536"}, nil, "from 1 to 65535"},
 		"bad sslmode":         {map[string]string{"postgres_sslmode": "prefer"}, nil, `postgres_sslmode="prefer"`},
 		"link with a script":  {map[string]string{"vote_url": "javascript:alert(1)"}, nil, "vote_url"},
+		"siblings no URL":     {map[string]string{"siblings": "results:8080"}, nil, `siblings="results:8080"`},
 		"no password":         {nil, map[string]string{"postgres-results": ""}, "secret postgres-results"},
 		"malformed poll file": {nil, map[string]string{"polls": "{}"}, "poll file"},
 	}

@@ -1,9 +1,13 @@
 // Package results is the count: the OpenFaaS function that shows each poll's tally and the ledger behind it.
 //
-// In: a GET. Out: a page that works without JavaScript, or JSON, read from the tally's views in Postgres as a role
-// that may read nothing else. It guarantees that an answer is at most a second old or marked stale with its time,
-// that tally and ledger are of one moment, that Postgres is asked at most once a second however many look, and that
-// a poll with results "closed" shows nothing before it closes.
+// In: a GET. Out: pages that work without JavaScript and keep themselves up to date with it, JSON, CSV or a stream of
+// server-sent events, made from the tally's views in Postgres by a role that may read nothing else; and for a receipt,
+// what became of its vote.
+//
+// It guarantees that an answer is at most a few seconds old or marked stale with its time; that tally and ledger are of
+// one moment; that a poll is called final, and the ledger whole, only when nothing is known that may still change it;
+// that Postgres is asked for the count once a second by all replicas together, however many look; and that a poll with
+// results "closed" shows nothing before it closes.
 package results
 
 import (
@@ -15,6 +19,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -22,8 +28,16 @@ import (
 
 // handler serves the function. It is safe for concurrent use.
 type handler struct {
-	store *store
-	cache *cache
+	polls    []poll
+	links    links
+	logger   *slog.Logger
+	receipts *receiptStore
+
+	view    atomic.Pointer[view]
+	first   chan struct{} // closed when there is a view
+	end     context.CancelFunc
+	watch   sync.WaitGroup
+	streams atomic.Int64
 }
 
 // New is the function's start: see README.md of the template go-http. Postgres need not be there yet.
@@ -44,20 +58,27 @@ func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, e
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connections to Postgres: %w", err)
 	}
-	h := &handler{store: &store{pool: pool}}
-	h.cache = &cache{read: h.store.read, logger: logger, render: func(n *count, stale bool) (*answer, error) {
-		return renderAnswer(newReport(c.polls, n, time.Now(), stale), c.voteURL)
+	h := &handler{polls: c.polls, links: links{vote: c.voteURL}, logger: logger, receipts: newReceiptStore(pool), first: make(chan struct{})}
+	w := &watcher{publish: h.publish, logger: logger, dial: func(ctx context.Context) (link, error) {
+		return dial(ctx, poolConfig.ConnConfig, c.polls)
 	}}
+	if c.siblings != "" {
+		w.fallback = siblings{address: c.siblings, polls: c.polls}.count
+	}
+	ctx, h.end = context.WithCancel(ctx)
+	h.watch.Go(func() { w.run(ctx) })
 	logger.Info("results starting", "polls", len(c.polls), "postgres_host", c.host, "postgres_port", c.port,
-		"postgres_database", c.database, "postgres_user", c.user, "postgres_sslmode", c.sslmode)
+		"postgres_database", c.database, "postgres_user", c.user, "postgres_sslmode", c.sslmode, "siblings", c.siblings)
 	return h, nil
 }
 
-// Shutdown closes the connections, waiting for a reading that runs.
+// Shutdown closes the connections, waiting for what runs.
 func (h *handler) Shutdown(ctx context.Context) error {
+	h.end()
 	closed := make(chan struct{})
 	go func() {
-		h.store.close()
+		h.watch.Wait()
+		h.receipts.close()
 		close(closed)
 	}()
 	select {
@@ -68,63 +89,145 @@ func (h *handler) Shutdown(ctx context.Context) error {
 	}
 }
 
+// publish makes a count what everybody sees. One goroutine calls it.
+func (h *handler) publish(c *count, stale bool) {
+	before := h.view.Load()
+	v, err := newView(newReport(h.polls, c, time.Now(), stale), h.links, before)
+	if err != nil {
+		h.logger.Error("preparing the results failed", "error", err)
+		return
+	}
+	h.view.Store(v)
+	if before == nil {
+		close(h.first)
+		return
+	}
+	before.release()
+	close(before.newer)
+}
+
+// current waits for the first view, if need be, and returns nil if there is none within the time in which a replica that
+// has just started and a Postgres that answers find each other.
+func (h *handler) current(ctx context.Context) *view {
+	if v := h.view.Load(); v != nil {
+		return v
+	}
+	timer := time.NewTimer(readTimeout)
+	defer timer.Stop()
+	select {
+	case <-h.first:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return h.view.Load()
+}
+
 // ServeHTTP answers GET / in the form that was asked for.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Content-Security-Policy", policy)
 	header.Set("Referrer-Policy", "same-origin")
-	header.Set("Vary", "Accept")
+	header.Set("Vary", "Accept, Accept-Language")
 	header.Set("Cache-Control", "no-store")
-	if r.URL.Path != "/" && r.URL.Path != "" {
-		http.Error(w, "There is nothing here; the results are at the function's root.", http.StatusNotFound)
-		return
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		header.Set("Allow", "GET, HEAD")
-		http.Error(w, "Only GET and HEAD.", http.StatusMethodNotAllowed)
-		return
-	}
-	query := r.URL.Query()
-	asJSON := strings.Contains(r.Header.Get("Accept"), "application/json") && !strings.Contains(r.Header.Get("Accept"), "text/html")
-	switch format := query.Get("format"); format {
-	case "":
-	case "json", "html":
-		asJSON = format == "json"
-	default:
-		http.Error(w, fmt.Sprintf("format=%s: must be json or html.", quoted(format)), http.StatusBadRequest)
-		return
-	}
-	a := h.cache.get(r.Context())
+	q, p := h.question(r)
 	switch {
-	case a == nil:
-		header.Set("Retry-After", "2")
-		answerUnavailable(w, asJSON)
-	case asJSON:
-		send(w, "application/json", a.json)
-	case query.Get("live") == "0":
-		send(w, "text/html; charset=utf-8", a.still)
+	case p != nil:
+	case r.URL.Path != "/" && r.URL.Path != "":
+		p = &problem{http.StatusNotFound, "not_found", "There is nothing here; the results are at the function's root."}
+	case r.Method == http.MethodOptions:
+		allowReading(header)
+		header.Set("Allow", methods)
+		header.Set("Access-Control-Allow-Methods", methods)
+		header.Set("Access-Control-Allow-Headers", "If-None-Match")
+		header.Set("Access-Control-Max-Age", "86400")
+		w.WriteHeader(http.StatusNoContent)
+		return
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		header.Set("Allow", methods)
+		p = &problem{http.StatusMethodNotAllowed, "bad_method", "Only " + methods + "."}
+	}
+	switch {
+	case p != nil:
+		p.answer(w, q.form)
+	case q.receipt != nil:
+		h.answerReceipt(w, r, q)
 	default:
-		send(w, "text/html; charset=utf-8", a.moving)
+		h.answerCount(w, r, q)
 	}
 }
 
-func send(w http.ResponseWriter, kind string, body []byte) {
+const methods = "GET, HEAD, OPTIONS"
+
+// allowReading lets pages of other sites read what anybody may read: no cookie is involved.
+func allowReading(header http.Header) {
+	header.Set("Access-Control-Allow-Origin", "*")
+	header.Set("Access-Control-Expose-Headers", "ETag")
+}
+
+var contentTypes = map[format]string{
+	formatHTML: "text/html; charset=utf-8", formatJSON: "application/json", formatCSV: "text/csv; charset=utf-8; header=present",
+	formatEvents: "text/event-stream",
+}
+
+func (h *handler) answerCount(w http.ResponseWriter, r *http.Request, q question) {
+	v := h.current(r.Context())
+	if v == nil {
+		answerUnavailable(w, q.form)
+		return
+	}
+	if q.form.format == formatEvents {
+		h.stream(w, r, q, v)
+		return
+	}
+	body, err := v.render(q.form)
+	if err != nil {
+		h.logger.Error("rendering the results failed", "error", err)
+		p := &problem{http.StatusInternalServerError, "internal", "The results cannot be shown."}
+		p.answer(w, q.form)
+		return
+	}
 	header := w.Header()
 	header.Set("Cache-Control", "public, max-age=1")
-	header.Set("Content-Type", kind)
+	header.Set("Content-Type", contentTypes[q.form.format])
+	switch q.form.format {
+	case formatCSV:
+		header.Set("Content-Disposition", `inline; filename="results.csv"`)
+		fallthrough
+	case formatJSON:
+		allowReading(header)
+		etag := v.etag(q.form)
+		header.Set("ETag", etag)
+		if matches(r.Header.Values("If-None-Match"), etag) {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	_, _ = w.Write(body) // The client may be gone; there is nobody to tell.
 }
 
-// answerUnavailable is for a replica that has never read a count. The page asks again by itself.
-func answerUnavailable(w http.ResponseWriter, asJSON bool) {
-	kind, body := "text/html; charset=utf-8", `<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="3">`+
-		"<title>Results</title><p>The count cannot be read just now. Votes are being recorded all the same; this page tries again by itself.</p></html>\n"
-	if asJSON {
-		kind, body = "application/json", `{"status":"error","code":"unavailable","message":"The count cannot be read just now."}`+"\n"
+// matches reports whether one of the tags of an If-None-Match is ours; the comparison is the weak one of RFC 9110.
+func matches(lines []string, etag string) bool {
+	for _, tag := range strings.Split(strings.Join(lines, ","), ",") {
+		tag = strings.TrimSpace(tag)
+		if tag == "*" || strings.TrimPrefix(tag, "W/") == strings.TrimPrefix(etag, "W/") {
+			return true
+		}
 	}
-	w.Header().Set("Content-Type", kind)
-	w.WriteHeader(http.StatusServiceUnavailable)
-	_, _ = w.Write([]byte(body))
+	return false
+}
+
+// answerUnavailable is for a replica that knows no count. The page asks again by itself.
+func answerUnavailable(w http.ResponseWriter, form variant) {
+	w.Header().Set("Retry-After", "2")
+	if form.format == formatHTML {
+		writeTemplate(w, http.StatusServiceUnavailable, "unavailable", struct {
+			L     *language
+			Style any
+		}{form.lang, style})
+		return
+	}
+	p := &problem{http.StatusServiceUnavailable, "unavailable", languages[0].Text("unavailable")}
+	p.answer(w, form)
 }

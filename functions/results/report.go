@@ -1,19 +1,23 @@
 package results
 
 import (
+	"cmp"
+	"math"
 	"slices"
 	"time"
 )
 
-// report is the JSON answer, and what the page shows.
+// report is the JSON answer, and what the pages show.
 type report struct {
 	Polls  []pollReport `json:"polls"`
 	Ledger ledger       `json:"ledger"`
 	// Stale means that Postgres does not answer and this is the last count, of Ledger.AsOf.
 	Stale bool `json:"stale"`
+
+	now time.Time
 }
 
-// pollReport is one poll. Hidden ones have neither votes nor total until they close.
+// pollReport is one poll. Hidden ones have neither votes, shares, turnout nor total until they close.
 type pollReport struct {
 	ID       int32          `json:"id"`
 	Slug     string         `json:"slug"`
@@ -25,6 +29,18 @@ type pollReport struct {
 	Hidden   bool           `json:"hidden"`
 	Options  []optionReport `json:"options"`
 	Total    *int64         `json:"total"`
+	// Tie is the number of options that share the most votes, if several do; else 0.
+	Tie int `json:"tie"`
+	// Final means that nothing is known that may still change the result. Reasons say what may, and which losses an operator
+	// has closed.
+	Final   bool     `json:"final"`
+	Reasons []reason `json:"reasons"`
+	// Entries are the presses counted for this poll, by node: each press of a voter who votes again counts here.
+	Entries []nodeEntries `json:"entries"`
+	// Turnout are the new voters of each minute with any, in the last two hours of the poll; Earlier are those before. It
+	// is there until a day after the poll.
+	Turnout []minuteVoters `json:"turnout"`
+	Earlier int64          `json:"turnout_earlier"`
 }
 
 type optionReport struct {
@@ -32,95 +48,106 @@ type optionReport struct {
 	Slug  string `json:"slug"`
 	Name  string `json:"name"`
 	Votes *int64 `json:"votes"`
+	// Share is the part of the total in percent, rounded to a hundredth; null without votes.
+	Share *float64 `json:"share"`
+	// Leads marks the option with the most votes, or all that share them.
+	Leads bool `json:"leads"`
+	gone  bool
 }
-
-// ledger accounts for every entry that a stream ever took. Unaccounted is what is neither counted, pending nor
-// rejected: 0, or the number of votes that a fault destroyed. Missing counts the nodes nobody has heard of lately.
-type ledger struct {
-	Streams     []stream  `json:"streams"`
-	Added       int64     `json:"added"`
-	Counted     int64     `json:"counted"`
-	Pending     int64     `json:"pending"`
-	Rejected    int64     `json:"rejected"`
-	Unaccounted int64     `json:"unaccounted"`
-	Missing     int       `json:"missing"`
-	Checks      []check   `json:"checks"`
-	AsOf        time.Time `json:"as_of"`
-}
-
-const goneOption = "(no longer on the ballot)"
 
 // newReport puts a count beside the polls. It is pure; now decides what is open and what is hidden.
 func newReport(polls []poll, c *count, now time.Time, stale bool) report {
-	r := report{Stale: stale, Polls: make([]pollReport, 0, len(polls)), Ledger: newLedger(c)}
+	r := report{Stale: stale, Polls: make([]pollReport, 0, len(polls)), Ledger: newLedger(c, stale), now: now}
 	for i := range polls {
-		r.Polls = append(r.Polls, newPollReport(&polls[i], c, now))
+		r.Polls = append(r.Polls, newPollReport(&polls[i], c, &r.Ledger, now))
 	}
 	return r
 }
 
-func newPollReport(p *poll, c *count, now time.Time) pollReport {
+// only is the report of one poll.
+func (r report) only(slug string) report {
+	r.Polls = slices.DeleteFunc(slices.Clone(r.Polls), func(p pollReport) bool { return p.Slug != slug })
+	return r
+}
+
+func newPollReport(p *poll, c *count, l *ledger, now time.Time) pollReport {
 	out := pollReport{
 		ID: p.ID, Slug: p.Slug, Question: p.Question, Mode: p.Mode, State: p.state(now), Opens: p.Opens, Closes: p.Closes,
+		Entries: []nodeEntries{}, Turnout: []minuteVoters{},
 	}
-	out.Hidden = p.Results == resultsClose && out.State != "closed"
-	var total int64
-	listed := map[int16]bool{}
+	out.Reasons = notFinal(p, l, now)
+	out.Final = !slices.ContainsFunc(out.Reasons, func(r reason) bool { return !r.Closed })
+	out.Hidden = p.Results == resultsClose && out.State != "closed" || c.unknown[p.ID]
 	for _, o := range p.Options {
-		listed[o.ID] = true
-		votes := c.votes[choice{p.ID, o.ID}]
-		total += votes
-		out.Options = append(out.Options, optionReport{ID: o.ID, Slug: o.Slug, Name: o.Name, Votes: &votes})
+		out.Options = append(out.Options, optionReport{ID: o.ID, Slug: o.Slug, Name: o.Name})
+	}
+	if out.Hidden {
+		return out
 	}
 	// Votes for an option that was taken off the ballot were cast all the same.
-	var gone []int16
 	for key, votes := range c.votes {
-		if key.poll == p.ID && !listed[key.option] && votes != 0 {
-			gone = append(gone, key.option)
+		listed := slices.ContainsFunc(p.Options, func(o option) bool { return o.ID == key.option })
+		if key.poll == p.ID && !listed && votes != 0 {
+			out.Options = append(out.Options, optionReport{ID: key.option, gone: true})
 		}
 	}
-	slices.Sort(gone)
-	for _, id := range gone {
-		votes := c.votes[choice{p.ID, id}]
-		total += votes
-		out.Options = append(out.Options, optionReport{ID: id, Name: goneOption, Votes: &votes})
+	slices.SortFunc(out.Options[len(p.Options):], func(a, b optionReport) int { return cmp.Compare(a.ID, b.ID) })
+	out.addVotes(c)
+	if entries := c.entries[p.ID]; entries != nil {
+		out.Entries = entries
 	}
-	out.Total = &total
-	if out.Hidden {
-		out.Total = nil
-		for i := range out.Options {
-			out.Options[i].Votes = nil
-		}
-	}
+	out.addTurnout(c.turnout[p.ID])
 	return out
 }
 
-func newLedger(c *count) ledger {
-	l := ledger{Streams: c.streams, Checks: c.checks, AsOf: c.asOf}
-	if l.Streams == nil {
-		l.Streams = []stream{}
+func (p *pollReport) addVotes(c *count) {
+	var total, most int64
+	for _, o := range p.Options {
+		votes := c.votes[choice{p.ID, o.ID}]
+		total += votes
+		most = max(most, votes)
 	}
-	if l.Checks == nil {
-		l.Checks = []check{}
-	}
-	for _, s := range c.streams {
-		l.Added += s.Added
-		l.Counted += s.Counted
-		l.Pending += s.Pending
-		l.Rejected += s.Rejected
-		if s.State == "missing" {
-			l.Missing++
+	p.Total = &total
+	for i := range p.Options {
+		o := &p.Options[i]
+		votes := c.votes[choice{p.ID, o.ID}]
+		o.Votes = &votes
+		if total > 0 {
+			share := math.Round(10_000*float64(votes)/float64(total)) / 100
+			o.Share = &share
 		}
-		// Stream by stream, so that too much on one node never hides too little on another.
-		l.Unaccounted += max(0, s.Added-s.Counted-s.Pending-s.Rejected)
+		if o.Leads = most > 0 && votes == most; o.Leads {
+			p.Tie++
+		}
 	}
-	return l
+	if p.Tie == 1 {
+		p.Tie = 0
+	}
 }
 
-// share is an option's part of the total in percent, for the page's bars.
-func (o optionReport) share(total int64) float64 {
-	if o.Votes == nil || total <= 0 {
-		return 0
+func (p *pollReport) addTurnout(minutes []minuteVoters) {
+	if len(minutes) == 0 {
+		return
 	}
-	return 100 * float64(*o.Votes) / float64(total)
+	p.Turnout, p.Earlier = minutes, *p.Total
+	for _, m := range minutes {
+		p.Earlier -= m.Voters
+	}
+	p.Earlier = max(p.Earlier, 0)
+}
+
+// turnoutEnd is the last minute of a poll that can have voters at now.
+func (p *poll) turnoutEnd(now time.Time) time.Time {
+	if now.Before(p.Closes) {
+		return now.Truncate(time.Minute)
+	}
+	return p.Closes.Add(-1).Truncate(time.Minute)
+}
+
+// presses is the number of entries that were counted for the poll: every press of every voter.
+func (p *pollReport) presses() (n int64) {
+	for _, e := range p.Entries {
+		n += e.Counted
+	}
+	return n
 }

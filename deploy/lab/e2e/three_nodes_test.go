@@ -84,7 +84,7 @@ func TestThreeNodes(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if r.Ledger.Pending != 0 || r.Ledger.Unaccounted != 0 || r.Ledger.Missing != 0 || r.Ledger.Active() != 2 {
+			if r.Ledger.Pending != 0 || r.Ledger.Lost != 0 || r.Ledger.Missing != 0 || r.Ledger.Active() != 2 {
 				return fmt.Errorf("ledger: %+v", r.Ledger)
 			}
 			return nil
