@@ -6,7 +6,6 @@ import (
 	"context"
 	_ "embed"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -28,6 +27,7 @@ const usage = `worker counts votes, as the environment tells it.
   worker                     drain until SIGTERM
   worker migrate             bring the schema up to date (secret postgres-admin)
   worker retire -node NAME   write off a node that will never come back
+  worker close -node NAME    close what a node has lost: it stays in the ledger and raises no alarm any more
   worker config check        print the settings that would be in effect, or each mistake on a line and end with status 2
   worker help                print this
   worker -healthcheck        ask the worker in this container whether it is alive
@@ -69,10 +69,10 @@ func command(ctx context.Context, args []string) error {
 		return watch(ctx, age(), func(ctx context.Context) error { return healthcheck(ctx, cfg) })
 	case "migrate":
 		return migrate(ctx, cfg)
-	case "retire":
-		return retire(ctx, cfg, args[1:])
+	case "retire", "close":
+		return onNode(ctx, cfg, name, args[1:])
 	default:
-		return fmt.Errorf("command is %q: must be migrate, retire, config check, help, -healthcheck, or none to drain", name)
+		return fmt.Errorf("command is %q: must be migrate, retire, close, config check, help, -healthcheck, or none to drain", name)
 	}
 }
 
@@ -137,34 +137,6 @@ func migrate(ctx context.Context, cfg config) error {
 	applied, err := store.AwaitMigrate(ctx, dsn, cfg.StartTimeout, log)
 	if err == nil {
 		log.Info("the schema is up to date", "applied", applied)
-	}
-	return err
-}
-
-func retire(ctx context.Context, cfg config, args []string) error {
-	flags := flag.NewFlagSet("retire", flag.ContinueOnError)
-	node := flags.String("node", "", "name of the capture node that will never come back")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if *node == "" || flags.NArg() > 0 {
-		return errors.New("retire needs -node NAME and nothing else")
-	}
-	dsn, err := cfg.dsn("waggle_drain", "postgres-drain")
-	if err != nil {
-		return err
-	}
-	tally, err := store.New(store.Config{DSN: dsn})
-	if err != nil {
-		return err
-	}
-	defer tally.Close()
-	n, err := tally.Retire(ctx, *node)
-	if err == nil && n == 0 {
-		err = fmt.Errorf("node %q has no stream to retire: its name must be one that the ledger shows as missing", *node)
-	}
-	if err == nil {
-		cfg.logger().Info("retired a node", "node", *node, "streams", n)
 	}
 	return err
 }

@@ -132,10 +132,10 @@ func TestFromMigrationToACountedVote(t *testing.T) {
 	} else {
 		response.Body.Close()
 	}
-	if err := retire(t.Context(), c, []string{"-node", r.Node()}); err == nil || !strings.Contains(err.Error(), "seen within the last minute") {
+	if err := onNode(t.Context(), c, "retire", []string{"-node", r.Node()}); err == nil || !strings.Contains(err.Error(), "seen within the last minute") {
 		t.Errorf("retiring a live node = %v, want a refusal", err)
 	}
-	if err := retire(t.Context(), c, []string{"-node", "nobody"}); err == nil {
+	if err := onNode(t.Context(), c, "retire", []string{"-node", "nobody"}); err == nil {
 		t.Error("retiring an unknown node succeeded")
 	}
 	stop()

@@ -18,10 +18,10 @@ func BenchmarkDrain(b *testing.B) {
 			bench, r := newBench(b), harness.Redis(b)
 			c := capture(b, r)
 			d := bench.worker("w", func(d *Drain) { d.cfg.BatchSize = batch }, r)
-			s := newStream(d, r.Addr())
-			b.Cleanup(func() { _ = s.queue.close() })
+			s := newDrainer(d, r.Addr())
+			b.Cleanup(func() { _ = s.source.close() })
 			ctx := b.Context()
-			inc, node, err := s.queue.identify(ctx)
+			inc, node, err := s.source.identify(ctx)
 			if err != nil {
 				b.Fatalf("identifying: %v", err)
 			}
@@ -47,9 +47,10 @@ func BenchmarkDrain(b *testing.B) {
 				round++
 				before := cpu(b)
 				b.StartTimer()
-				l, err := s.nextLook(ctx)
+				l, err := s.nextReading(ctx)
 				if err == nil {
-					err = s.count(ctx, s.assess(l), l.entries)
+					seen, _ := s.reconcile(l)
+					err = s.count(ctx, seen, l.entries)
 				}
 				if err != nil || len(l.entries) != batch {
 					b.Fatalf("counting %d entries: %v", len(l.entries), err)

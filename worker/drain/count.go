@@ -7,48 +7,48 @@ import (
 	"waggle/worker/store"
 )
 
-// count commits entries that follow the account; seen is the account after their look, short of the entries themselves.
+// count commits entries that follow the account; seen is the account after their reading, short of the entries themselves.
 // A batch that Postgres refuses for its data is halved until the entry at fault stands alone, and is rejected.
-func (s *stream) count(hard context.Context, seen store.Account, entries []entry) error {
-	err := s.commit(hard, seen, entries, "")
+func (d *drainer) count(hard context.Context, seen store.Account, entries []entry) error {
+	err := d.commit(hard, seen, entries, "")
 	if err == nil || store.Classify(err) != store.Data {
 		return err
 	}
-	s.metrics.storeErrors.WithLabelValues(store.Data.String()).Inc()
+	d.metrics.storeErrors.WithLabelValues(store.Data.String()).Inc()
 	if len(entries) == 1 {
-		return s.commit(hard, seen, entries, store.Reason(err))
+		return d.commit(hard, seen, entries, store.Reason(err))
 	}
 	half := len(entries) / 2
-	if err := s.count(hard, seen, entries[:half]); err != nil {
+	if err := d.count(hard, seen, entries[:half]); err != nil {
 		return err
 	}
-	return s.count(hard, seen, entries[half:])
+	return d.count(hard, seen, entries[half:])
 }
 
 // commit counts entries in one statement, or rejects them all for the given reason.
-func (s *stream) commit(hard context.Context, seen store.Account, entries []entry, reason string) error {
-	batch := fold(s.state.ID, s.cfg.Polls, entries, reason)
+func (d *drainer) commit(hard context.Context, seen store.Account, entries []entry, reason string) error {
+	batch := fold(d.state.ID, d.cfg.Polls, entries, reason)
 	after := seen
-	after.Revision = s.state.Revision
-	after.N = s.state.N + int64(len(entries))
+	after.Revision = d.state.Revision
+	after.N = d.state.N + int64(len(entries))
 	after.Pos = entries[len(entries)-1].id
-	batch.Before, batch.After = s.state, after
+	batch.Before, batch.After = d.state, after
 	began := time.Now()
-	effect, err := s.tally.Commit(hard, batch)
+	effect, err := d.tally.Commit(hard, batch)
 	if err != nil {
-		return s.unlessStale("counting a batch", err)
+		return d.unlessStale("counting a batch", err)
 	}
-	s.wrote = time.Now()
-	s.state.Account = after
-	s.state.Revision++
-	s.metrics.commit.Observe(s.wrote.Sub(began).Seconds())
-	s.metrics.batch.Observe(float64(len(entries)))
+	d.wrote = time.Now()
+	d.state.Account = after
+	d.state.Revision++
+	d.metrics.commit.Observe(d.wrote.Sub(began).Seconds())
+	d.metrics.batch.Observe(float64(len(entries)))
 	for name, n := range map[string]int64{"inserted": effect.Inserted, "changed": effect.Changed, "stale": effect.Stale,
 		"superseded": batch.Superseded, "rejected": int64(len(batch.Rejects))} {
-		s.metrics.entries.WithLabelValues(name).Add(float64(n))
+		d.metrics.entries.WithLabelValues(name).Add(float64(n))
 	}
 	if n := len(batch.Rejects); n > 0 {
-		s.log.Error("entries are no votes", "node", s.node, "entries", n, "first", batch.Rejects[0].ID, "reason", batch.Rejects[0].Reason)
+		d.log.Error("entries are no votes", "node", d.node, "entries", n, "first", batch.Rejects[0].ID, "reason", batch.Rejects[0].Reason)
 	}
 	return nil
 }

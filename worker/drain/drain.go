@@ -44,7 +44,7 @@ const (
 type tally interface {
 	Register(ctx context.Context, node, inc string) (store.Stream, error)
 	Read(ctx context.Context, inc string) (store.Stream, error)
-	Observe(ctx context.Context, before store.Stream, after store.Account) error
+	Observe(ctx context.Context, before, after store.Stream, cause string) error
 	Commit(ctx context.Context, b store.Batch) (store.Effect, error)
 }
 
@@ -69,7 +69,7 @@ type Config struct {
 	User, Password string
 	// BatchSize is the most entries read and counted at once; zero means 2000, which measured best.
 	BatchSize int
-	// PollInterval is the pause between two looks at an idle stream; zero means 200 ms.
+	// PollInterval is the pause between two readings of an idle stream; zero means 200 ms.
 	PollInterval time.Duration
 	// ScanInterval is the pause between two look-ups of the addresses; zero means 3 s.
 	ScanInterval time.Duration
@@ -142,7 +142,7 @@ type Drain struct {
 	metrics *metrics
 	tally   tally
 	roster  roster
-	dial    func(addr string) queue
+	dial    func(addr string) source
 	live    atomic.Pointer[[]string]
 	beat    atomic.Int64 // Unix nanoseconds of the supervisor's last scan
 
@@ -166,7 +166,7 @@ func New(cfg Config) (*Drain, error) {
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer), tally: cfg.Store, roster: cfg.Store,
 		named: map[string]bool{}, running: map[string]bool{}, claimed: map[string]string{},
 	}
-	d.dial = func(addr string) queue { return dialRedis(addr, cfg.User, cfg.Password) }
+	d.dial = func(addr string) source { return dialRedis(addr, cfg.User, cfg.Password) }
 	d.live.Store(&[]string{cfg.Worker})
 	d.beat.Store(time.Now().UnixNano())
 	return d, nil
@@ -237,6 +237,7 @@ func (d *Drain) heartbeat(ctx context.Context) error {
 // verify runs on one worker at a time, as the owner of a stream that does not exist.
 func (d *Drain) verify(ctx context.Context) error {
 	if !owns(d.cfg.Worker, "verify", *d.live.Load()) {
+		d.metrics.drift.Reset() // what it found last is the affair of another worker now
 		return nil
 	}
 	checks, err := d.roster.Verify(ctx)
@@ -289,7 +290,7 @@ func (d *Drain) scan(ctx, hard context.Context, g *errgroup.Group) error {
 		d.log.Info("found a capture node", "address", addr)
 		g.Go(func() error {
 			defer d.forget(addr)
-			return newStream(d, addr).run(ctx, hard)
+			return newDrainer(d, addr).run(ctx, hard)
 		})
 	}
 	d.metrics.named.Set(float64(len(addrs)))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -159,8 +160,16 @@ func TestStreamsMoveToAWorkerThatJoins(t *testing.T) {
 	for range 3 {
 		servers = append(servers, harness.Redis(t))
 	}
-	stop := b.run(b.worker("w1", nil, servers...))
-	b.run(b.worker("w2", nil, servers...))
+	patient := func(d *Drain) { d.cfg.StealAfter = 10 * time.Second } // longer than an idle stream goes without a write
+	w1, w2 := b.worker("w1", patient, servers...), b.worker("w2", patient, servers...)
+	stop := b.run(w1)
+	b.until("w1 reports all nodes", func() bool { return testutil.CollectAndCount(w1.metrics.up) == 3 })
+	b.run(w2)
+	// Two workers that both report a node would add up to twice its backlog.
+	b.until("w2 has taken its share over", func() bool { return testutil.CollectAndCount(w2.metrics.up) > 0 })
+	b.until("each node is reported once", func() bool {
+		return testutil.CollectAndCount(w1.metrics.lag)+testutil.CollectAndCount(w2.metrics.lag) == 3
+	})
 	for i, r := range servers {
 		cast(t, capture(t, r), crowd(1000*i, 1000)...)
 	}
@@ -212,7 +221,7 @@ func (g *gatedTally) Commit(ctx context.Context, b store.Batch) (store.Effect, e
 func TestMissingSchemaEndsTheWorkerLoudly(t *testing.T) {
 	t.Parallel()
 	b, r := newBench(t), harness.Redis(t)
-	b.db.SQL(`DROP TABLE drain_worker`)
+	b.db.SQL(`DROP TABLE drain_worker CASCADE`)
 	if err := b.worker("w", nil, r).Run(t.Context()); err == nil || store.Classify(err) != store.Deploy {
 		t.Errorf("Run = %v, want an error of class deploy", err)
 	}

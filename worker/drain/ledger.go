@@ -7,8 +7,30 @@ import (
 	"waggle/worker/store"
 )
 
-// look is what one read of a stream showed. Counts leave out the genesis entry.
-type look struct {
+// The ledger of one stream. The rule is
+//
+//	added = accounted for + lost + pending
+//
+// added comes from Redis's own counter, which survives trims, rewrites and kill -9. Two worked examples, in entries:
+//
+//	A stranger trims a stream.     added  n  lost  held   entries read
+//	  account at the last reading     10  6     0    10
+//	  the stranger trims 8; 3 come
+//	  complete reading                13         0     5   5: ids 9 to 13
+//	  known = 2 (ids 9, 10), so 10 - 6 - 2 = 2 are lost; new = 3, all there
+//	  account after it                13  6     2     5   5 pending, then n becomes 11
+//
+//	A log is cut.                  added  n  lost shift   entries read
+//	  account at the last reading     10  6     0     0
+//	  the log loses 3 (ids 8 to 10), Redis restarts, 1 comes: its counter says 8
+//	  complete reading                 8                   2: ids 7 and 11
+//	  known = 1 (id 7), so 10 - 6 - 1 = 3 are lost; new = 1
+//	  account after it                11  6     3     3   2 pending; shift keeps added = counter + 3
+//
+// An entry that was added and cut off between two readings leaves no trace in these numbers.
+
+// reading is what one read of a stream showed. Counts leave out the genesis entry.
+type reading struct {
 	// added is Redis's own count of entries ever added; it survives trims, rewrites and kill -9.
 	added int64
 	// last is the last-generated-id.
@@ -19,38 +41,43 @@ type look struct {
 	entries []entry
 	// complete means that nothing followed the entries when added was read.
 	complete bool
-	// fresh means that a connection was made since the last look, so the server may be another process; it holds even for
-	// a look that failed.
-	fresh bool
-	// passed is the number of entries between the cursor and entries that an audit has read over, passedKnown the number
+	// reconnected means that a connection was made since the last reading, so the server may be another process; it holds even for
+	// a reading that failed.
+	reconnected bool
+	// passed is the number of entries between the cursor and entries that readBacklog has passed, passedKnown the number
 	// of those up to the account's LastID.
 	passed, passedKnown int64
 }
 
-// assess brings an account up to what a look from its position shows, short of counting the look's entries. It is where
+// reconcile brings an account up to what a reading from its position shows, short of counting the reading's entries. It is where
 // losses are noticed, on the rule
 //
 //	added ever = accounted for + lost + still to come.
 //
-// A complete look has all terms. Of the entries known from the last look, up to LastID, those neither accounted for nor
+// A complete reading has all terms. Of the entries known from the last reading, up to LastID, those neither accounted for nor
 // still there are gone (a cut log, or a trim by a stranger). Of those added since, by Redis's counter, the ones not
 // there are gone too. A counter that went back is corrected by Shift.
 //
-// An incomplete look can only show that more was removed than accounted for; the rest shows when the worker catches up.
-func assess(a store.Account, l look) store.Account {
+// An incomplete reading can only show that more was removed than accounted for; the rest shows when the worker catches up.
+//
+// cut tells that the counter went back, be it hidden by entries that came since: then the log's end is gone, and entries that
+// no reading has shown may have been there.
+func reconcile(a store.Account, l reading) (_ store.Account, cut bool) {
 	total := l.added + a.Shift
 	if l.complete {
 		known := l.passedKnown + upTo(l.entries, a.LastID)
 		present := l.passed + int64(len(l.entries))
+		cut = total-a.Added < present-known
 		a.Lost += max(0, a.Added-a.N-a.Lost-known) + max(0, total-a.Added-(present-known))
 		total = a.N + a.Lost + present
 	} else {
+		cut = total < a.Added
 		total = max(total, a.Added)
 		a.Lost += max(0, total-l.held-a.N-a.Lost)
 	}
 	a.Shift = total - l.added
 	a.Added, a.LastID, a.Held = total, l.last, l.held
-	return a
+	return a, cut
 }
 
 // upTo is the number of entries up to an id, of entries in stream order.
@@ -64,16 +91,16 @@ func upTo(entries []entry, id string) (n int64) {
 	return n
 }
 
-// maxAuditPages bounds an audit; with full pages it is twenty million entries.
-const maxAuditPages = 10_000
+// maxBacklogPages bounds readBacklog; with full pages it is twenty million entries.
+const maxBacklogPages = 10_000
 
-// audit reads from the account's position to the end of the stream without counting, and returns a complete look whose
+// readBacklog reads from the account's position to the end of the stream without counting, and returns a complete reading whose
 // entries are the last page. A worker does it before it works off a backlog on a connection that is new: had the server
 // restarted on a cut log, and then taken enough votes to hide that its counter fell, single pages would not show it.
-func audit(a store.Account, page func(after string) (look, error)) (look, error) {
+func readBacklog(a store.Account, page func(after string) (reading, error)) (reading, error) {
 	after := a.Pos
 	var passed, known int64
-	for range maxAuditPages {
+	for range maxBacklogPages {
 		l, err := page(after)
 		l.passed, l.passedKnown = passed, known
 		if err != nil || l.complete || len(l.entries) == 0 {
@@ -83,19 +110,19 @@ func audit(a store.Account, page func(after string) (look, error)) (look, error)
 		known += upTo(l.entries, a.LastID)
 		after = l.entries[len(l.entries)-1].id
 	}
-	return look{}, fmt.Errorf("auditing a backlog: it has no end after %d pages", maxAuditPages)
+	return reading{}, fmt.Errorf("reading a backlog: it has no end after %d pages", maxBacklogPages)
 }
 
 // rewind reports whether Redis has fallen back behind the position, and the account to go on with. Redis then lost
 // entries that had been counted, and everything after them: what was known and not counted is lost. Entries that are
 // appended from now on may get ids below the position, so everything still there is read again: counting it twice does
 // no harm, missing a vote would.
-func rewind(a store.Account, l look) (store.Account, bool) {
+func rewind(a store.Account, l reading) (store.Account, bool) {
 	if compareIDs(l.last, a.Pos) >= 0 {
 		return a, false
 	}
 	a.Lost = a.Added - a.N
-	a.Shift = a.Added - l.added
+	a.Shift = a.Added + l.held - l.added // what it holds is delivered, and added, once more
 	a.Pos, a.LastID, a.Held = genesisID, genesisID, l.held
 	return a, true
 }

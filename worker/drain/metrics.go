@@ -20,6 +20,13 @@ type metrics struct {
 	commit      prometheus.Histogram
 }
 
+// forget drops a node's gauges: another worker drains it now, and a sum or an alarm over workers must not have it twice.
+func (m *metrics) forget(node string) {
+	for _, gauge := range []*prometheus.GaugeVec{m.up, m.lag, m.lost, m.held} {
+		gauge.DeleteLabelValues(node)
+	}
+}
+
 func newMetrics(r prometheus.Registerer) *metrics {
 	node := []string{"node"}
 	m := &metrics{
@@ -38,7 +45,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "waggle_drain_postgres_errors_total",
 			Help: "Failed calls to Postgres, by what they mean for the batch."}, []string{"class"}),
 		redisErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "waggle_drain_redis_errors_total",
-			Help: "Failed looks at a node's stream."}, node),
+			Help: "Failed readings of a node's stream."}, node),
 		stale: prometheus.NewCounter(prometheus.CounterOpts{Name: "waggle_drain_stale_total",
 			Help: "Writes refused because another worker, or an attempt with an unknown outcome, had moved the account."}),
 		scanErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "waggle_drain_scan_errors_total",

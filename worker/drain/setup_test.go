@@ -137,6 +137,21 @@ func (b *bench) eventually(sql, want string) {
 	}
 }
 
+// until polls done until it is true.
+func (b *bench) until(what string, done func() bool) {
+	b.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(patience)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-late:
+			b.t.Fatalf("%s: not within %v", what, patience)
+		}
+	}
+}
+
 // settled waits until every stream's known entries are accounted for.
 func (b *bench) settled(entries int) {
 	b.t.Helper()

@@ -68,6 +68,22 @@ type Batch struct {
 	Rejects []Reject
 	// FirstPolls are the polls in which a voter's first vote counts.
 	FirstPolls []int32
+	// Single is the number of entries that were acknowledged with one copy.
+	Single int64
+	// Copies are the entries that were counted from copies; then After.N is Before.N, as the origin delivered nothing.
+	Copies []Copy
+	// Delivered are the ids of the batch's entries, for a stream that has Copies which it may deliver after all.
+	Delivered []string
+}
+
+// Copy is an entry counted from its copy.
+type Copy struct {
+	// ID is the entry's id in the origin's stream.
+	ID string
+	// Seen means that the origin's account has the entry in Added.
+	Seen bool
+	// Early means that the origin was silent and may deliver the entry yet.
+	Early bool
 }
 
 // Effect is what a committed batch did.
@@ -79,7 +95,11 @@ type Effect struct {
 func (s *Store) Commit(ctx context.Context, b Batch) (Effect, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	v, r := columnsOf(b.Votes), rejectColumnsOf(b.Rejects)
+	v, r, c := columnsOf(b.Votes), rejectColumnsOf(b.Rejects), copyColumnsOf(b.Copies)
+	delivered := b.Delivered
+	if delivered == nil {
+		delivered = []string{}
+	}
 	polls := slices.Sorted(maps.Keys(b.Entries))
 	entries := make([]int64, len(polls))
 	for i, poll := range polls {
@@ -96,6 +116,7 @@ func (s *Store) Commit(ctx context.Context, b Batch) (Effect, error) {
 		b.After.Lost, b.After.Shift, b.After.Added, b.After.LastID, b.After.Held, s.shard, firsts,
 		v.polls, v.voters, v.choices, v.seqs, v.times, v.eids, r.ids, r.raws, r.reasons, b.Before.Inc,
 		pgtype.FlatArray[int32](polls), pgtype.FlatArray[int64](entries),
+		b.After.Sure, b.Single, len(b.Copies) == 0, c.ids, c.seen, c.early, delivered,
 	).Scan(&held, &e.Inserted, &e.Changed, &e.Stale)
 	if err != nil {
 		return Effect{}, s.check(ctx, "counting a batch", err)
@@ -137,6 +158,19 @@ func rejectColumnsOf(rejects []Reject) rejectColumns {
 	c := rejectColumns{ids: []string{}, reasons: []string{}, raws: [][]byte{}}
 	for _, r := range rejects {
 		c.ids, c.raws, c.reasons = append(c.ids, r.ID), append(c.raws, r.Raw), append(c.reasons, r.Reason)
+	}
+	return c
+}
+
+type copyColumns struct {
+	ids         []string
+	seen, early []bool
+}
+
+func copyColumnsOf(copies []Copy) copyColumns {
+	c := copyColumns{ids: []string{}, seen: []bool{}, early: []bool{}}
+	for _, copied := range copies {
+		c.ids, c.seen, c.early = append(c.ids, copied.ID), append(c.seen, copied.Seen), append(c.early, copied.Early)
 	}
 	return c
 }

@@ -199,8 +199,8 @@ func assertNoDrift(t *testing.T, s *store.Store) {
 	if err != nil {
 		t.Fatalf("verifying: %v", err)
 	}
-	if len(checks) != 6 {
-		t.Errorf("%d checks, want 6", len(checks))
+	if len(checks) != 8 {
+		t.Errorf("%d checks, want 8", len(checks))
 	}
 	for _, c := range checks {
 		if c.Drift != 0 {
@@ -225,7 +225,7 @@ func TestCommitWritesNothingBehindTheFence(t *testing.T) {
 	if _, err := s.Commit(t.Context(), batch); !errors.Is(err, store.ErrStale) {
 		t.Errorf("the same batch again = %v, want ErrStale", err)
 	}
-	if err := s.Observe(t.Context(), st, after); !errors.Is(err, store.ErrStale) {
+	if err := s.Observe(t.Context(), st, store.Stream{Account: after}, store.NoGap); !errors.Is(err, store.ErrStale) {
 		t.Errorf("an observation from the old account = %v, want ErrStale", err)
 	}
 	// A failover undid the registration, and the number went to another incarnation.
@@ -298,7 +298,8 @@ func TestVerifyNoticesATamperedTally(t *testing.T) {
 	if _, err := deliver(t.Context(), s, inc, events, nil, rand.New(rand.NewPCG(1, 1))); err != nil {
 		t.Fatalf("delivering: %v", err)
 	}
-	db.SQL(`UPDATE tally SET n = n + 41; UPDATE drain_effect SET stale = stale + 2; UPDATE drain_stream SET lost = 3, seen_at = now() - interval '1 hour'`)
+	db.SQL(`UPDATE tally SET n = n + 41; UPDATE drain_effect SET stale = stale + 2, unseen = 7;
+		INSERT INTO drain_gap (stream, cause, from_at, to_at) VALUES (1, 'cut', now(), now()); UPDATE drain_stream SET lost = 3, seen_at = now() - interval '1 hour'`)
 	checks, err := s.Verify(t.Context())
 	if err != nil {
 		t.Fatalf("verifying: %v", err)
@@ -307,7 +308,7 @@ func TestVerifyNoticesATamperedTally(t *testing.T) {
 	for _, c := range checks {
 		got[c.Name] = c.Drift
 	}
-	want := map[string]int64{"tally": 41, "effects": 2, "added": 3, "lost": 3, "missing": 1, "votes": 0}
+	want := map[string]int64{"tally": 41, "effects": 2, "added": 3, "lost": 3, "missing": 1, "votes": 0, "unknown": 1, "copies": 7}
 	for name, drift := range want {
 		if got[name] != drift {
 			t.Errorf("check %s = %d, want %d", name, got[name], drift)
@@ -351,6 +352,70 @@ func TestRetireRefusesANodeThatAnswers(t *testing.T) {
 	}
 	if got := db.SQL(`SELECT state, lost FROM result_ledger`); got != "retired|2" {
 		t.Errorf("ledger = %s, want the remainder as lost", got)
+	}
+	if got := db.SQL(`SELECT node, cause, to_at - from_at > interval '2 minutes', closed_at IS NOT NULL FROM result_gap`); got != "n|retired|t|t" {
+		t.Errorf("gap = %s, want one since the node was seen, closed", got)
+	}
+}
+
+// TestWhatIsNotKnownStaysOpenUntilItIsClosed: a volume was lost between two readings.
+func TestWhatIsNotKnownStaysOpenUntilItIsClosed(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	s := open(t, db, 0)
+	register(t, s, "n", 1)
+	db.SQL(`UPDATE drain_stream SET added = 7, n = 5, superseded = 5, seen_at = now() - interval '11 seconds'`)
+	register(t, s, "n", 2)
+	register(t, s, "n", 2)
+	const gaps = `SELECT cause, round(extract(epoch FROM to_at - from_at)), closed_at IS NULL FROM result_gap`
+	if got := db.SQL(gaps); got != "replaced|11|t" {
+		t.Errorf("gaps = %s, want one of 11 s, open", got)
+	}
+	drift := func() string {
+		if _, err := s.Verify(t.Context()); err != nil {
+			t.Fatalf("verifying: %v", err)
+		}
+		return db.SQL(`SELECT name, drift FROM result_health WHERE drift <> 0 ORDER BY name`)
+	}
+	if got := drift(); got != "lost|2\nunknown|1" {
+		t.Errorf("checks = %s, want the loss and the gap", got)
+	}
+	if gaps, lost, err := s.CloseLosses(t.Context(), "n"); gaps != 1 || lost != 2 || err != nil {
+		t.Errorf("closing = %d gaps, %d entries, %v; want 1 and 2", gaps, lost, err)
+	}
+	if got := drift(); got != "" {
+		t.Errorf("checks = %s after the closing, want none", got)
+	}
+	if got := db.SQL(`SELECT sum(lost), sum(lost_closed) FROM result_ledger`); got != "2|2" {
+		t.Errorf("lost and closed = %s, want 2|2: what is closed stays in the ledger", got)
+	}
+}
+
+// TestANodeIsNotMissingBeforeWorkersHadTimeToAskIt: after a pause of all workers nothing was read for long.
+func TestANodeIsNotMissingBeforeWorkersHadTimeToAskIt(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	s := open(t, db, 0)
+	register(t, s, "n", 1)
+	db.SQL(`UPDATE drain_stream SET seen_at = now() - interval '20 seconds';
+		INSERT INTO drain_worker (id, seen_at, since) VALUES ('w', now() - interval '20 seconds', now() - interval '1 hour')`)
+	state := func() string { return db.SQL(`SELECT state FROM result_ledger`) }
+	if got := state(); got != "missing" {
+		t.Errorf("state = %s while no worker looks, want missing", got)
+	}
+	beat := func() {
+		if _, err := s.Heartbeat(t.Context(), "w"); err != nil {
+			t.Fatalf("beating: %v", err)
+		}
+	}
+	beat()
+	if got := state(); got != "active" {
+		t.Errorf("state = %s when the worker is back, want active", got)
+	}
+	db.SQL(`UPDATE drain_worker SET since = now() - interval '16 seconds'`)
+	beat()
+	if got := state(); got != "missing" {
+		t.Errorf("state = %s when a worker has had its time, want missing", got)
 	}
 }
 

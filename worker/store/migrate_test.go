@@ -41,7 +41,7 @@ func TestResultsRoleReadsViewsOnly(t *testing.T) {
 	db := migrated(t)
 	db.SQL(`SET ROLE waggle_results; SELECT * FROM result_tally; SELECT * FROM result_ledger; SELECT * FROM result_health;
 		SELECT * FROM result_turnout; SELECT * FROM result_poll_ledger`)
-	for _, table := range []string{"vote", "tally", "drain_stream", "vote_reject", "turnout", "poll_entries"} {
+	for _, table := range []string{"vote", "tally", "drain_stream", "vote_reject", "turnout", "poll_entries", "drain_gap", "drain_copy"} {
 		got := db.SQL(`SELECT has_table_privilege('waggle_results', '` + table + `', 'SELECT')`)
 		if got != "f" {
 			t.Errorf("waggle_results may read table %s", table)

@@ -29,6 +29,15 @@ var observeSQL string
 //go:embed queries/check.sql
 var checkSQL string
 
+//go:embed queries/replace.sql
+var replaceSQL string
+
+//go:embed queries/retire.sql
+var retireSQL string
+
+//go:embed queries/close.sql
+var closeSQL string
+
 // shards is the number of rows a choice's count is spread over: enough that a few workers seldom meet on one, few
 // enough that reading the sum costs nothing.
 const shards = 16
@@ -123,12 +132,14 @@ type Account struct {
 	Lost int64
 	// Shift is what Redis's counter of added entries has forgotten.
 	Shift int64
-	// Added is the number of entries ever added, Shift included, at the last look.
+	// Added is the number of entries ever added, Shift included, at the last reading.
 	Added int64
-	// LastID is Redis's last-generated-id at the last look.
+	// LastID is Redis's last-generated-id at the last reading.
 	LastID string
-	// Held is the number of entries still in Redis at the last look.
+	// Held is the number of entries still in Redis at the last reading.
 	Held int64
+	// Sure is the id up to which nothing is missing unnoticed.
+	Sure string
 }
 
 // Stream is a registered stream.
@@ -139,40 +150,48 @@ type Stream struct {
 	// Node is the capture node's name.
 	Node string
 	Account
-	// Age is the time since the last look at Redis was written, by Postgres's clock.
+	// Unread are the nodes whose copies have not been compared with the stream after Sure.
+	Unread []string
+	// Torn is the last note that the log was cut, an id; "0-0" if there is none.
+	Torn string
+	// Early is the number of entries that were counted from copies while the stream was silent.
+	Early int64
+	// Age is the time since the last reading of Redis was written, by Postgres's clock.
 	Age time.Duration
 }
 
-const streamColumns = `id, inc::text, node, revision, pos, n, lost, shift, added, last_id, held,
-	extract(epoch FROM now() - seen_at)::float8`
+const selectStream = `SELECT id, inc::text, node, revision, pos, n, lost, shift, added, last_id, held, sure, unread, torn,
+	coalesce((SELECT early FROM drain_effect WHERE stream = id), 0), extract(epoch FROM now() - seen_at)::float8 FROM drain_stream `
 
 func scanStream(row pgx.Row) (st Stream, err error) {
 	var age float64
-	err = row.Scan(&st.ID, &st.Inc, &st.Node, &st.Revision, &st.Pos, &st.N, &st.Lost, &st.Shift, &st.Added, &st.LastID, &st.Held, &age)
+	err = row.Scan(&st.ID, &st.Inc, &st.Node, &st.Revision, &st.Pos, &st.N, &st.Lost, &st.Shift, &st.Added, &st.LastID, &st.Held,
+		&st.Sure, &st.Unread, &st.Torn, &st.Early, &age)
 	st.Age = time.Duration(age * float64(time.Second))
 	return st, err
 }
 
 // Register returns the stream of an incarnation (a UUID), making its row when it is new. node is empty when the genesis
 // entry, which names it, was trimmed. Then the row is there, unless Postgres has lost it: the stream is registered anew
-// under a name made of the incarnation, because its votes must be counted and what was trimmed be reported. Former incarnations of the node that have been silent for 10 s become replaced: their volume is
-// gone. The silence keeps two live servers that share a node name by mistake from closing each other's accounts.
+// under a name made of the incarnation, because its votes must be counted and what was trimmed be reported.
+//
+// Former incarnations of the node that have been silent for 10 s become replaced, each with a gap: their volume is gone. The
+// silence keeps two live servers that share a node name by mistake from closing each other's accounts.
 func (s *Store) Register(ctx context.Context, node, inc string) (Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	st, err := scanStream(s.pool.QueryRow(ctx, `SELECT `+streamColumns+` FROM drain_stream WHERE inc = $1::uuid`, inc))
+	st, err := scanStream(s.pool.QueryRow(ctx, selectStream+`WHERE inc = $1::uuid`, inc))
 	if errors.Is(err, pgx.ErrNoRows) {
 		if node == "" {
 			node = fmt.Sprintf("unknown-%.8s", inc)
 		}
 		_, err = s.pool.Exec(ctx, `INSERT INTO drain_stream (node, inc) VALUES ($1, $2::uuid) ON CONFLICT (inc) DO NOTHING`, node, inc)
 		if err == nil {
-			st, err = scanStream(s.pool.QueryRow(ctx, `SELECT `+streamColumns+` FROM drain_stream WHERE inc = $1::uuid`, inc))
+			st, err = scanStream(s.pool.QueryRow(ctx, selectStream+`WHERE inc = $1::uuid`, inc))
 		}
 	}
 	if err == nil {
-		_, err = s.pool.Exec(ctx, `UPDATE drain_stream SET state = 'replaced', closed_at = now()
-			WHERE node = $1 AND id <> $2 AND state = 'active' AND seen_at < now() - interval '10 seconds'`, st.Node, st.ID)
+		_, err = s.pool.Exec(ctx, replaceSQL, st.Node, st.ID)
 	}
 	return st, s.check(ctx, "registering a stream", err)
 }
@@ -181,34 +200,41 @@ func (s *Store) Register(ctx context.Context, node, inc string) (Stream, error) 
 func (s *Store) Read(ctx context.Context, inc string) (Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	st, err := scanStream(s.pool.QueryRow(ctx, `SELECT `+streamColumns+` FROM drain_stream WHERE inc = $1::uuid`, inc))
+	st, err := scanStream(s.pool.QueryRow(ctx, selectStream+`WHERE inc = $1::uuid`, inc))
 	return st, s.check(ctx, "reading a stream's account", err)
 }
 
-// Observe writes the account after a look at Redis that found nothing to count; after.N must be before.N. It returns
-// ErrStale when before is not the account any more.
-func (s *Store) Observe(ctx context.Context, before Stream, after Account) error {
+// Causes of a gap: times in which entries may have vanished unseen. See migrations/0003_copies.sql.
+const (
+	NoGap   = ""
+	Cut     = "cut"
+	Rewound = "rewound"
+)
+
+// Observe writes the account after a reading that found nothing to count, and with it a gap since the reading before, if
+// cause is not NoGap; after.N must be before.N. It returns ErrStale when before is not the account any more.
+func (s *Store) Observe(ctx context.Context, before, after Stream, cause string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	unread := after.Unread
+	if unread == nil {
+		unread = []string{}
+	}
 	tag, err := s.pool.Exec(ctx, observeSQL, before.ID, before.Revision, before.Pos, before.N,
-		after.Pos, after.Lost, after.Shift, after.Added, after.LastID, after.Held, before.Inc)
+		after.Pos, after.Lost, after.Shift, after.Added, after.LastID, after.Held, before.Inc, after.Sure, unread, after.Torn, cause)
 	if err == nil && tag.RowsAffected() == 0 {
 		return ErrStale
 	}
 	return s.check(ctx, "writing a stream's account", err)
 }
 
-// Retire writes off what a node that will never come back has not handed over, and returns the number of streams it
-// retired. It refuses a node that was seen within the last minute: its votes can still be counted.
+// Retire writes off what a node that will never come back has not handed over, closes its losses, and returns the number
+// of streams it retired. It refuses a node that was seen within the last minute: its votes can still be counted.
 func (s *Store) Retire(ctx context.Context, node string) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	var live, retired int64
-	err := s.pool.QueryRow(ctx, `WITH gone AS (
-			UPDATE drain_stream SET state = 'retired', closed_at = now()
-			WHERE node = $1 AND state = 'active' AND seen_at < now() - interval '1 minute' RETURNING 1)
-		SELECT (SELECT count(*) FROM drain_stream WHERE node = $1 AND state = 'active' AND seen_at >= now() - interval '1 minute'),
-		       (SELECT count(*) FROM gone)`, node).Scan(&live, &retired)
+	err := s.pool.QueryRow(ctx, retireSQL, node).Scan(&live, &retired)
 	if err := s.check(ctx, "retiring a node", err); err != nil {
 		return 0, err
 	}
@@ -218,12 +244,22 @@ func (s *Store) Retire(ctx context.Context, node string) (int64, error) {
 	return retired, nil
 }
 
+// CloseLosses marks what a node has lost so far, known and unknown, as dealt with: it stays in the ledger, and raises no alarm
+// any more. It returns the number of gaps and of lost entries that it closed.
+func (s *Store) CloseLosses(ctx context.Context, node string) (gaps, lost int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	err = s.pool.QueryRow(ctx, closeSQL, node).Scan(&gaps, &lost)
+	return gaps, lost, s.check(ctx, "closing a node's losses", err)
+}
+
 // Heartbeat notes that worker is alive and returns the ids of all workers that were within the last 10 s, sorted.
 func (s *Store) Heartbeat(ctx context.Context, worker string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	_, err := s.pool.Exec(ctx, `INSERT INTO drain_worker (id, seen_at) VALUES ($1, now())
-		ON CONFLICT (id) DO UPDATE SET seen_at = EXCLUDED.seen_at`, worker)
+		ON CONFLICT (id) DO UPDATE SET seen_at = EXCLUDED.seen_at,
+			since = CASE WHEN drain_worker.seen_at > now() - interval '10 seconds' THEN drain_worker.since ELSE now() END`, worker)
 	if err != nil {
 		return nil, s.check(ctx, "writing the worker's heartbeat", err)
 	}

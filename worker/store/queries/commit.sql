@@ -7,6 +7,10 @@
 --      $16..$21 votes, at most one per poll and voter: poll, voter, choice, seq, ts, eid
 --      $22..$24 rejects: id, raw, reason
 --      $26, $27 valid entries of the batch by poll, superseded ones included: poll, number
+--      $28 sure, $29 single copies as an increment
+--      $30 whether the origin was read; a batch of copies alone leaves its state as it is
+--      $31..$33 entries counted from copies: id, seen, early (see drain_copy)
+--      $34 ids of entries that the origin delivered, while drain_copy has some of it
 -- Out: one row: 1 if the fence held, else 0 and nothing was written; votes inserted, changed, stale.
 --
 -- Idempotence: the fence moves with the batch, so a batch that was committed finds it moved; and a vote whose key is not
@@ -19,7 +23,9 @@
 WITH cas AS (
 	UPDATE drain_stream
 	   SET revision = revision + 1, pos = $5, n = n + $6, superseded = superseded + $7, rejected = rejected + $8,
-	       lost = $9, shift = $10, added = $11, last_id = $12, held = $13, seen_at = now(), state = 'active', closed_at = NULL
+	       lost = $9, shift = $10, added = $11, last_id = $12, held = $13, sure = $28, single = single + $29,
+	       seen_at = CASE WHEN $30 THEN now() ELSE seen_at END, state = CASE WHEN $30 THEN 'active' ELSE state END,
+	       closed_at = CASE WHEN $30 THEN NULL ELSE closed_at END
 	 WHERE id = $1 AND revision = $2 AND pos = $3 AND n = $4 AND inc = $25::uuid
 	RETURNING 1
 ), inp AS MATERIALIZED (
@@ -47,11 +53,25 @@ WITH cas AS (
 	SELECT count(*) FILTER (WHERE prev IS NULL) AS inserted, count(prev) AS changed,
 	       (SELECT count(*) FROM inp) - count(*) AS stale
 	  FROM up
+), copied AS (
+	INSERT INTO drain_copy (stream, id, seen, early)
+	SELECT $1, id, seen, early FROM unnest($31::text[], $32::boolean[], $33::boolean[]) AS c (id, seen, early)
+	 WHERE EXISTS (SELECT 1 FROM cas)
+	RETURNING seen, early
+), delivered AS (
+	DELETE FROM drain_copy WHERE stream = $1 AND id = ANY ($34::text[]) AND EXISTS (SELECT 1 FROM cas)
+	RETURNING seen, early
+), moved AS (
+	SELECT coalesce(sum(k) FILTER (WHERE k > 0), 0) AS copied, coalesce(sum(k) FILTER (WHERE early AND seen), 0) AS early,
+	       coalesce(sum(k) FILTER (WHERE NOT early AND seen), 0) AS restored, coalesce(sum(k) FILTER (WHERE NOT seen), 0) AS unseen
+	  FROM (SELECT 1 AS k, seen, early FROM copied UNION ALL SELECT -1, seen, early FROM delivered) AS steps
 ), noted AS (
-	INSERT INTO drain_effect AS e (stream, inserted, changed, stale)
-	SELECT $1, inserted, changed, stale FROM effect WHERE EXISTS (SELECT 1 FROM cas)
+	INSERT INTO drain_effect AS e (stream, inserted, changed, stale, copied, early, restored, unseen)
+	SELECT $1, inserted, changed, stale, copied, early, restored, unseen FROM effect, moved WHERE EXISTS (SELECT 1 FROM cas)
 	ON CONFLICT (stream) DO UPDATE
-	   SET inserted = e.inserted + EXCLUDED.inserted, changed = e.changed + EXCLUDED.changed, stale = e.stale + EXCLUDED.stale
+	   SET inserted = e.inserted + EXCLUDED.inserted, changed = e.changed + EXCLUDED.changed, stale = e.stale + EXCLUDED.stale,
+	       copied = e.copied + EXCLUDED.copied, early = e.early + EXCLUDED.early, restored = e.restored + EXCLUDED.restored,
+	       unseen = e.unseen + EXCLUDED.unseen
 ), came AS (
 	INSERT INTO turnout AS t (poll, minute, stream, voters)
 	SELECT poll, ts / 60000, $1, count(*) FROM up WHERE prev IS NULL GROUP BY poll, ts / 60000

@@ -19,8 +19,8 @@ func TestEveryCommandChecksWhoAnswers(t *testing.T) {
 	q := dialRedis(r.Addr(), "drain", harness.RedisPassword)
 	t.Cleanup(func() { _ = q.close() })
 	const other = "11111111-1111-4111-8111-111111111111"
-	if _, err := q.look(t.Context(), other, genesisID, 10); !errors.Is(err, errMoved) {
-		t.Errorf("a look at another incarnation = %v, want errMoved", err)
+	if _, err := q.read(t.Context(), other, genesisID, 10); !errors.Is(err, errMoved) {
+		t.Errorf("a reading of another incarnation = %v, want errMoved", err)
 	}
 	if n, err := q.trim(t.Context(), other, "9999999999999-0"); n != 0 || !errors.Is(err, errMoved) {
 		t.Errorf("a trim of another incarnation = %d, %v; want errMoved", n, err)
@@ -49,25 +49,25 @@ func TestLookSaysWhatItSaw(t *testing.T) {
 		"up to count": {5, 5, false}, // there may be more
 		"to the end":  {6, 5, true},
 	} {
-		l, err := q.look(t.Context(), inc, genesisID, tc.count)
+		l, err := q.read(t.Context(), inc, genesisID, tc.count)
 		if err != nil {
-			t.Fatalf("looking: %v", err)
+			t.Fatalf("reading: %v", err)
 		}
 		if len(l.entries) != tc.entries || l.complete != tc.complete || l.added != 5 || l.held != 5 {
 			t.Errorf("%s: %d entries, complete %v, %d added, %d held", name, len(l.entries), l.complete, l.added, l.held)
 		}
 	}
 	r.Restart()
-	// The first look may fail on the dead connection; it or the next says that the connection is new.
-	l, err := q.look(t.Context(), inc, genesisID, 10)
+	// The first reading may fail on the dead connection; it or the next says that the connection is new.
+	l, err := q.read(t.Context(), inc, genesisID, 10)
 	if err != nil {
-		l, err = q.look(t.Context(), inc, genesisID, 10)
+		l, err = q.read(t.Context(), inc, genesisID, 10)
 	}
-	if err != nil || !l.fresh {
-		t.Errorf("a look after a restart: fresh = %v, %v; want fresh", l.fresh, err)
+	if err != nil || !l.reconnected {
+		t.Errorf("a reading after a restart: reconnected = %v, %v; want reconnected", l.reconnected, err)
 	}
-	if l, err := q.look(t.Context(), inc, genesisID, 10); err != nil || l.fresh {
-		t.Errorf("the look after it: fresh = %v, %v", l.fresh, err)
+	if l, err := q.read(t.Context(), inc, genesisID, 10); err != nil || l.reconnected {
+		t.Errorf("the reading after it: reconnected = %v, %v", l.reconnected, err)
 	}
 }
 
@@ -81,12 +81,12 @@ func TestALookNeverShowsMoreEntriesThanWereAdded(t *testing.T) {
 	}
 	entries := redis.NewCmd(t.Context())
 	entries.SetVal([]any{[]any{"1-1", []any{"a", "b"}}, []any{"1-2", []any{"a", "b"}}})
-	l, err := parseLook(info(1, "1-1"), entries, info(2, "1-2"), 10)
+	l, err := parseReading(info(1, "1-1"), entries, info(2, "1-2"), 10)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := assess(store.Account{Pos: genesisID, LastID: genesisID}, l); l.complete || got.Added != 2 || got.Lost != 0 {
-		t.Errorf("a look with 2 entries: complete %v, account %+v; want 2 added", l.complete, got)
+	if got, _ := reconcile(store.Account{Pos: genesisID, LastID: genesisID}, l); l.complete || got.Added != 2 || got.Lost != 0 {
+		t.Errorf("a reading with 2 entries: complete %v, account %+v; want 2 added", l.complete, got)
 	}
 }
 
@@ -104,9 +104,9 @@ func TestHugeEntriesAreReadInParts(t *testing.T) {
 	cast(t, c, crowd(0, 10)...)
 	q := dialRedis(r.Addr(), "drain", harness.RedisPassword)
 	t.Cleanup(func() { _ = q.close() })
-	l, err := q.look(t.Context(), r.Incarnation(), genesisID, 1000)
-	if n := len(l.entries); err != nil || n == 0 || n*len(blob) > maxReply || l.complete || !l.fresh {
-		t.Fatalf("a look has %d entries, complete %v, fresh %v, %v; want a part of at most %d bytes", n, l.complete, l.fresh, err, maxReply)
+	l, err := q.read(t.Context(), r.Incarnation(), genesisID, 1000)
+	if n := len(l.entries); err != nil || n == 0 || n*len(blob) > maxReply || l.complete || !l.reconnected {
+		t.Fatalf("a reading has %d entries, complete %v, reconnected %v, %v; want a part of at most %d bytes", n, l.complete, l.reconnected, err, maxReply)
 	}
 	b.run(b.worker("w", nil, r))
 	b.settled(90)
@@ -126,8 +126,8 @@ func TestAnEntryTooLargeToReadStopsItsOwnStreamOnly(t *testing.T) {
 	}
 	q := dialRedis(bad.Addr(), "drain", harness.RedisPassword)
 	t.Cleanup(func() { _ = q.close() })
-	if _, err := q.look(t.Context(), bad.Incarnation(), genesisID, 100); !errors.Is(err, errTooLarge) {
-		t.Errorf("a look at it = %v, want errTooLarge", err)
+	if _, err := q.read(t.Context(), bad.Incarnation(), genesisID, 100); !errors.Is(err, errTooLarge) {
+		t.Errorf("a reading of it = %v, want errTooLarge", err)
 	}
 	b.run(b.worker("w", nil, bad, good))
 	cast(t, capture(t, good), crowd(0, 10)...)

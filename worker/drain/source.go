@@ -19,8 +19,8 @@ import (
 const (
 	streamKey      = "votes"
 	incarnationKey = "votes:inc"
-	// lookTimeout bounds one look; a Redis that holds its connection and says nothing costs only its own stream.
-	lookTimeout = 5 * time.Second
+	// readTimeout bounds one reading; a Redis that holds its connection and says nothing costs only its own stream.
+	readTimeout = 5 * time.Second
 	dialTimeout = 2 * time.Second
 	// trimStep bounds one XTRIM, so that it stops Redis, and the voters, for about a millisecond.
 	trimStep = 10_000
@@ -40,24 +40,24 @@ var (
 	errTooLarge = fmt.Errorf("the reply has more than %d bytes", maxReply)
 )
 
-// queue is one node's stream.
-type queue interface {
+// source is one node's stream.
+type source interface {
 	// identify returns the incarnation, and the node if the genesis entry is still there.
 	identify(ctx context.Context) (inc, node string, err error)
-	// look reads at most count entries after the id, and the counters at that moment.
-	look(ctx context.Context, inc, after string, count int) (look, error)
+	// read reads at most count entries after the id, and the counters at that moment.
+	read(ctx context.Context, inc, after string, count int) (reading, error)
 	// trim removes entries before the id; a few may stay.
 	trim(ctx context.Context, inc, before string) (removed int64, err error)
 	close() error
 }
 
-// redisQueue is a queue over TCP. Its client never repeats a command: the loop above decides what to do again.
-type redisQueue struct {
+// redisSource is a source over TCP. Its client never repeats a command: the loop above decides what to do again.
+type redisSource struct {
 	client *redis.Client
-	// dialled is set by each new connection and taken by the next look: the server may have restarted in between.
+	// dialled is set by each new connection and taken by the next reading: the server may have restarted in between.
 	dialled atomic.Bool
 	// most is the number of entries to ask for until the next identify, after replies were too large; 0 means any. Each such
-	// reply costs the connection, and a new connection costs an audit: forgotten too soon, there would be nothing else.
+	// reply costs the connection, and a new connection costs a reading of the whole backlog: forgotten too soon, there would be nothing else.
 	most int
 }
 
@@ -65,11 +65,11 @@ type redisQueue struct {
 // errors are logged where they are handled.
 var quiet = sync.OnceFunc(logging.Disable)
 
-func dialRedis(addr, user, password string) *redisQueue {
+func dialRedis(addr, user, password string) *redisSource {
 	quiet()
-	q := &redisQueue{}
-	q.client = redis.NewClient(&redis.Options{
-		OnConnect: func(context.Context, *redis.Conn) error { q.dialled.Store(true); return nil },
+	s := &redisSource{}
+	s.client = redis.NewClient(&redis.Options{
+		OnConnect: func(context.Context, *redis.Conn) error { s.dialled.Store(true); return nil },
 		Addr:      addr, Username: user, Password: password,
 		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: time.Minute}).DialContext(ctx, network, addr)
@@ -82,10 +82,10 @@ func dialRedis(addr, user, password string) *redisQueue {
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		MaxRetries:               -1, DialerRetries: 1,
 		ContextTimeoutEnabled: true,
-		DialTimeout:           dialTimeout, ReadTimeout: lookTimeout, WriteTimeout: lookTimeout,
-		PoolSize: 2, PoolTimeout: lookTimeout, // one look ahead while a trim runs
+		DialTimeout:           dialTimeout, ReadTimeout: readTimeout, WriteTimeout: readTimeout,
+		PoolSize: 2, PoolTimeout: readTimeout, // one reading ahead while a trim runs
 	})
-	return q
+	return s
 }
 
 // boundedConn ends a connection whose reply exceeds maxReply. A connection has one request at a time, so each write
@@ -117,13 +117,13 @@ func (c *boundedConn) SyscallConn() (syscall.RawConn, error) {
 	return conn.SyscallConn()
 }
 
-func (q *redisQueue) close() error { return q.client.Close() }
+func (s *redisSource) close() error { return s.client.Close() }
 
-func (q *redisQueue) identify(ctx context.Context) (inc, node string, err error) {
-	q.most = 0
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+func (s *redisSource) identify(ctx context.Context) (inc, node string, err error) {
+	s.most = 0
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	pipe := q.client.Pipeline()
+	pipe := s.client.Pipeline()
 	key := pipe.Get(ctx, incarnationKey)
 	first := pipe.Do(ctx, "XRANGE", streamKey, genesisID, genesisID)
 	_, _ = pipe.Exec(ctx) // each command has its own error
@@ -152,59 +152,59 @@ func (q *redisQueue) identify(ctx context.Context) (inc, node string, err error)
 	return inc, f[5], nil
 }
 
-// look asks for fewer entries while those at hand are too large to be read at once. A single entry that is too large
+// read asks for fewer entries while those at hand are too large to be read at once. A single entry that is too large
 // stops this stream, which then turns missing in the ledger, and no other.
-func (q *redisQueue) look(ctx context.Context, inc, after string, count int) (look, error) {
-	fresh := false
+func (s *redisSource) read(ctx context.Context, inc, after string, count int) (reading, error) {
+	reconnected := false
 	for {
-		some := min(count, cmp.Or(q.most, count))
-		l, err := q.lookOnce(ctx, inc, after, some)
-		fresh = fresh || l.fresh
-		l.fresh = fresh
+		some := min(count, cmp.Or(s.most, count))
+		l, err := s.readOnce(ctx, inc, after, some)
+		reconnected = reconnected || l.reconnected
+		l.reconnected = reconnected
 		if some == 1 || !errors.Is(err, errTooLarge) {
 			return l, err
 		}
-		q.most = max(1, some/8)
+		s.most = max(1, some/8)
 	}
 }
 
-// lookOnce sends everything in one pipeline on one connection, hence to one server process. The counters are read before and
+// readOnce sends everything in one pipeline on one connection, hence to one server process. The counters are read before and
 // after the entries: when they agree, nothing was added in between.
-func (q *redisQueue) lookOnce(ctx context.Context, inc, after string, count int) (look, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+func (s *redisSource) readOnce(ctx context.Context, inc, after string, count int) (reading, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	pipe := q.client.Pipeline()
+	pipe := s.client.Pipeline()
 	key := pipe.Get(ctx, incarnationKey)
 	before := pipe.Do(ctx, "XINFO", "STREAM", streamKey)
 	entries := pipe.Do(ctx, "XRANGE", streamKey, "("+after, "+", "COUNT", count)
 	behind := pipe.Do(ctx, "XINFO", "STREAM", streamKey)
 	_, _ = pipe.Exec(ctx) // each command has its own error
-	fresh := q.dialled.Swap(false)
+	reconnected := s.dialled.Swap(false)
 	if err := sameIncarnation(key, inc); err != nil {
-		return look{fresh: fresh}, err
+		return reading{reconnected: reconnected}, err
 	}
-	l, err := parseLook(before, entries, behind, count)
-	l.fresh = fresh
+	l, err := parseReading(before, entries, behind, count)
+	l.reconnected = reconnected
 	return l, err
 }
 
-func parseLook(before, entries, behind *redis.Cmd, count int) (look, error) {
+func parseReading(before, entries, behind *redis.Cmd, count int) (reading, error) {
 	first, err := parseInfo(before)
 	if err != nil {
-		return look{}, err
+		return reading{}, err
 	}
 	reply, err := entries.Result()
 	if err != nil {
-		return look{}, fmt.Errorf("reading entries: %w", err)
+		return reading{}, fmt.Errorf("reading entries: %w", err)
 	}
 	read, err := parseEntries(reply)
 	if err != nil {
-		return look{}, err
+		return reading{}, err
 	}
 	// The later counters are the ones to keep: by the earlier ones more entries could be there than were ever added.
 	l, err := parseInfo(behind)
 	if err != nil {
-		return look{}, err
+		return reading{}, err
 	}
 	l.entries = read
 	l.complete = len(read) < count && first.added == l.added && first.last == l.last
@@ -224,10 +224,10 @@ func sameIncarnation(key *redis.StringCmd, inc string) error {
 
 // trim holds one connection and asks the server behind it who it is first. A connection that breaks is not replaced, so
 // the trim cannot reach another server than the one that answered.
-func (q *redisQueue) trim(ctx context.Context, inc, before string) (removed int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+func (s *redisSource) trim(ctx context.Context, inc, before string) (removed int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	conn := q.client.Conn()
+	conn := s.client.Conn()
 	defer func() { _ = conn.Close() }() // back to the pool; nothing is left to fail
 	if err := sameIncarnation(conn.Get(ctx, incarnationKey), inc); err != nil {
 		return 0, err
@@ -246,7 +246,7 @@ func (q *redisQueue) trim(ctx context.Context, inc, before string) (removed int6
 }
 
 // parseInfo reads the fields of XINFO STREAM that all versions since 7.0 have.
-func parseInfo(cmd *redis.Cmd) (l look, err error) {
+func parseInfo(cmd *redis.Cmd) (l reading, err error) {
 	fields, err := cmd.Slice()
 	if err != nil {
 		return l, fmt.Errorf("reading the stream's counters: %w", err)

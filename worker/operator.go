@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+
+	"waggle/worker/store"
+)
+
+// onNode runs retire or close, the commands with which an operator decides about a node's losses.
+func onNode(ctx context.Context, cfg config, command string, args []string) error {
+	flags := flag.NewFlagSet(command, flag.ContinueOnError)
+	node := flags.String("node", "", "name of the capture node")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *node == "" || flags.NArg() > 0 {
+		return fmt.Errorf("%s needs -node NAME and nothing else", command)
+	}
+	dsn, err := cfg.dsn("waggle_drain", "postgres-drain")
+	if err != nil {
+		return err
+	}
+	tally, err := store.New(store.Config{DSN: dsn})
+	if err != nil {
+		return err
+	}
+	defer tally.Close()
+	if command == "close" {
+		return closeLosses(ctx, cfg, tally, *node)
+	}
+	return retire(ctx, cfg, tally, *node)
+}
+
+func retire(ctx context.Context, cfg config, tally *store.Store, node string) error {
+	n, err := tally.Retire(ctx, node)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return fmt.Errorf("node %q has no stream to retire: its name must be one that the ledger shows as missing", node)
+	}
+	cfg.logger().Info("retired a node", "node", node, "streams", n)
+	return nil
+}
+
+func closeLosses(ctx context.Context, cfg config, tally *store.Store, node string) error {
+	gaps, lost, err := tally.CloseLosses(ctx, node)
+	if err != nil {
+		return err
+	}
+	if gaps == 0 && lost == 0 {
+		return fmt.Errorf("node %q has nothing to close: its name must be one for which the ledger shows losses", node)
+	}
+	cfg.logger().Info("closed a node's losses", "node", node, "gaps", gaps, "lost", lost)
+	return nil
+}
