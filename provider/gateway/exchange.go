@@ -99,6 +99,8 @@ type exchange struct {
 	tried    [maxTries]*upstream.Replica
 	tries    int
 	repeats  int
+	unsure   bool      // a kept connection broke after the request went out on it: closed before that, or by its replica's end
+	deaths   int       // replicas that may have ended by this request
 	holdBy   time.Time // how long it may wait for a replica, however often; zero: it has not waited
 	before   uint64    // conn.Written before this request
 	upload   *upload
@@ -135,7 +137,7 @@ func (ex *exchange) clear() {
 	ex.dropOut()
 	ex.set, ex.stats, ex.conn, ex.replica, ex.upload = nil, nil, nil, nil, nil
 	clear(ex.tried[:])
-	ex.tries, ex.repeats, ex.holdBy = 0, 0, time.Time{}
+	ex.tries, ex.repeats, ex.deaths, ex.unsure, ex.holdBy = 0, 0, 0, false, time.Time{}
 	ex.control, ex.complete, ex.headSent, ex.slash, ex.eof, ex.begun = false, false, false, false, false, false
 	ex.head, ex.body = ex.r, ex.r
 	ex.rest = http1.Body{}

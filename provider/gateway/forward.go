@@ -38,6 +38,11 @@ func (ex *exchange) forward() (status int, keep bool) {
 		conn, err := ex.replica.Connect(fresh)
 		if err != nil {
 			ex.replica.Refused(err)
+			if ex.unsure && ex.mayHaveEnded() {
+				ex.giveUp()
+				return 502, ex.refuse(502, endedReplicas)
+			}
+			ex.unsure = false
 			if ex.giveUp() {
 				return 503, ex.refuse(503, "no connection could be made")
 			}
@@ -82,6 +87,9 @@ func (ex *exchange) forward() (status int, keep bool) {
 
 // acquire reserves a replica, waiting if it has to.
 func (ex *exchange) acquire() error {
+	if ex.deaths > 0 {
+		return ex.acquireSpare()
+	}
 	if ex.replica = ex.set.Pick(ex.tried[:ex.tries]); ex.replica != nil {
 		return nil
 	}
@@ -99,6 +107,29 @@ func (ex *exchange) acquire() error {
 	var err error
 	ex.replica, err = ex.set.Wait(ex.tried[:ex.tries], ex.holdBy, ex.c.leaving())
 	return err
+}
+
+// acquireSpare reserves a replica for a request of which another one may have ended: never the last.
+func (ex *exchange) acquireSpare() error {
+	ex.hold()
+	ex.c.limit(0) // WaitSpare has its own deadline
+	var err error
+	ex.replica, err = ex.set.WaitSpare(ex.tried[:ex.tries], ex.holdBy, ex.c.leaving())
+	return err
+}
+
+// maxDeaths is how many replicas may end within one request that can be repeated. One can be chance.
+const maxDeaths = 2
+
+const endedReplicas = "the function's replicas broke the connection, one after the other"
+
+// mayHaveEnded notes that the replica seems to have ended by this request, and reports whether that were too many. One
+// that was told to stop does not count.
+func (ex *exchange) mayHaveEnded() bool {
+	if !ex.replica.Leaving() {
+		ex.deaths++
+	}
+	return ex.deaths == maxDeaths
 }
 
 // timeoutMargin is what a function's own timeout is given beyond it, so that its own answer to a call that took too long
@@ -298,22 +329,27 @@ func (ex *exchange) judge(err error) verdict {
 	if ex.clientFault(err) || ex.c.left.Load() || ex.control && !ex.conn.Reused {
 		return hopeless
 	}
-	if timedOut || !ex.conn.Reused {
-		defer ex.replica.Failed()
+	switch {
+	case timedOut:
+		ex.replica.Failed()
+	case !ex.conn.Reused:
+		ex.replica.Broke()
 	}
 	switch {
 	case timedOut, errors.As(err, &malformed), !ex.complete, ex.uw > ex.ur, ex.repeats == maxRepeats, ex.tries == maxTries-1:
 		return hopeless
 	case ex.conn.Reused && ex.neverArrived(err):
 		return sameReplica
-	case ex.harmless():
-		ex.repeats++
-		if ex.conn.Reused {
-			return sameReplica
-		}
-		return otherReplica
+	case !ex.harmless():
+		return hopeless
+	case ex.conn.Reused:
+		ex.repeats, ex.unsure = ex.repeats+1, true
+		return sameReplica
+	case ex.mayHaveEnded():
+		return hopeless
 	}
-	return hopeless
+	ex.repeats++
+	return otherReplica
 }
 
 // neverArrived asks the kernel. A peer that closed the connection as we wrote answers the data with a reset, which may

@@ -143,6 +143,7 @@ func New(cfg Config) (*Gateway, error) {
 		Node:              cfg.NodeID,
 		MaxWaiting:        cfg.MaxHeld,
 		MaxIdlePerReplica: cfg.MaxIdleConnsPerHost,
+		UnreachableAfter:  cfg.HoldTimeout,
 		Wake:              g.wake,
 		Resolve:           cfg.Resolve,
 		ProviderGone:      func() bool { return g.providerGone() || g.blind() },
@@ -339,6 +340,7 @@ func (g *Gateway) ejected(s *upstream.Set, r *upstream.Replica, reason string) {
 func (g *Gateway) report() feed.Report {
 	sets := g.registry.Sets()
 	r := feed.Report{Gateway: g.hostname, Epoch: g.epoch, Node: g.cfg.NodeID, At: time.Now(), Functions: make([]feed.Load, 0, len(sets))}
+	r.Unreachable = g.registry.Unreachable()
 	for _, s := range sets {
 		pending, due := g.pending(s.Label)
 		r.Functions = append(r.Functions, feed.Load{Name: s.Name, Namespace: s.Namespace, Life: s.Life,

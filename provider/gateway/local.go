@@ -19,6 +19,7 @@ import (
 // 499 is not sent, it stands in metrics for a client that left.
 func statusOf(err error) int {
 	var malformed *http1.Error
+	var unreachable *upstream.UnreachableError
 	var refusal interface{ HTTPStatus() int }
 	switch {
 	case errors.As(err, &malformed):
@@ -29,6 +30,8 @@ func statusOf(err error) int {
 		return 404
 	case errors.Is(err, upstream.ErrLeft):
 		return 499
+	case errors.As(err, &unreachable):
+		return 503
 	case errors.Is(err, upstream.ErrNotReady), errors.Is(err, upstream.ErrAsleep), errors.Is(err, upstream.ErrBusy),
 		errors.Is(err, upstream.ErrQueueFull), errors.Is(err, upstream.ErrStale), errors.Is(err, upstream.ErrTooManyGuesses),
 		errors.Is(err, errNoTable):

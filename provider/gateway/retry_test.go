@@ -274,6 +274,61 @@ func TestKilledReplicasCostIdempotentFunctionsNothing(t *testing.T) {
 	}
 }
 
+// TestOneRequestDoesNotEndTheFunction sends a request of which every replica dies that gets it, over fresh and over kept
+// connections, to functions of several sizes. All but one may die at most, and no more than two.
+func TestOneRequestDoesNotEndTheFunction(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		replicas, mayDie int
+		kept             bool
+	}{
+		"one":         {1, 1, false},
+		"two":         {2, 1, false},
+		"two, kept":   {2, 1, true},
+		"three":       {3, 2, false},
+		"three, kept": {3, 2, true},
+		"five":        {5, 2, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var died atomic.Int32
+			f := function("f")
+			for range tc.replicas {
+				var l *live
+				l = newLive(t)
+				l.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/poison" {
+						died.Add(1)
+						_ = l.Listener.Close()
+						l.CloseClientConnections()
+					}
+				})
+				f.Replicas = append(f.Replicas, l.replica)
+			}
+			f.Desired = uint64(tc.replicas)
+			e := start(t, func(c *Config) { c.HoldTimeout = Duration(time.Second) }, f)
+			e.awaitReady(t, "f", tc.replicas)
+			if tc.kept {
+				for range 8 * tc.replicas { // a connection to each is kept then, all but certainly
+					e.exchange(t, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")
+				}
+			}
+			if resp, body := e.exchange(t, "GET /function/f/poison HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != 502 && resp.StatusCode != 503 {
+				t.Errorf("got %s %q", resp.Status, body)
+			}
+			if n := int(died.Load()); n == 0 || n > tc.mayDie {
+				t.Errorf("%d replicas of %d died, want 1 to %d", n, tc.replicas, tc.mayDie)
+			}
+			if tc.replicas == 1 {
+				return
+			}
+			if resp, body := e.exchange(t, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != 200 {
+				t.Errorf("the function has ended: %s %q", resp.Status, body)
+			}
+		})
+	}
+}
+
 // TestReplicaWithoutRoomIsWaitedFor has a replica that serves fewer requests at once than the gateway knows, as when other
 // gateways fill it as well.
 func TestReplicaWithoutRoomIsWaitedFor(t *testing.T) {

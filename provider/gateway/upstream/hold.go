@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -18,6 +19,8 @@ var (
 	ErrBusy = errors.New("all replicas are busy")
 	// ErrQueueFull: too many requests are waiting for the function already.
 	ErrQueueFull = errors.New("too many requests are waiting for the function")
+	// ErrNoSpare: the request may have ended its replica, and the function has no other one to spare.
+	ErrNoSpare = errors.New("the function's replica broke the connection, and there is no other one to spare")
 	// ErrLeft: the client gave up.
 	ErrLeft = errors.New("client left")
 	// ErrRemoved: the function was removed while the request waited for it.
@@ -37,6 +40,41 @@ func (s *Set) Wait(tried []*Replica, deadline time.Time, left <-chan struct{}) (
 	if r := s.Pick(tried); r != nil {
 		return r, nil
 	}
+	// A replica that refused a moment ago is better than none, once it is trusted again.
+	return s.wait(func() *Replica { return s.Pick(nil) }, deadline, left)
+}
+
+// WaitSpare reserves a replica that is not among tried while the function could do without it: for a request of which
+// replicas may have died. It waits like Wait. ErrNoSpare: there never is one, since the function has one replica.
+func (s *Set) WaitSpare(tried []*Replica, deadline time.Time, left <-chan struct{}) (*Replica, error) {
+	pick := func() *Replica {
+		if s.spare() {
+			return s.Pick(tried)
+		}
+		return nil
+	}
+	if r := pick(); r != nil {
+		return r, nil
+	}
+	if v := s.view.Load(); v.fn.Desired < 2 && v.expected < 2 {
+		return nil, ErrNoSpare
+	}
+	return s.wait(pick, deadline, left)
+}
+
+// spare reports whether two replicas are in rotation of which nobody doubts that they are alive.
+func (s *Set) spare() bool {
+	n := 0
+	for _, r := range s.view.Load().replicas {
+		if !r.out.Load() && !r.doubtful.Load() {
+			n++
+		}
+	}
+	return n >= 2
+}
+
+// wait calls pick until it has a replica.
+func (s *Set) wait(pick func() *Replica, deadline time.Time, left <-chan struct{}) (*Replica, error) {
 	w := &waiter{signal: make(chan struct{}, 1)}
 	if !s.enqueue(w) {
 		return nil, ErrQueueFull
@@ -48,17 +86,16 @@ func (s *Set) Wait(tried []*Replica, deadline time.Time, left <-chan struct{}) (
 	defer again.Stop()
 	for {
 		// Look after having subscribed: a signal between the first look and the subscription would be lost otherwise.
-		if r := s.Pick(tried); r != nil {
+		if r := pick(); r != nil {
 			return r, nil
 		}
-		tried = nil // a replica that refused a moment ago is better than none, once it is trusted again
 		if s.removed() {
 			if s.guessed {
 				return nil, ErrStale
 			}
 			return nil, ErrRemoved
 		}
-		if err := s.wakeIfAsleep(); err != nil {
+		if err := cmp.Or(s.wakeIfAsleep(), s.unreachable(time.Now(), false)); err != nil {
 			return nil, err
 		}
 		select {
@@ -70,7 +107,7 @@ func (s *Set) Wait(tried []*Replica, deadline time.Time, left <-chan struct{}) (
 			if s.Ready() > 0 {
 				return nil, ErrBusy
 			}
-			return nil, ErrNotReady
+			return nil, cmp.Or(s.unreachable(time.Now(), true), ErrNotReady)
 		}
 	}
 }

@@ -2,8 +2,12 @@ package upstream
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"waggle/provider/feed"
@@ -25,9 +29,13 @@ func (g *Registry) probe(r *Replica, after time.Duration) {
 			if !r.set.wanted(r) {
 				return
 			}
-			if g.healthy(ctx, r, path) {
+			err := g.healthy(ctx, r, path)
+			if err == nil {
 				r.set.probed(r, true)
 				return
+			}
+			if ctx.Err() == nil {
+				r.set.probeFailed(r, fmt.Sprintf("does not answer GET %s on :%s: %v", path, port(r.Address), err))
 			}
 		}
 	})
@@ -43,7 +51,7 @@ func (s *Set) check(r *Replica) {
 	r.probing = true
 	path := s.healthPath()
 	s.registry.goRun(func(ctx context.Context) {
-		well := s.registry.healthy(ctx, r, path)
+		well := s.registry.healthy(ctx, r, path) == nil
 		if ctx.Err() == nil {
 			s.probed(r, well)
 		}
@@ -55,11 +63,14 @@ func (s *Set) probed(r *Replica, well bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.probing = false
+	if well && r.doubtful.Swap(false) {
+		s.wakeAll()
+	}
 	switch {
 	case s.byID[r.id] != r:
 	case well && !r.trusted:
 		r.failures.Store(0)
-		r.trusted = true
+		r.trusted, r.silentSince, r.silence = true, time.Time{}, ""
 		s.settle(r)
 		s.rebuild(nil)
 	case !well && r.trusted:
@@ -92,13 +103,13 @@ func (s *Set) healthPath() string {
 // replicas that hang must not keep those that are well out of rotation.
 const probeTurn = 100 * time.Millisecond
 
-// healthy asks the replica's health path. Any answer below 500 counts: an image without that path (404) still showed
-// that it listens and speaks HTTP, which is all that can be known of it.
-func (g *Registry) healthy(ctx context.Context, r *Replica, path string) bool {
+// healthy asks the replica's health path and gives the reason if it is not well. Any answer below 500 counts: an image
+// without that path (404) still showed that it listens and speaks HTTP, which is all that can be known of it.
+func (g *Registry) healthy(ctx context.Context, r *Replica, path string) error {
 	select {
 	case g.probes <- struct{}{}:
 	case <-ctx.Done():
-		return false
+		return ctx.Err()
 	}
 	begun := sync.OnceFunc(func() { <-g.probes })
 	defer begun()
@@ -107,15 +118,96 @@ func (g *Registry) healthy(ctx context.Context, r *Replica, path string) bool {
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Address+path, nil)
 	if err != nil {
-		return false
+		return err
 	}
 	req.Header.Set("User-Agent", "waggle-probe")
 	resp, err := g.prober.Do(req)
 	if err != nil {
-		return false
+		return g.probeError(err)
 	}
 	_ = resp.Body.Close()
-	return resp.StatusCode < 500
+	if resp.StatusCode >= 500 {
+		return fmt.Errorf("it answers %d", resp.StatusCode)
+	}
+	return nil
+}
+
+// probeError is err without addresses, which are nobody's business outside.
+func (g *Registry) probeError(err error) error {
+	var op *net.OpError
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		return errno
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("nothing comes within %s", g.cfg.ProbeTimeout)
+	case errors.As(err, &op):
+		return op.Err
+	}
+	return errors.New("what it answers is no HTTP")
+}
+
+func port(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
+}
+
+// probeFailed notes why r is not in rotation.
+func (s *Set) probeFailed(r *Replica, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if r.silentSince.IsZero() {
+		r.silentSince = now
+	}
+	told := r.silence != ""
+	if now.Sub(r.silentSince) < reportAfter {
+		return
+	}
+	if r.silence = reason; !told {
+		s.registry.cfg.Logger.Warn("replica runs but cannot be used", "function", s.Name, "namespace", s.Namespace, "replica", r.id, "reason", reason)
+	}
+}
+
+// reportAfter is how long a replica's probes must have failed before that is worth telling anybody: one that starts may
+// take a moment after Swarm has called it running.
+const reportAfter = 5 * time.Second
+
+// Unreachable are the replicas that Swarm calls running and that have not answered a probe for some seconds.
+func (g *Registry) Unreachable() (all []feed.Unreachable) {
+	for _, s := range g.Sets() {
+		s.mu.Lock()
+		for _, r := range s.byID {
+			if r.state == feed.Ready && !r.trusted && r.silence != "" {
+				all = append(all, feed.Unreachable{ID: r.id, Reason: r.silence, Since: r.silentSince})
+			}
+		}
+		s.mu.Unlock()
+	}
+	return all
+}
+
+// UnreachableError says that every replica runs, by Swarm's word, and cannot be used.
+type UnreachableError struct{ Replica, Reason string }
+
+func (e *UnreachableError) Error() string { return "replica " + e.Replica + " " + e.Reason }
+
+// unreachable is why nothing is to be expected of any replica: all run, and have not answered for as long as a request
+// would be held. With atLast, for any time.
+func (s *Set) unreachable(now time.Time, atLast bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found error
+	for _, r := range s.byID {
+		switch {
+		case r.state == feed.Draining:
+		case r.state == feed.Ready && !r.trusted && r.silence != "" && (atLast || now.Sub(r.silentSince) >= s.registry.cfg.UnreachableAfter):
+			found = &UnreachableError{Replica: r.id, Reason: r.silence}
+		default:
+			return nil
+		}
+	}
+	return found
 }
 
 // sleep waits for d; false if ctx ended first.

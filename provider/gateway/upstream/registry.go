@@ -40,6 +40,9 @@ type Config struct {
 	ProbeInterval, MaxProbeInterval time.Duration
 	// ProbeTimeout bounds one probe; default 2 s.
 	ProbeTimeout time.Duration
+	// UnreachableAfter is how long all replicas must have failed their probes before requests no longer wait for them;
+	// default 30 s.
+	UnreachableAfter time.Duration
 	// Dial connects to a replica; default: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Resolve finds the addresses of a name while ProviderGone; default: the system's resolver.
@@ -62,7 +65,7 @@ func (c Config) withDefaults() Config {
 	for _, d := range []struct{ value, otherwise *time.Duration }{
 		{&c.IdleTimeout, new(20 * time.Second)}, {&c.DialTimeout, new(2 * time.Second)},
 		{&c.ProbeInterval, new(50 * time.Millisecond)}, {&c.MaxProbeInterval, new(time.Second)},
-		{&c.ProbeTimeout, new(2 * time.Second)},
+		{&c.ProbeTimeout, new(2 * time.Second)}, {&c.UnreachableAfter, new(30 * time.Second)},
 	} {
 		if *d.value == 0 {
 			*d.value = *d.otherwise

@@ -27,6 +27,8 @@ type Replica struct {
 	room atomic.Int64
 	// out is set while the replica must not be picked: draining, gone, or not (or no longer) trusted.
 	out atomic.Bool
+	// doubtful is set when a connection broke after a request was delivered on it, until the replica has answered a probe.
+	doubtful atomic.Bool
 	// failures counts failed exchanges in a row.
 	failures atomic.Int32
 
@@ -34,6 +36,9 @@ type Replica struct {
 	state   feed.State
 	trusted bool
 	probing bool // a probe decides whether the replica can be trusted
+	// silentSince is when the first of the probes failed that have all failed since, silence why the last one did.
+	silentSince time.Time
+	silence     string
 
 	mu     sync.Mutex
 	idle   []*Conn // guarded by mu; newest last
@@ -180,6 +185,21 @@ func (r *Replica) sweep(now time.Time, limit time.Duration) {
 	for _, c := range drop {
 		_ = c.Close()
 	}
+}
+
+// Broke notes that a connection broke after a request was delivered on it, as it does when the replica dies of the request:
+// a probe decides whether it stays in rotation.
+func (r *Replica) Broke() {
+	r.doubtful.Store(true)
+	r.Failed()
+	r.set.check(r)
+}
+
+// Leaving reports whether the replica is no longer meant to run, so that its end is nobody's fault.
+func (r *Replica) Leaving() bool {
+	r.set.mu.Lock()
+	defer r.set.mu.Unlock()
+	return r.state != feed.Ready || r.set.byID[r.id] != r
 }
 
 // Failed notes that an exchange failed after it was sent, so that the replica may be at fault. The third in a row takes

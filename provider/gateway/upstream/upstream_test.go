@@ -52,7 +52,7 @@ func (w *town) dial(_ context.Context, address string) (net.Conn, error) {
 		status = 200
 	}
 	if status == 0 {
-		return nil, errors.New("connection refused")
+		return nil, syscall.ECONNREFUSED
 	}
 	here, there := net.Pipe()
 	go func() {
