@@ -53,7 +53,7 @@ func (h *handler) reject(v *visit, p *problem) {
 // page links to the ballot instead of having a form.
 func (h *handler) answerForeign(v *visit) {
 	h.stats.rejected.Add(1)
-	p := &problem{http.StatusForbidden, "cross_origin", "This ballot came from another site. Open the ballot here and press again."}
+	p := h.refuseForeign(v)
 	if v.answer != pageAnswer {
 		v.answerProblem(p)
 		return
@@ -102,9 +102,10 @@ func (h *handler) answerPage(v *visit, status int, p *problem) {
 		v.paper = h.current()
 	}
 	shown := view{token: v.token, problem: p, nonce: h.keys.nonce(v.token.voter, v.paper.poll.ID, v.token.seq)}
-	if text := v.cookies.receipt(v.r, v.paper.poll.ID); text != "" {
+	for _, text := range v.cookies.receipts(v.r, v.paper.poll.ID) {
 		if shown.chosen = h.keys.chosen(text, v.token.voter, v.paper.poll); shown.chosen != nil {
 			shown.receipt = text
+			break
 		}
 	}
 	h.sendPage(v, status, shown)

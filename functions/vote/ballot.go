@@ -80,21 +80,85 @@ func parseForm(body string) (ballot, *problem) {
 	return b, nil
 }
 
-// parseJSON takes {"poll": "…", "choice": "…"} and nothing else.
+// parseJSON takes {"poll": "…", "choice": "…"} and nothing else. encoding/json would take a key twice, or in another
+// case, which is another ballot than its sender meant; and its errors name Go types.
 func parseJSON(body []byte) (ballot, *problem) {
-	var fields struct {
-		Poll   string `json:"poll"`
-		Choice string `json:"choice"`
+	var b ballot
+	fields := jsonObject{rest: bytes.TrimLeft(body, jsonSpace)}
+	if !fields.take('{') {
+		return ballot{}, badBody("The JSON is not an object: send %s.", jsonForm)
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&fields); err != nil {
-		return ballot{}, badBody(`The JSON is not {"poll":"…","choice":"…"}: %v.`, err)
+	var seen [2]bool
+	for first := true; !fields.take('}'); first = false {
+		if !first && !fields.take(',') {
+			return ballot{}, badBody("The JSON is malformed: send %s.", jsonForm)
+		}
+		key, keyOK := fields.text()
+		if !keyOK || !fields.take(':') {
+			return ballot{}, badBody("The JSON is malformed: send %s.", jsonForm)
+		}
+		field, to := 0, &b.poll
+		switch key {
+		case "poll":
+		case "choice":
+			field, to = 1, &b.choice
+		default:
+			return ballot{}, badBody("The key %s is not known: send %s.", quoted(key), jsonForm)
+		}
+		if seen[field] {
+			return ballot{}, badBody("The key %s is there twice: once is legal.", quoted(key))
+		}
+		seen[field] = true
+		if *to, keyOK = fields.text(); !keyOK {
+			return ballot{}, badBody("The value of %s must be a string: send %s.", quoted(key), jsonForm)
+		}
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+	if len(fields.rest) > 0 {
 		return ballot{}, badBody("There is text after the JSON object.")
 	}
-	return ballot{poll: fields.Poll, choice: fields.Choice}, nil
+	return b, nil
+}
+
+const (
+	jsonForm  = `{"poll":"…","choice":"…"}`
+	jsonSpace = " \t\r\n"
+)
+
+// jsonObject reads a flat object of strings. rest begins with the next token.
+type jsonObject struct{ rest []byte }
+
+func (o *jsonObject) take(c byte) bool {
+	if len(o.rest) == 0 || o.rest[0] != c {
+		return false
+	}
+	o.rest = bytes.TrimLeft(o.rest[1:], jsonSpace)
+	return true
+}
+
+// text takes a string. encoding/json unquotes it, and only if there is a need.
+func (o *jsonObject) text() (string, bool) {
+	if len(o.rest) == 0 || o.rest[0] != '"' {
+		return "", false
+	}
+	plain, end := true, 1
+	for ; end < len(o.rest) && o.rest[end] != '"'; end++ {
+		c := o.rest[end]
+		plain = plain && c >= ' ' && c < 0x80 && c != '\\'
+		if c == '\\' {
+			end++
+		}
+	}
+	if end >= len(o.rest) {
+		return "", false
+	}
+	literal := o.rest[:end+1]
+	o.rest = bytes.TrimLeft(o.rest[end+1:], jsonSpace)
+	if plain {
+		return string(literal[1:end]), true
+	}
+	var s string
+	err := json.Unmarshal(literal, &s)
+	return s, err == nil
 }
 
 // find sets the visit's paper to the ballot's poll and returns the chosen option. The poll must exist and be open.

@@ -1,6 +1,7 @@
 package vote
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -27,6 +28,21 @@ func TestBallotBodies(t *testing.T) {
 		"JSON with a field more":  {`{"choice":"cats","seq":9}`, false, ballot{}, "bad_body"},
 		"JSON with text after it": {`{"choice":"cats"}x`, false, ballot{}, "bad_body"},
 		"JSON of another type":    {`["cats"]`, false, ballot{}, "bad_body"},
+		"JSON with spaces":        {" {\n\"poll\" : \"pets\" ,\t\"choice\":\"cats\" } \n", false, ballot{poll: "pets", choice: "cats"}, ""},
+		"JSON with escapes":       {`{"poll":"p\u0065ts","choice":"c\"ö"}`, false, ballot{poll: "pets", choice: `c"ö`}, ""},
+		"empty object":            {`{}`, false, ballot{}, ""},
+		"JSON with two choices":   {`{"poll":"pets","choice":"cats","choice":"dogs"}`, false, ballot{}, "bad_body"},
+		"JSON with two polls":     {`{"poll":"pets","poll":"pets","choice":"dogs"}`, false, ballot{}, "bad_body"},
+		"JSON in another case":    {`{"poll":"pets","Choice":"cats"}`, false, ballot{}, "bad_body"},
+		"JSON of a number":        {`{"poll":"pets","choice":1}`, false, ballot{}, "bad_body"},
+		"JSON of null":            {`{"poll":"pets","choice":null}`, false, ballot{}, "bad_body"},
+		"JSON of a list":          {`{"poll":"pets","choice":["cats"]}`, false, ballot{}, "bad_body"},
+		"JSON without a comma":    {`{"poll":"pets" "choice":"cats"}`, false, ballot{}, "bad_body"},
+		"JSON with a last comma":  {`{"poll":"pets",}`, false, ballot{}, "bad_body"},
+		"JSON that is cut":        {`{"poll":"pets`, false, ballot{}, "bad_body"},
+		"JSON cut in an escape":   {`{"poll":"pets\`, false, ballot{}, "bad_body"},
+		"JSON with a bad escape":  {`{"poll":"pe\ts","choice":"\q"}`, false, ballot{}, "bad_body"},
+		"JSON with a raw control": {"{\"poll\":\"pe\tts\"}", false, ballot{}, "bad_body"},
 		"empty JSON":              {``, false, ballot{}, "bad_body"},
 	}
 	for name, test := range tests {
@@ -37,6 +53,9 @@ func TestBallotBodies(t *testing.T) {
 				parse = func(body string) (ballot, *problem) { return parseJSON([]byte(body)) }
 			}
 			got, p := parse(test.body)
+			if p != nil && (strings.Contains(p.text, "Go ") || strings.Contains(p.text, "json:")) {
+				t.Errorf("the refusal speaks of the program: %s", p.text)
+			}
 			if p != nil && p.code != test.code || p == nil && test.code != "" || got != test.want {
 				t.Errorf("got %+v, %v; want %+v, %q", got, p, test.want, test.code)
 			}
@@ -55,8 +74,13 @@ func FuzzBallot(f *testing.F) {
 		if p != nil && (p.status < 400 || p.status > 499 || len(p.text) > 4*maxBody) {
 			t.Errorf("problem %+v", p)
 		}
-		if _, p := parseJSON([]byte(body)); p != nil && !strings.HasPrefix(p.code, "bad_") {
+		got, p := parseJSON([]byte(body))
+		if p != nil && !strings.HasPrefix(p.code, "bad_") {
 			t.Errorf("problem %+v", p)
+		}
+		var want struct{ Poll, Choice string }
+		if p == nil && (json.Unmarshal([]byte(body), &want) != nil || got != ballot{poll: want.Poll, choice: want.Choice}) {
+			t.Errorf("%q reads as %+v, and for encoding/json as %+v", body, got, want)
 		}
 	})
 }

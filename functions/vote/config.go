@@ -16,6 +16,7 @@ type config struct {
 	resultsURL string // results_url: where the page links to the count; default none
 	replica    string // the container's hostname, noted in receipts
 
+	origins  *origins // public_origins: where browsers see the ballot, comma separated; default: what the request says
 	keys     *keys
 	password string
 	polls    []poll
@@ -43,6 +44,9 @@ func configFromEnv(getenv func(string) string) (config, error) {
 	if u, err := url.Parse(c.resultsURL); err != nil || (u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https") {
 		errs = append(errs, fmt.Errorf("results_url=%q: must be a path or an http or https address", c.resultsURL))
 	}
+	var err error
+	c.origins, err = parseOrigins(getenv("public_origins"))
+	errs = append(errs, err)
 	directory := setting("secret_mount_path", "/var/openfaas/secrets")
 	secret := func(name string) string {
 		text, err := readSecret(directory, name)
@@ -54,7 +58,6 @@ func configFromEnv(getenv func(string) string) (config, error) {
 	if err := errors.Join(errs...); err != nil {
 		return config{}, err
 	}
-	var err error
 	c.keys, err = parseKeys(voterKeys)
 	errs = append(errs, err)
 	c.polls, err = parsePolls([]byte(pollFile))

@@ -3,7 +3,6 @@ package vote
 import (
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -16,10 +15,6 @@ const (
 	receiptName = "waggle-receipt-" // followed by the poll's id
 )
 
-func newCookies(r *http.Request) cookies {
-	return cookies{secure: r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")}
-}
-
 func (c cookies) name(name string) string {
 	if c.secure {
 		return "__Host-" + name
@@ -27,18 +22,18 @@ func (c cookies) name(name string) string {
 	return name
 }
 
-func (c cookies) token(r *http.Request) string { return c.read(r, tokenName) }
-
-func (c cookies) receipt(r *http.Request, poll int32) string {
-	return c.read(r, receiptName+strconv.Itoa(int(poll)))
+// values are those of all cookies of the name: browsers may send several.
+func (c cookies) values(r *http.Request, name string) []string {
+	var all []string
+	for _, cookie := range r.CookiesNamed(c.name(name)) {
+		all = append(all, cookie.Value)
+	}
+	return all
 }
 
-func (c cookies) read(r *http.Request, name string) string {
-	cookie, err := r.Cookie(c.name(name))
-	if err != nil {
-		return ""
-	}
-	return cookie.Value
+// receipts are the receipts for the poll that the browser has.
+func (c cookies) receipts(r *http.Request, poll int32) []string {
+	return c.values(r, receiptName+strconv.Itoa(int(poll)))
 }
 
 // setToken gives the browser a token for so many seconds.

@@ -28,7 +28,7 @@ type handler struct {
 	gate    *gate
 	stats   *stats
 	logger  *slog.Logger
-	origin  *http.CrossOriginProtection
+	origins *origins
 	end     context.CancelFunc // ends the probe
 	now     func() time.Time
 }
@@ -46,7 +46,7 @@ func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, e
 	h := &handler{
 		keys: c.keys, papers: map[string]*ballotPaper{}, polls: c.polls, replica: c.replica,
 		gate: newGate(logger), stats: &stats{}, logger: logger,
-		origin: http.NewCrossOriginProtection(), now: time.Now,
+		origins: c.origins, now: time.Now,
 	}
 	for i := range c.polls {
 		paper, err := newPaper(&c.polls[i], c.polls, c.keys, c.resultsURL)
@@ -58,7 +58,8 @@ func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, e
 	h.capture = newCapture(newAppender(c.socket, c.user, c.password), h.gate, h.stats)
 	ctx, h.end = context.WithCancel(ctx)
 	h.capture.start(ctx)
-	logger.Info("vote starting", "polls", h.slugs(), "redis_socket", c.socket, "redis_user", c.user, "signing_key", c.keys.signing.kid)
+	logger.Info("vote starting", "polls", h.slugs(), "redis_socket", c.socket, "redis_user", c.user, "signing_key", c.keys.signing.kid,
+		"public_origins", c.origins.public, "results_url", c.resultsURL)
 	return h, nil
 }
 
@@ -114,7 +115,7 @@ func (h *handler) show(v *visit) {
 
 // vote answers POST. The order of the checks is that of their cost, and nothing is stored before all have passed.
 func (h *handler) vote(v *visit) {
-	if !h.sameOrigin(v.r) {
+	if !h.origins.allows(v.r) {
 		h.answerForeign(v)
 		return
 	}
@@ -169,15 +170,6 @@ func (h *handler) sequence(v *visit, b ballot) (int64, *problem) {
 			"This ballot paper was not made for this browser, or is too old. Here is a new one: please press again."}
 	}
 	return max(v.token.seq, b.seq), nil
-}
-
-// sameOrigin is http.CrossOriginProtection with the host that the browser saw.
-func (h *handler) sameOrigin(r *http.Request) bool {
-	host := r.Host
-	if forwarded := r.Header.Get("X-Forwarded-Host"); forwarded != "" {
-		host = forwarded
-	}
-	return h.origin.Check(&http.Request{Method: r.Method, Host: host, Header: r.Header, URL: r.URL}) == nil
 }
 
 // unknownPoll refuses a poll that is not in the poll file.

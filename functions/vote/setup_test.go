@@ -52,6 +52,8 @@ type bundle struct {
 	t     testing.TB
 	redis *harness.RedisServer
 	logs  *lockedBuffer
+	// started is when the handler was made.
+	started time.Time
 }
 
 type lockedBuffer struct {
@@ -94,6 +96,9 @@ func setupWith(t testing.TB, change func(*config)) *bundle {
 	}
 	c := config{user: "capture", password: harness.RedisPassword, replica: "test", polls: polls,
 		keys: testKeys(t, "poll:"+keyP+"\nk1:"+keyA)}
+	if c.origins, err = parseOrigins(""); err != nil {
+		t.Fatal(err)
+	}
 	change(&c)
 	logs := &lockedBuffer{}
 	h, err := newHandler(context.Background(), c, slog.New(slog.NewJSONHandler(logs, nil)))
@@ -106,7 +111,7 @@ func setupWith(t testing.TB, change func(*config)) *bundle {
 			t.Errorf("shutting down: %v", err)
 		}
 	})
-	return &bundle{handler: h, t: t, logs: logs}
+	return &bundle{handler: h, t: t, logs: logs, started: time.Now()}
 }
 
 func (b *bundle) probe() { b.gate.try(context.Background(), b.capture.appender.probe) }

@@ -39,14 +39,10 @@ const (
 )
 
 func (h *handler) newVisit(w http.ResponseWriter, r *http.Request) *visit {
-	v := &visit{w: w, r: r, now: h.now(), cookies: newCookies(r), body: readBodyKind(r)}
+	v := &visit{w: w, r: r, now: h.now(), cookies: cookies{secure: h.origins.secure() || isHTTPS(r)}, body: readBodyKind(r)}
 	v.answer = v.readAnswerKind()
-	if t, err := h.keys.readToken(v.cookies.token(r), v.now); err == nil {
-		v.token = t
-	}
-	if r.URL.RawQuery != "" {
-		v.slug = r.URL.Query().Get("poll")
-	}
+	v.token = h.readVoter(v)
+	v.slug = h.readSlug(r)
 	switch {
 	case v.slug != "":
 		v.paper = h.papers[v.slug]
@@ -54,6 +50,31 @@ func (h *handler) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 		v.paper = h.papers[h.polls[0].Slug]
 	}
 	return v
+}
+
+// readVoter returns the first valid token: a site beside this one may have set a cookie of the same name, and browsers
+// send both, in an order that they choose.
+func (h *handler) readVoter(v *visit) token {
+	for _, text := range v.cookies.values(v.r, tokenName) {
+		if t, err := h.keys.readToken(text, v.now); err == nil {
+			return t
+		}
+	}
+	return token{}
+}
+
+// readSlug returns the first poll of the query that there is, else the first.
+func (h *handler) readSlug(r *http.Request) string {
+	if r.URL.RawQuery == "" {
+		return ""
+	}
+	slugs := r.URL.Query()["poll"]
+	for _, slug := range slugs {
+		if h.papers[slug] != nil {
+			return slug
+		}
+	}
+	return strings.Join(slugs[:min(1, len(slugs))], "")
 }
 
 func readBodyKind(r *http.Request) bodyKind {
@@ -70,7 +91,7 @@ func readBodyKind(r *http.Request) bodyKind {
 
 // readAnswerKind: JSON is for a client that asks for it or sends it, and accepts no page.
 func (v *visit) readAnswerKind() answerKind {
-	accept := v.r.Header.Get("Accept")
+	accept := strings.Join(v.r.Header["Accept"], ",")
 	page := strings.Contains(accept, "text/html")
 	switch {
 	case v.r.Method == http.MethodPost && v.body == jsonBody, strings.Contains(accept, "application/json") && !page:
