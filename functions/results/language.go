@@ -1,10 +1,12 @@
 package results
 
 import (
+	"cmp"
 	"embed"
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,7 +66,23 @@ func languageOf(code, header string) *language {
 			return l
 		}
 	}
-	_, i := textlanguage.MatchStrings(languageMatcher, header)
+	// Item by item: the library gives a whole header up for one language that it does not know.
+	type wish struct {
+		tag    textlanguage.Tag
+		weight float32
+	}
+	var wishes []wish
+	for item := range strings.SplitSeq(header, ",") {
+		if tags, weights, err := textlanguage.ParseAcceptLanguage(item); err == nil && len(tags) == 1 {
+			wishes = append(wishes, wish{tags[0], weights[0]})
+		}
+	}
+	slices.SortStableFunc(wishes, func(a, b wish) int { return cmp.Compare(b.weight, a.weight) })
+	tags := make([]textlanguage.Tag, len(wishes))
+	for i, w := range wishes {
+		tags[i] = w.tag
+	}
+	_, i, _ := languageMatcher.Match(tags...)
 	return languages[i]
 }
 
