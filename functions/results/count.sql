@@ -9,6 +9,8 @@ WITH count AS MATERIALIZED (
 		'tally', (SELECT json_agg(json_build_array(poll, choice, votes)) FROM result_tally),
 		'ledger', (SELECT json_agg(l ORDER BY node, registered_at, incarnation)
 		             FROM (SELECT *, added AS captured FROM result_ledger) AS l),
+		'gaps', (SELECT json_agg(g ORDER BY g.from, node)
+		           FROM (SELECT node, from_at AS "from", to_at AS "to", closed_at FROM result_gap) AS g),
 		'checks', (SELECT json_agg(c ORDER BY name) FROM (SELECT name, drift, checked_at FROM result_health) AS c),
 		'entries', (SELECT json_agg(e ORDER BY poll, node) FROM result_poll_ledger AS e),
 		'turnout', (SELECT json_agg(json_build_array(w.poll, t.minute, t.voters) ORDER BY w.poll, t.minute)

@@ -59,7 +59,8 @@ func fill(t *testing.T, d *harness.Database) {
 		INSERT INTO drain_stream (node, inc, n, rejected, lost, added) VALUES
 			('node1', '11111111-1111-4111-8111-111111111111', 40, 1, 0, 45),
 			('node2', '22222222-2222-4222-8222-222222222222', 10, 0, 3, 20);
-		UPDATE drain_stream SET seen_at = now() - interval '1 day' WHERE node = 'node2'`)
+		UPDATE drain_stream SET seen_at = now() - interval '1 day' WHERE node = 'node2';
+		INSERT INTO drain_gap (stream, cause, from_at, to_at) VALUES (2, 'cut', '2020-01-01 00:00:00Z', '2020-01-01 00:00:05Z')`)
 }
 
 func get(h *handler, target, accept string) *httptest.ResponseRecorder {
@@ -98,6 +99,9 @@ func TestJSON(t *testing.T) {
 	l := got.Ledger
 	if l.Captured != 65 || l.Counted != 49 || l.Pending != 12 || l.Rejected != 1 || l.Lost != 3 || l.Missing != 1 || l.AsOf.IsZero() || got.Stale {
 		t.Errorf("ledger = %+v", l)
+	}
+	if len(l.Gaps) != 1 || l.Gaps[0].Node != "node2" || l.Gaps[0].ClosedAt != nil || codes(l.Reasons) != "pending silent lost gap" {
+		t.Errorf("gaps = %+v, reasons %+v", l.Gaps, l.Reasons)
 	}
 	if len(l.Streams) != 2 || l.Streams[0].Node != "node1" || l.Streams[1].State != "missing" || l.Streams[1].Lost != 3 {
 		t.Errorf("streams = %+v", l.Streams)

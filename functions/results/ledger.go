@@ -43,7 +43,7 @@ type reason struct {
 }
 
 // liveChecks are self-checks that repeat what the ledger says. The ledger is of now, while they may be a minute old.
-var liveChecks = []string{"missing", "lost"}
+var liveChecks = []string{"missing", "lost", "unknown"}
 
 func newLedger(c *count, stale bool) ledger {
 	l := ledger{Streams: c.streams, Gaps: c.gaps, Checks: []check{}, AsOf: c.asOf, Reasons: []reason{}, stale: stale}
