@@ -16,7 +16,7 @@ func (ex *exchange) withinRate() bool {
 	if ex.g.limiter == nil || ex.c.inner || string(ex.req.Target) == "/healthz" {
 		return true
 	}
-	return ex.g.limiter.Allow(ex.client(), ex.started.Sub(ex.g.born))
+	return ex.g.limiter.Allow(ex.client(), ex.started.Sub(ex.g.startedAt))
 }
 
 // client is the address that a request counts for: the peer's or, as long as that is a trusted proxy, whatever that

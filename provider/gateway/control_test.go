@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,6 +26,9 @@ type control struct {
 	hub   *feed.Hub
 	wake  func(name string)
 	wakes atomic.Int32
+	// deployed are functions that exist although no table may have them; asked counts the questions after one.
+	deployed sync.Map
+	asked    atomic.Int32
 }
 
 // Wake implements feed.Waker.
@@ -41,7 +45,11 @@ func newControl(t *testing.T) *control {
 	t.Helper()
 	p := &control{}
 	var err error
-	if p.hub, err = feed.NewHub(feed.HubConfig{Waker: p, Heartbeat: 50 * time.Millisecond}); err != nil {
+	if p.hub, err = feed.NewHub(feed.HubConfig{Waker: p, Heartbeat: 50 * time.Millisecond, Deployed: func(_ context.Context, name, _ string) (bool, error) {
+		p.asked.Add(1)
+		_, deployed := p.deployed.Load(name)
+		return deployed, nil
+	}}); err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
@@ -55,6 +63,7 @@ func newControl(t *testing.T) *control {
 	})
 	mux.HandleFunc("/system/", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
+		p.deployed.Store(string(body), true) // if it is the name of a function, it is one now
 		w.WriteHeader(http.StatusAccepted)
 		_, _ = fmt.Fprintf(w, "%s %s %s", r.Method, r.RequestURI, body)
 	})

@@ -11,7 +11,7 @@
 // http2.go) reads a head and makes an exchange (exchange.go) of it, which is answered
 // here (local.go) or forwarded (forward.go): heads rewritten (rewrite.go), bodies gathered (gather.go) and relayed
 // (relay.go, upload.go, tunnel.go); or stored for later (async.go, intake.go) by a queue that comes back through inner.go.
-// Until a table has come, blind.go holds requests. Parsing is http1's, picking upstream's, system calls are sock's.
+// What no table names is looked for in unknown.go. Parsing is http1's, picking upstream's, system calls are sock's.
 //
 // # Decisions
 //
@@ -82,7 +82,7 @@ type Gateway struct {
 	epoch     string
 	hostname  string
 
-	// clock is the time since born in nanoseconds, a sweep old at most: exact enough for every deadline. Nobody can set it.
+	// clock is the time since startedAt in nanoseconds, a sweep old at most: exact enough for every deadline. Nobody can set it.
 	clock atomic.Int64
 	// receiving is the room that bodies of asynchronous calls take while they come in; see intake.
 	receiving atomic.Int64
@@ -94,11 +94,13 @@ type Gateway struct {
 	cancels chan string
 	asked   sampler
 
-	// born is when the gateway was made; sighted is closed once its first table is in use.
-	born    time.Time
-	sighted chan struct{}
-	// heldBlind counts the requests that wait for that.
-	heldBlind atomic.Int64
+	startedAt time.Time
+	// tables fires whenever a table has been put to use; tableArrived says that the first one has.
+	tables       broadcast
+	tableArrived atomic.Bool
+	// heldUnlisted counts the requests for functions that no table has; see unknown.go.
+	heldUnlisted atomic.Int64
+	unknown      unknownNames
 
 	// unready is set when shutdown begins, draining once connections are to be closed after their request.
 	unready, draining atomic.Bool
@@ -117,9 +119,9 @@ func New(cfg Config) (*Gateway, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
 	}
-	g := &Gateway{cfg: cfg, servedBy: "waggle/" + cfg.Release, epoch: rand.Text(), born: time.Now(), sighted: make(chan struct{}),
+	g := &Gateway{cfg: cfg, servedBy: "waggle/" + cfg.Release, epoch: rand.Text(), startedAt: time.Now(),
 		conns: make(map[*conn]struct{}), perIP: make(map[string]int), cancels: make(chan string, maxCancels)}
-	g.asked.most = maxCancels
+	g.asked.most, g.unknown.rate.most = maxCancels, maxAsks
 	var err error
 	if g.trusted, err = cfg.trustedProxies(); err != nil {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
@@ -146,7 +148,7 @@ func New(cfg Config) (*Gateway, error) {
 		UnreachableAfter:  cfg.HoldTimeout,
 		Wake:              g.wake,
 		Resolve:           cfg.Resolve,
-		ProviderGone:      func() bool { return g.providerGone() || g.blind() },
+		ProviderGone:      func() bool { return g.providerGone() || g.noTable() },
 		NewStats:          g.statsOf,
 		Removed:           func(s *upstream.Set) { g.metrics.forget(s.Label) },
 		Ejected:           g.ejected,
@@ -289,9 +291,9 @@ func (g *Gateway) followTable(ctx context.Context) error {
 // apply puts a table to use. One goroutine at a time calls it.
 func (g *Gateway) apply(t feed.Table) {
 	g.registry.Apply(t)
-	if g.blind() {
-		close(g.sighted)
-	}
+	g.unknown.forget()
+	g.tableArrived.Store(true)
+	g.tables.fire()
 }
 
 func (g *Gateway) serveMetrics(ctx context.Context, l net.Listener) error {

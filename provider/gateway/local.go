@@ -34,7 +34,7 @@ func statusOf(err error) int {
 		return 503
 	case errors.Is(err, upstream.ErrNotReady), errors.Is(err, upstream.ErrAsleep), errors.Is(err, upstream.ErrBusy),
 		errors.Is(err, upstream.ErrQueueFull), errors.Is(err, upstream.ErrStale), errors.Is(err, upstream.ErrTooManyGuesses),
-		errors.Is(err, errNoTable):
+		errors.Is(err, errNoTable), errors.Is(err, errNotListed), errors.Is(err, errUnsure):
 		return 503
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return 504
@@ -93,7 +93,7 @@ func (ex *exchange) health() (keep bool) {
 		d.TableEpoch, d.TableRevision = table.Epoch, table.Revision
 		if since, gone := f.GoneSince(); gone {
 			d.Status, d.Provider, d.ProviderGone = "degraded", "gone", &since
-		} else if ex.g.blind() {
+		} else if ex.g.noTable() {
 			d.Status, d.Provider = "degraded", "connected, no table yet"
 		}
 	}

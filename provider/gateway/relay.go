@@ -11,6 +11,9 @@ import (
 // streams; a short response goes out in one write.
 func (ex *exchange) relay() (status int, keep bool) {
 	resp := &ex.resp
+	if ex.control && string(ex.req.Method) != "GET" {
+		ex.g.unknown.forget() // before the client knows: perhaps a function was deployed
+	}
 	if resp.Status == 101 {
 		return ex.tunnel()
 	}

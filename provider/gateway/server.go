@@ -146,7 +146,7 @@ func (g *Gateway) sweep(ctx context.Context) error {
 	for n := 0; ; n++ {
 		select {
 		case now := <-tick.C:
-			at := int64(now.Sub(g.born))
+			at := int64(now.Sub(g.startedAt))
 			g.clock.Store(at)
 			g.eachConn(func(c *conn) {
 				c.expire(at)

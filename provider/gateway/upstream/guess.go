@@ -53,7 +53,7 @@ func (g *Registry) Guess(address []byte) (*Set, error) {
 	if suffix := "." + g.cfg.DefaultNamespace; len(name) > len(suffix) && name[len(name)-len(suffix):] == suffix {
 		name = name[:len(name)-len(suffix)]
 	}
-	if !isFunctionName(name) {
+	if !IsFunctionName(name) {
 		return nil, nil
 	}
 	q := &g.guess
@@ -201,8 +201,9 @@ func (q *guesses) sets() (all []*Set) {
 	return all
 }
 
-// isFunctionName keeps names that are no function's, such as the stack's own services, from being looked up.
-func isFunctionName(name string) bool {
+// IsFunctionName reports whether a function may have this name: it keeps names that are no function's, such as the stack's
+// own services, from being looked for.
+func IsFunctionName(name string) bool {
 	if name == "" || len(name) > 63 || name[0] == '-' || name[len(name)-1] == '-' {
 		return false
 	}

@@ -85,7 +85,7 @@ func TestHeldWhileStarting(t *testing.T) {
 		})
 	}
 	held := func(e *edge, n int64) {
-		for e.heldBlind.Load() != n {
+		for e.heldUnlisted.Load() != n {
 			time.Sleep(time.Millisecond)
 		}
 	}
@@ -201,5 +201,85 @@ func known(name string) func(context.Context, string) ([]string, error) {
 			return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 		}
 		return []string{"127.0.0.1"}, nil
+	}
+}
+
+// A function that was deployed a moment ago is called at once, through the gateway that passed the 202 on and through
+// another one, before any table has it: nobody is told that there is no such function.
+func TestDeployedFunctionIsKnownAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newControl(t)
+	p.hub.Publish(feed.Table{Epoch: "e", Revision: 1})
+	adjust := under(t, p)
+	gateways := []*edge{start(t, adjust), start(t, func(c *Config) { adjust(c); c.Queue = &fakeQueue{} })}
+	for _, e := range gateways {
+		for e.noTable() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	if resp, body := gateways[0].exchange(t, "GET /function/new HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != 404 {
+		t.Fatalf("before it is deployed: %s %q", resp.Status, body)
+	}
+	deploy := "POST /system/functions HTTP/1.1\r\nHost: h\r\nAuthorization: " + basic("admin:s3cret") + "\r\nContent-Length: 3\r\n\r\nnew"
+	if resp, body := gateways[0].exchange(t, deploy); resp.StatusCode != 202 {
+		t.Fatalf("deploying: %s %q", resp.Status, body)
+	}
+	var callers sync.WaitGroup
+	for i, call := range []struct {
+		e    *edge
+		raw  string
+		want string
+	}{
+		{gateways[0], "GET /function/new", "200 here"}, {gateways[1], "GET /function/new.openfaas-fn", "200 here"},
+		{gateways[1], "POST /async-function/new", "202 "}, {gateways[1], "GET /function/other", "404 no such function\n"},
+	} {
+		c, in := call.e.dial(t)
+		callers.Go(func() {
+			_, _ = io.WriteString(c, call.raw+" HTTP/1.1\r\nHost: h\r\n\r\n")
+			method, _, _ := strings.Cut(call.raw, " ")
+			resp, err := http.ReadResponse(in, &http.Request{Method: method})
+			if err != nil {
+				t.Errorf("call %d: %v", i, err)
+				return
+			}
+			body, _ := io.ReadAll(resp.Body)
+			if got := fmt.Sprint(resp.StatusCode, " ", string(body)); got != call.want {
+				t.Errorf("call %d: got %q, want %q", i, got, call.want)
+			}
+		})
+	}
+	for gateways[0].heldUnlisted.Load()+gateways[1].heldUnlisted.Load() < 3 {
+		time.Sleep(time.Millisecond)
+	}
+	r := newReplica(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "here") })
+	p.hub.Publish(feed.Table{Epoch: "e", Revision: 2, Functions: []feed.Function{function("new", r)}})
+	callers.Wait()
+}
+
+// Names that strangers make up cost the provider little.
+func TestUnknownNamesAreCheap(t *testing.T) {
+	t.Parallel()
+	p := newControl(t)
+	p.hub.Publish(feed.Table{Epoch: "e", Revision: 1})
+	e := start(t, under(t, p))
+	for e.noTable() {
+		time.Sleep(time.Millisecond)
+	}
+	c, in := e.dial(t)
+	begun := time.Now()
+	for i := range 500 {
+		_, _ = fmt.Fprintf(c, "GET /function/nobody%d HTTP/1.1\r\nHost: h\r\n\r\n", i)
+		if resp, body := readResponse(t, in, "GET"); resp.StatusCode != 404 {
+			t.Fatalf("got %s %q", resp.Status, body)
+		}
+	}
+	if asked, most := int(p.asked.Load()), maxAsks*(int(time.Since(begun)/time.Second)+2); asked == 0 || asked > most {
+		t.Errorf("the provider was asked %d times, want 1 to %d", asked, most)
+	}
+	for _, name := range []string{"a.b.c", "Capital", "a%20b", strings.Repeat("x", 64), ""} {
+		before := p.asked.Load()
+		if resp, _ := e.exchange(t, "GET /function/"+name+" HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != 404 || p.asked.Load() != before {
+			t.Errorf("%q: got %s, %d asks", name, resp.Status, p.asked.Load()-before)
+		}
 	}
 }
