@@ -25,6 +25,9 @@ type ClientConfig struct {
 	User, Password string
 	// Report makes the load report of this moment; nil sends none. It is called from one goroutine.
 	Report func() Report
+	// Urgent makes a partial report if there is something that cannot wait; nil: there never is. It is called by the
+	// goroutine of Report, 20 times a second.
+	Urgent func() (Report, bool)
 	// Cancelled is told of each asynchronous call that somebody wants cancelled, perhaps more than once; nil ignores them.
 	// It must not block: the stream waits for it.
 	Cancelled func(id string)
@@ -47,6 +50,9 @@ func (c ClientConfig) withDefaults() ClientConfig {
 	}
 	if c.MaxBackoff == 0 {
 		c.MaxBackoff = 2 * time.Second
+	}
+	if c.Urgent == nil {
+		c.Urgent = func() (Report, bool) { return Report{}, false }
 	}
 	if c.Cancelled == nil {
 		c.Cancelled = func(string) {}

@@ -45,7 +45,9 @@ type Report struct {
 	At   time.Time `json:"at"`
 	// Leaving marks the last report of a process that ends in order.
 	Leaving bool `json:"leaving,omitempty"`
-	// Functions that a report leaves out are idle.
+	// Partial marks a report out of turn, which says nothing of what it leaves out.
+	Partial bool `json:"partial,omitempty"`
+	// Functions that a whole report leaves out are idle.
 	Functions []Load `json:"functions"`
 	// Unreachable are the replicas that Swarm calls running and that do not answer this gateway's probes.
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
@@ -107,7 +109,11 @@ func (h *Hub) serveLoad(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	h.loads.add(report, time.Now())
+	now := time.Now()
+	h.loads.add(report, now)
+	if report.Partial {
+		h.cfg.Urgent(GatewayLoad{Gateway: report.Gateway, Epoch: report.Epoch, Node: report.Node, Arrived: now, Functions: report.Functions})
+	}
 	w.WriteHeader(http.StatusAccepted)
 }
 
@@ -147,7 +153,11 @@ func (r Report) validate() error {
 	return nil
 }
 
-// report sends the load each ReportEvery, and once more when ctx is done. A report that fails is simply followed by the
+// lookEvery is how often it is seen whether a report cannot wait: with the way to the provider and its answer, replicas are
+// asked for within a tenth of a second.
+const lookEvery = 50 * time.Millisecond
+
+// report sends the load each ReportEvery, what cannot wait at once, and the load once more when ctx is done. A report that fails is simply followed by the
 // next, which holds it too.
 func (c *Client) report(ctx context.Context) {
 	if c.cfg.Report == nil {
@@ -155,17 +165,24 @@ func (c *Client) report(ctx context.Context) {
 	}
 	tick := time.NewTicker(c.cfg.ReportEvery)
 	defer tick.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	for {
+		var report Report
+		send := true
 		select {
 		case <-ctx.Done():
 			c.sayGoodbye(context.WithoutCancel(ctx))
 			return
 		case <-tick.C:
+			report = c.cfg.Report()
+		case <-look.C:
+			report, send = c.cfg.Urgent()
 		}
-		if _, gone := c.GoneSince(); gone {
+		if _, gone := c.GoneSince(); gone || !send {
 			continue
 		}
-		if err := c.post(ctx, "/feed/load", 2*c.cfg.ReportEvery, c.cfg.Report()); err != nil && ctx.Err() == nil {
+		if err := c.post(ctx, "/feed/load", 2*c.cfg.ReportEvery, report); err != nil && ctx.Err() == nil {
 			c.cfg.Logger.Debug("reporting the load failed", "error", err)
 		}
 	}

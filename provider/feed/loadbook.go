@@ -60,6 +60,10 @@ func (b *loadBook) add(r Report, now time.Time) {
 		b.makeRoom()
 		before.first = now
 	}
+	if r.Partial && known {
+		b.update(before, r)
+		return
+	}
 	seen := lastSeen{first: before.first, at: now, node: r.Node, leaving: r.Leaving || before.leaving, unreachable: r.Unreachable,
 		loads: make(map[key]Load, len(r.Functions)), forgotten: make(map[key]time.Time)}
 	for _, l := range r.Functions {
@@ -94,6 +98,20 @@ func (b *loadBook) add(r Report, now time.Time) {
 		seen.loads[k] = l.idle()
 	}
 	b.gateways[who] = seen
+}
+
+// update takes in a report that cannot wait: all that it does not say stays, the time of the last whole one included. It
+// requires mu.
+func (b *loadBook) update(seen lastSeen, r Report) {
+	for _, l := range r.Functions {
+		k := key{l.Name, l.Namespace}
+		old := seen.loads[k]
+		if _, gone := seen.forgotten[k]; gone || l.Life != old.Life || l.Started < old.Started || l.Completed < old.Completed {
+			continue // the next whole report tells what has become of it
+		}
+		b.completed[k] += l.Completed - old.Completed
+		seen.loads[k] = l
+	}
 }
 
 // idle is l without what is under way.

@@ -22,7 +22,9 @@ import (
 type State string
 
 const (
-	// Starting means the container exists but its health check has not passed: no request goes there.
+	// Preparing means that a node has been found and the container does not run yet.
+	Preparing State = "preparing"
+	// Starting means that the container runs but has not passed its health check: requests go there once it answers.
 	Starting State = "starting"
 	// Ready means the replica takes requests.
 	Ready State = "ready"
@@ -51,6 +53,10 @@ type Function struct {
 	Desired uint64 `json:"desired"`
 	// Scale is how Desired follows the load.
 	Scale Scale `json:"scale"`
+	// Unscaled leaves Desired to operators and alerts (annotation com.waggle.autoscale=false).
+	Unscaled bool `json:"unscaled,omitempty"`
+	// Trouble is what keeps replicas from starting.
+	Trouble Trouble `json:"trouble,omitzero"`
 	// Updating is true while Swarm replaces replicas, by an update or a rollback.
 	Updating bool `json:"updating,omitempty"`
 	// MaxInflight is the most requests one replica accepts at once, from the function's max_inflight; 0 means no limit.
@@ -68,6 +74,16 @@ type Function struct {
 	Retry *Retry `json:"retry,omitempty"`
 	// Replicas is sorted by ID.
 	Replicas []Replica `json:"replicas,omitempty"`
+}
+
+// Trouble is what keeps replicas of a function from starting. The zero value is none.
+type Trouble struct {
+	// Unplaced replicas wait for a node with room.
+	Unplaced int `json:"unplaced,omitempty"`
+	// Failed counts those that have ended within a minute of their start, in the last minute.
+	Failed int `json:"failed,omitempty"`
+	// Reason is what Swarm says of the newest of them.
+	Reason string `json:"reason,omitempty"`
 }
 
 // CORS says which web pages may call a function from another origin than its own.

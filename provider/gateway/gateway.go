@@ -78,6 +78,7 @@ type Gateway struct {
 	accessLog sampler
 	certs     *certs.Store // nil without TLS
 	http2     http2.Config
+	reports   reporter
 	servedBy  string
 	epoch     string
 	hostname  string
@@ -132,6 +133,7 @@ func New(cfg Config) (*Gateway, error) {
 	if g.hostname, err = os.Hostname(); err != nil {
 		return nil, fmt.Errorf("configuring the gateway: %w", err)
 	}
+	g.reports = reporter{gateway: g, said: make(map[*upstream.Set]said)}
 	g.accessLog.most = uint64(cfg.AccessLog)
 	g.metrics = newMetrics(cfg.Registry, g)
 	if c := cfg.certificates(); c.On() {
@@ -160,7 +162,7 @@ func New(cfg Config) (*Gateway, error) {
 	if address, _ := cfg.providerAddress(); address != "" {
 		g.provider = g.registry.Fixed("provider", address)
 		g.feed, err = feed.NewClient(feed.ClientConfig{URL: cfg.ProviderURL, User: cfg.Credentials.User, Password: cfg.Credentials.Password,
-			Report: g.report, Cancelled: g.cancelled, Logger: cfg.Logger})
+			Report: g.reports.whole, Urgent: g.reports.urgent, Cancelled: g.cancelled, Logger: cfg.Logger})
 		if err != nil {
 			return nil, fmt.Errorf("configuring the gateway: %w", err)
 		}
@@ -336,17 +338,4 @@ func (g *Gateway) statsOf(s *upstream.Set) any {
 func (g *Gateway) ejected(s *upstream.Set, r *upstream.Replica, reason string) {
 	g.metrics.happened(g.metrics.ejections, s.Label, reason)
 	g.cfg.Logger.Warn("replica out of rotation", "function", s.Name, "namespace", s.Namespace, "replica", r.ID(), "reason", reason)
-}
-
-// report is this gateway's load.
-func (g *Gateway) report() feed.Report {
-	sets := g.registry.Sets()
-	r := feed.Report{Gateway: g.hostname, Epoch: g.epoch, Node: g.cfg.NodeID, At: time.Now(), Functions: make([]feed.Load, 0, len(sets))}
-	r.Unreachable = g.registry.Unreachable()
-	for _, s := range sets {
-		pending, due := g.pending(s.Label)
-		r.Functions = append(r.Functions, feed.Load{Name: s.Name, Namespace: s.Namespace, Life: s.Life,
-			Started: s.Started.Load(), Completed: s.Completed.Load(), Inflight: s.Inflight(), Queued: s.Queued(), Pending: pending, Due: due})
-	}
-	return r
 }

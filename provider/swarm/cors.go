@@ -14,7 +14,7 @@ const (
 
 // parseCORS reads the annotations about calls from web pages of other origins; nil if no origin is allowed.
 func parseCORS(annotations given) *feed.CORS {
-	credentials := annotations.boolean(annotationCORSCredentials)
+	credentials := annotations.boolean(annotationCORSCredentials, false)
 	origins := splitList(annotations.values[annotationCORSOrigins])
 	for _, origin := range origins {
 		if origin == "*" && len(origins) == 1 {

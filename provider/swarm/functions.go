@@ -160,11 +160,11 @@ func (c *Cluster) Update(ctx context.Context, d types.FunctionDeployment) error 
 }
 
 // prepare checks what can be checked without the Swarm and resolves the image. A client that sends back what it was told
-// of a function sends back its state, too, which is no wish of its user.
+// of a function sends back what a description adds, too, which is no wish of its user.
 func (c *Cluster) prepare(ctx context.Context, d *types.FunctionDeployment) (image, error) {
-	if _, found := deref(d.Annotations)[annotationState]; found {
-		annotations := maps.Clone(*d.Annotations)
-		delete(annotations, annotationState)
+	added := func(key, _ string) bool { return key == annotationState || strings.HasPrefix(key, AnnotationScaling) }
+	if annotations := maps.Clone(deref(d.Annotations)); annotations != nil {
+		maps.DeleteFunc(annotations, added)
 		d.Annotations = &annotations
 	}
 	if err := checkName("namespace", d.Namespace); err != nil {

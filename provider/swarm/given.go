@@ -45,15 +45,17 @@ func (g given) whole(key string, absent, least, most uint64) uint64 {
 	return n
 }
 
-func (g given) boolean(key string) bool {
+func (g given) boolean(key string, absent bool) bool {
 	switch text := g.values[key]; text {
-	case "", "false":
 	case "true":
 		return true
+	case "false":
+		return false
+	case "":
 	default:
 		g.illegal(key, text, "true or false")
 	}
-	return false
+	return absent
 }
 
 func (g given) duration(key string, absent, least, most time.Duration) time.Duration {

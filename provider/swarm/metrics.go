@@ -36,7 +36,7 @@ func newWatchMetrics(registerer prometheus.Registerer) watchMetrics {
 }
 
 func (m watchMetrics) observe(table feed.Table) {
-	counts := map[feed.State]int{feed.Starting: 0, feed.Ready: 0, feed.Draining: 0}
+	counts := map[feed.State]int{feed.Preparing: 0, feed.Starting: 0, feed.Ready: 0, feed.Draining: 0}
 	for _, function := range table.Functions {
 		for _, replica := range function.Replicas {
 			counts[replica.State]++

@@ -22,6 +22,7 @@ const (
 	annotationStopGrace  = privatePrefix + "stop-grace"
 	annotationHealthPath = privatePrefix + "health.path"
 	annotationIdempotent = privatePrefix + "idempotent"
+	annotationAutoscale  = privatePrefix + "autoscale"
 
 	annotationRetryAttempts = "com.openfaas.retry.attempts"
 	annotationRetryCodes    = "com.openfaas.retry.codes"
@@ -41,6 +42,7 @@ const (
 // options is what a deployment asks for through labels, annotations and environment, parsed.
 type options struct {
 	scale       feed.Scale
+	unscaled    bool
 	maxInflight int
 	idempotent  bool
 	healthPath  string
@@ -65,8 +67,9 @@ func parseOptions(d *types.FunctionDeployment) (options, error) {
 	environment := given{"environment variable", d.EnvVars, &wrong}
 	o := options{
 		scale:        parseScale(labels),
+		unscaled:     !annotations.boolean(annotationAutoscale, true),
 		maxInflight:  parseInflight(environment),
-		idempotent:   annotations.boolean(annotationIdempotent),
+		idempotent:   annotations.boolean(annotationIdempotent, false),
 		healthPath:   parseHealthPath(annotations),
 		stopGrace:    parseStopGrace(annotations, environment),
 		perNode:      annotations.whole(annotationPerNode, 0, 0, maxReplicas),

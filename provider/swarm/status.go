@@ -15,6 +15,9 @@ import (
 // and healthy functions stay exactly as they were deployed.
 const annotationState = privatePrefix + "state"
 
+// AnnotationScaling begins the annotations by which a description tells how the function is scaled.
+const AnnotationScaling = privatePrefix + "scaling."
+
 // deploymentOf reads back what the user sent.
 func deploymentOf(service swarm.Service) (types.FunctionDeployment, error) {
 	var d types.FunctionDeployment

@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -21,6 +22,10 @@ type view struct {
 	declared []declared
 	// tasks are the live ones of each service, by its id.
 	tasks map[string][]swarm.Task
+	// failed are the recent ones of each service that have ended by themselves.
+	failed map[string][]swarm.Task
+	// read is when tasks were read.
+	read time.Time
 	// down holds the ids of nodes that do not answer: Swarm goes on calling their tasks running.
 	down map[string]bool
 }
@@ -43,7 +48,7 @@ func declare(services []swarm.Service) (list []declared, skipped []string) {
 		o, _ := parseOptions(&d) // what a rule of today would refuse has its default
 		list = append(list, declared{service.ID, feed.Function{
 			Name: d.Service, Namespace: d.Namespace, Service: service.Spec.Name,
-			Desired: desired(service), Scale: o.scale, Updating: underWay(service.UpdateStatus),
+			Desired: desired(service), Scale: o.scale, Unscaled: o.unscaled, Updating: underWay(service.UpdateStatus),
 			MaxInflight: o.maxInflight, ExecTimeout: o.execTimeout, WriteTimeout: o.writeTimeout, CORS: o.cors, Idempotent: o.idempotent, HealthPath: o.healthPath, Retry: o.retry,
 		}})
 	}
@@ -67,6 +72,7 @@ func (c Config) functions(v view) []feed.Function {
 	for i, d := range v.declared {
 		table[i] = d.function
 		table[i].Replicas = c.replicas(v.tasks[d.serviceID], v.down)
+		table[i].Trouble = troubleOf(v.tasks[d.serviceID], v.failed[d.serviceID], v.read)
 	}
 	return table
 }
@@ -97,10 +103,17 @@ func replicaState(task swarm.Task) (state feed.State, alive bool) {
 			return feed.Starting, true
 		}
 		return feed.Draining, true
-	case swarm.TaskStateAssigned, swarm.TaskStateAccepted, swarm.TaskStatePreparing, swarm.TaskStateReady, swarm.TaskStateStarting:
-		return feed.Starting, task.DesiredState == swarm.TaskStateRunning || task.DesiredState == swarm.TaskStateReady
+	case swarm.TaskStateStarting:
+		return feed.Starting, awaited(task)
+	case swarm.TaskStateAssigned, swarm.TaskStateAccepted, swarm.TaskStatePreparing, swarm.TaskStateReady:
+		return feed.Preparing, awaited(task)
 	}
 	return "", false
+}
+
+// awaited is true for a task that is to run once it can.
+func awaited(task swarm.Task) bool {
+	return task.DesiredState == swarm.TaskStateRunning || task.DesiredState == swarm.TaskStateReady
 }
 
 // address is the task's on the functions overlay, "" while it has none.

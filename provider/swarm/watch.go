@@ -288,12 +288,18 @@ func (w *Watcher) readTasks(ctx context.Context, filters client.Filters) error {
 	}
 	w.metrics.look.Observe(time.Since(started).Seconds())
 	ours := *w.follower.ours.Load()
+	w.view.read = time.Now()
 	for service, tasks := range w.view.tasks {
 		w.view.tasks[service] = tasks[:0]
 	}
+	w.view.failed = make(map[string][]swarm.Task)
 	for _, task := range result.Items {
-		if ours[task.ServiceID] && live(task.Status.State) {
+		switch {
+		case !ours[task.ServiceID]:
+		case live(task.Status.State):
 			w.view.tasks[task.ServiceID] = append(w.view.tasks[task.ServiceID], task)
+		case failedToStart(task, w.view.read):
+			w.view.failed[task.ServiceID] = append(w.view.failed[task.ServiceID], task)
 		}
 	}
 	return nil

@@ -26,15 +26,20 @@ func (g *Registry) probe(r *Replica, after time.Duration) {
 			if pause > 0 && !sleep(ctx, pause) {
 				return
 			}
-			if !r.set.wanted(r) {
+			state, wanted := r.set.wanted(r)
+			if !wanted {
 				return
 			}
-			err := g.healthy(ctx, r, path)
+			timeout := g.cfg.ProbeTimeout
+			if state == feed.Starting {
+				pause, timeout = 0, startingTimeout
+			}
+			err := g.healthy(ctx, r, path, timeout)
 			if err == nil {
 				r.set.probed(r, true)
 				return
 			}
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && state == feed.Ready {
 				r.set.probeFailed(r, fmt.Sprintf("does not answer GET %s on :%s: %v", path, port(r.Address), err))
 			}
 		}
@@ -51,7 +56,7 @@ func (s *Set) check(r *Replica) {
 	r.probing = true
 	path := s.healthPath()
 	s.registry.goRun(func(ctx context.Context) {
-		well := s.registry.healthy(ctx, r, path) == nil
+		well := s.registry.healthy(ctx, r, path, s.registry.cfg.ProbeTimeout) == nil
 		if ctx.Err() == nil {
 			s.probed(r, well)
 		}
@@ -75,22 +80,30 @@ func (s *Set) probed(r *Replica, well bool) {
 		s.rebuild(nil)
 	case !well && r.trusted:
 		s.suspect(r, ejected)
-	case !well && r.state == feed.Ready:
+	case !well && serves(r.state):
 		// It was suspected while a check ran, which kept the probe that is to bring it back from being started.
 		s.registry.probe(r, s.registry.cfg.ProbeInterval)
 	}
 }
 
 // wanted reports whether r should be in rotation as soon as it can be trusted; if not, its probe is over.
-func (s *Set) wanted(r *Replica) bool {
+func (s *Set) wanted(r *Replica) (state feed.State, wanted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wanted := s.byID[r.id] == r && r.state == feed.Ready
+	wanted = s.byID[r.id] == r && serves(r.state)
 	if !wanted {
 		r.probing = false
 	}
-	return wanted
+	return r.state, wanted
 }
+
+// serves reports whether a replica in this state takes requests once it answers its probe. One that starts does: Swarm says
+// that it runs when its HEALTHCHECK has passed, which may be an interval later, and requests may be waiting for it.
+func serves(state feed.State) bool { return state == feed.Ready || state == feed.Starting }
+
+// startingTimeout bounds one probe of a replica that starts: until its container is on the network, what is sent there is
+// lost, and must soon be sent again.
+const startingTimeout = 200 * time.Millisecond
 
 func (s *Set) healthPath() string {
 	if path := s.view.Load().fn.HealthPath; path != "" {
@@ -105,7 +118,7 @@ const probeTurn = 100 * time.Millisecond
 
 // healthy asks the replica's health path and gives the reason if it is not well. Any answer below 500 counts: an image
 // without that path (404) still showed that it listens and speaks HTTP, which is all that can be known of it.
-func (g *Registry) healthy(ctx context.Context, r *Replica, path string) error {
+func (g *Registry) healthy(ctx context.Context, r *Replica, path string, timeout time.Duration) error {
 	select {
 	case g.probes <- struct{}{}:
 	case <-ctx.Done():
@@ -114,7 +127,7 @@ func (g *Registry) healthy(ctx context.Context, r *Replica, path string) error {
 	begun := sync.OnceFunc(func() { <-g.probes })
 	defer begun()
 	defer time.AfterFunc(probeTurn, begun).Stop()
-	ctx, cancel := context.WithTimeout(ctx, g.cfg.ProbeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Address+path, nil)
 	if err != nil {

@@ -185,7 +185,7 @@ func (s *Set) apply(fn feed.Function) {
 // settle makes what a pick sees of r agree with its state. It requires mu.
 func (s *Set) settle(r *Replica) {
 	switch {
-	case r.state != feed.Ready:
+	case !serves(r.state):
 		r.out.Store(true)
 		if r.state == feed.Draining {
 			r.retire()

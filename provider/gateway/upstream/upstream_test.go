@@ -111,7 +111,7 @@ func trusted(t testing.TB, g *Registry, f feed.Function) *Set {
 	s := apply(g, f)
 	want := 0
 	for _, r := range f.Replicas {
-		if r.State == feed.Ready {
+		if serves(r.State) {
 			want++
 		}
 	}
@@ -259,13 +259,13 @@ func TestWaitsThatFail(t *testing.T) {
 		act  func(g *Registry, left chan struct{})
 		want error
 	}{
-		"nothing ready": {fn: fn(0, "a starting"), want: ErrNotReady},
+		"nothing ready": {fn: fn(0, "a preparing"), want: ErrNotReady},
 		"all busy":      {fn: full, busy: true, want: ErrBusy},
-		"queue full": {cfg: Config{MaxWaiting: 1}, fn: fn(0, "a starting"), want: ErrQueueFull, act: func(g *Registry, _ chan struct{}) {
+		"queue full": {cfg: Config{MaxWaiting: 1}, fn: fn(0, "a preparing"), want: ErrQueueFull, act: func(g *Registry, _ chan struct{}) {
 			g.Lookup([]byte("f")).enqueue(&waiter{signal: make(chan struct{}, 1)})
 		}},
 		"asleep, no provider": {cfg: Config{ProviderGone: func() bool { return true }}, fn: fn(0), want: ErrAsleep},
-		"client leaves":       {fn: fn(0, "a starting"), want: ErrLeft, act: func(_ *Registry, left chan struct{}) { close(left) }},
+		"client leaves":       {fn: fn(0, "a preparing"), want: ErrLeft, act: func(_ *Registry, left chan struct{}) { close(left) }},
 		"function removed":    {fn: full, busy: true, want: ErrRemoved, act: func(g *Registry, _ chan struct{}) { go func() { time.Sleep(time.Second); apply(g) }() }},
 	} {
 		t.Run(name, func(t *testing.T) {
