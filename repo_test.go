@@ -41,7 +41,8 @@ var arrows = map[string][]string{
 	"provider/feed":      {},
 	"provider/settings":  {},
 	"provider/swarm":     {"provider/feed", "provider/settings", "provider/swarm"},
-	"provider/api":       {"provider/feed", "provider/swarm", "provider/api"},
+	"provider/autoscale": {"provider/feed"},
+	"provider/api":       {"provider/autoscale", "provider/feed", "provider/swarm", "provider/api"},
 	"provider/gateway":   {"provider/feed", "provider/settings", "provider/gateway"},
 	"provider/async":     {"provider/feed", "provider/settings"},
 	"provider":           {"provider"},
@@ -49,6 +50,7 @@ var arrows = map[string][]string{
 	"worker/drain":       {"worker/drain", "worker/store", "functions/pollfile"},
 	"worker":             {"worker", "provider/settings"},
 	"deploy/lab/bench":   {"deploy", "provider/feed", "provider/gateway"},
+	"deploy/lab/loadsim": {"provider/autoscale", "provider/feed"},
 	"deploy/up":          {"deploy", "functions/pollfile"},
 	"deploy":             {"deploy"},
 }

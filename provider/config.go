@@ -56,6 +56,11 @@ type providerConfig struct {
 	// AllowedNetworks and AllowedVolumes are what annotations may name, comma separated.
 	AllowedNetworks []string `envconfig:"allowed_networks"`
 	AllowedVolumes  []string `envconfig:"allowed_volumes"`
+	// Autoscale lets functions follow their load; false leaves their numbers of replicas to operators and alerts.
+	Autoscale bool `envconfig:"autoscale" default:"true"`
+	// AutoscaleRecord is a file that takes all that the autoscaler is told and decides, to be read by autoscale replay; none
+	// is kept by default. It ends at 256 MiB.
+	AutoscaleRecord string `envconfig:"autoscale_record"`
 	// RegistryConfig is a Docker config.json with credentials of private registries; one that is missing holds none.
 	RegistryConfig string `envconfig:"registry_config" default:"/run/secrets/registry-config"`
 	// SwarmControlSocket is the engine's other socket, where changes of tasks are told of; set but empty, it is not used.

@@ -41,6 +41,8 @@ const usage = `provider runs a role of Waggle, which the environment configures.
   provider config check    print the settings that would be in effect, or each mistake on a line and end with status 2
   provider help            print this
   provider -healthcheck    ask the process in this container whether it is alive
+  provider autoscale replay FILE
+                           decide anew what a record of the autoscaler tells (autoscale_record), and say what differs
 `
 
 //go:embed README.md
@@ -49,7 +51,15 @@ var readme string
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	switch arguments := strings.Join(os.Args[1:], " "); arguments {
+	arguments := strings.Join(os.Args[1:], " ")
+	if record, found := strings.CutPrefix(arguments, "autoscale replay "); found {
+		if err := replay(record, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "provider:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	switch arguments {
 	case "help":
 		fmt.Fprint(os.Stdout, usage, settings.Tables(readme))
 	case "config check":
@@ -61,7 +71,7 @@ func main() {
 			os.Exit(1)
 		}
 	default:
-		fmt.Fprintf(os.Stderr, "provider: argument %q: must be help, config check, -healthcheck or nothing\n", arguments)
+		fmt.Fprintf(os.Stderr, "provider: argument %q: must be help, config check, autoscale replay FILE, -healthcheck or nothing\n", arguments)
 		os.Exit(2)
 	}
 }
@@ -106,12 +116,16 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	if err != nil {
 		return err
 	}
-	hub, err := feed.NewHub(feed.HubConfig{Waker: cluster, Deployed: cluster.Deployed, Usages: usages, Logger: logger})
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	scaler, err := newScaler(c, cluster, usages, registry, logger)
 	if err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	hub, err := feed.NewHub(feed.HubConfig{Waker: scaler, Urgent: scaler.Urgent, Deployed: cluster.Deployed, Usages: usages, Logger: logger})
+	if err != nil {
+		return err
+	}
 	var events swarm.TaskEvents
 	if socket := c.provider.SwarmControlSocket; socket != "" {
 		events = swarm.ControlSocket(socket)
@@ -123,13 +137,14 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 		return err
 	}
 	handler, err := api.New(api.Config{
-		Cluster: cluster, Invocations: hub, Feed: hub.Handler(), User: c.credentials.User, Password: c.credentials.Password,
+		Cluster: cluster, Autoscaler: scaler, Invocations: hub, Feed: hub.Handler(), User: c.credentials.User, Password: c.credentials.Password,
 		Timeout: c.provider.UpstreamTimeout, Release: release, Commit: commit, Metrics: registry, Logger: logger,
 	})
 	if err != nil {
 		return err
 	}
 	group.Go(func() error { return watcher.Run(ctx) })
+	group.Go(func() error { return scaler.Run(ctx, hub) })
 	group.Go(func() error { return serve(ctx, c, handler, logger) })
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"waggle/provider/feed"
-	"waggle/provider/swarm"
 )
 
 // maxAlerts bounds one message of Alertmanager, which groups them by function.
@@ -23,9 +22,9 @@ type alertMessage struct {
 	} `json:"alerts"`
 }
 
-// alert scales by messages of Alertmanager, for those who bring their own: one that fires adds a step, one that is
-// resolved goes back to the lower bound. What is about no function, or about one that is gone, is let pass: Alertmanager
-// groups alerts as its user likes, and alerts outlive the functions they are about.
+// alert scales by messages of Alertmanager, for those who bring their own. What is about no function, or about one that is
+// gone, is let pass, as are statuses that are neither firing nor resolved: Alertmanager groups alerts as its user likes, and
+// alerts outlive the functions they are about.
 func (a *API) alert(w http.ResponseWriter, r *http.Request) error {
 	var message alertMessage
 	if err := decode(w, r, &message); err != nil {
@@ -53,39 +52,16 @@ func (a *API) alert(w http.ResponseWriter, r *http.Request) error {
 
 // follow acts on one alert.
 func (a *API) follow(ctx context.Context, status, function string) error {
+	if status != "firing" && status != "resolved" {
+		return nil
+	}
 	name, namespace := function, ""
 	if dot := strings.LastIndexByte(function, '.'); dot >= 0 {
 		name, namespace = function[:dot], function[dot+1:]
 	}
-	current, err := a.cluster.Status(ctx, namespace, name, false)
-	if errors.Is(err, swarm.ErrNotFound) {
+	err := a.cfg.Autoscaler.Alert(ctx, namespace, name, status == "firing")
+	if errors.Is(err, feed.ErrUnknownFunction) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	replicas := replicasAfter(status, current.Replicas, swarm.ScaleOf(*current.Labels))
-	if replicas == current.Replicas {
-		return nil
-	}
-	return a.cluster.Scale(ctx, namespace, name, replicas)
-}
-
-// replicasAfter decides. A function asleep is not woken by the end of an alert, and a status that is neither firing nor
-// resolved changes nothing.
-func replicasAfter(status string, current uint64, scale feed.Scale) uint64 {
-	switch status {
-	case "firing":
-		step := (scale.Max*scale.Factor + 99) / 100
-		if step == 0 || current >= scale.Max {
-			return current
-		}
-		return min(current+step, scale.Max)
-	case "resolved":
-		if current == 0 {
-			return 0
-		}
-		return scale.Min
-	}
-	return current
+	return err
 }

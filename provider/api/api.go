@@ -19,6 +19,8 @@ import (
 	"github.com/openfaas/faas-provider/types"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"waggle/provider/autoscale"
 )
 
 // Functions is where functions live. An empty namespace is the default one. Errors are of the kinds of package swarm.
@@ -72,10 +74,20 @@ type Invocations interface {
 	Invocations(name, namespace string) float64
 }
 
+// Autoscaler scales by load and by alerts; *autoscale.Scaler implements it.
+type Autoscaler interface {
+	// View says how a function is scaled; false if there is none of that name.
+	View(namespace, name string) (autoscale.View, bool)
+	// Alert acts on an alert of Alertmanager that fires, or is resolved; feed.ErrUnknownFunction if there is no such function.
+	Alert(ctx context.Context, namespace, name string, firing bool) error
+}
+
 // Config says what the API serves and how.
 type Config struct {
 	// Cluster is required.
 	Cluster Cluster
+	// Autoscaler is required.
+	Autoscaler Autoscaler
 	// Invocations may be nil: then every count is 0.
 	Invocations Invocations
 	// Feed serves /feed/; nil means that there is none.
@@ -112,6 +124,9 @@ func (c Config) validate() error {
 	var problems []error
 	if c.Cluster == nil {
 		problems = append(problems, errors.New("field Cluster: missing"))
+	}
+	if c.Autoscaler == nil {
+		problems = append(problems, errors.New("field Autoscaler: missing"))
 	}
 	if c.Metrics == nil {
 		problems = append(problems, errors.New("field Metrics: missing"))
@@ -157,6 +172,7 @@ func (a *API) routes() *http.ServeMux {
 	bounded("GET /system/function/{name}", a.describeFunction)
 	bounded("POST /system/scale-function/{name}", a.scaleFunction)
 	bounded("POST /system/alert", a.alert)
+	bounded("GET /system/autoscale/{name}", a.explainScaling)
 
 	bounded("GET /system/secrets", a.listSecrets)
 	bounded("POST /system/secrets", a.createSecret)

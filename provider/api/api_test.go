@@ -21,6 +21,8 @@ import (
 	"go.uber.org/goleak"
 
 	"waggle/provider/api"
+	"waggle/provider/autoscale"
+	"waggle/provider/feed"
 	"waggle/provider/swarm"
 	"waggle/provider/swarm/swarmtest"
 )
@@ -35,6 +37,7 @@ type bundle struct {
 	cluster  *swarm.Cluster
 	api      *api.API
 	registry *prometheus.Registry
+	scaler   *autoscale.Scaler
 }
 
 type counts map[string]float64
@@ -51,15 +54,41 @@ func setup(t testing.TB) bundle {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
+	scaler, err := autoscale.New(autoscale.Config{Cluster: cluster, Usages: &feed.UsageBook{}, Namespace: "openfaas-fn", Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
 	served, err := api.New(api.Config{
-		Cluster: cluster, Invocations: counts{"fn.openfaas-fn": 7}, User: "admin", Password: "pw", Metrics: registry, Logger: quiet,
+		Cluster: cluster, Autoscaler: scaler, Invocations: counts{"fn.openfaas-fn": 7}, User: "admin", Password: "pw", Metrics: registry, Logger: quiet,
 		Feed: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "feed") }),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return bundle{engine, cluster, served, registry}
+	return bundle{engine, cluster, served, registry, scaler}
 }
+
+// published hands the autoscaler the table of now, as a watcher makes it.
+func (b bundle) published(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	watcher, err := swarm.NewWatcher(swarm.WatcherConfig{Cluster: b.cluster, Publisher: firstTable{b.scaler, cancel}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := watcher.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// firstTable is a publisher for one table.
+type firstTable struct {
+	scaler *autoscale.Scaler
+	done   context.CancelFunc
+}
+
+func (f firstTable) Publish(table feed.Table) { f.scaler.Follow(table); f.done() }
+func (f firstTable) Forget(string, string)    {}
 
 func (b bundle) do(method, target, body string) *httptest.ResponseRecorder {
 	request := httptest.NewRequest(method, target, strings.NewReader(body))
@@ -294,7 +323,8 @@ func TestAlert(t *testing.T) {
 		"fires up to the bound":     {`{"com.openfaas.scale.max":"4","com.openfaas.scale.factor":"50"}`, 3, "firing", 4},
 		"a step is rounded up":      {`{"com.openfaas.scale.max":"5"}`, 1, "firing", 2},
 		"factor zero: no scaling":   {`{"com.openfaas.scale.factor":"0"}`, 2, "firing", 2},
-		"resolved":                  {`{"com.openfaas.scale.min":"2"}`, 5, "resolved", 2},
+		"resolved: a step less":     {`{"com.openfaas.scale.min":"2"}`, 5, "resolved", 3},
+		"resolved near the bound":   {`{"com.openfaas.scale.min":"4"}`, 5, "resolved", 4},
 		"resolved while asleep":     {`{}`, 0, "resolved", 0},
 		"another status":            {`{"com.openfaas.scale.min":"2"}`, 5, "suppressed", 5},
 		"above the bound by hand":   {`{"com.openfaas.scale.max":"3"}`, 7, "firing", 7},
@@ -306,6 +336,7 @@ func TestAlert(t *testing.T) {
 			if err := b.cluster.Scale(t.Context(), "", "fn", test.start); err != nil {
 				t.Fatal(err)
 			}
+			b.published(t)
 			body := `{"status":"firing","receiver":"x","alerts":[{"status":"` + test.status + `","labels":{"alertname":"APIHighInvocationRate","function_name":"fn.openfaas-fn"}},{"status":"firing","labels":{"function_name":"unknown"}}]}`
 			if got := b.do("POST", "/system/alert", body); got.Code != http.StatusOK || got.Body.Len() != 0 {
 				t.Errorf("%d %q", got.Code, got.Body)
@@ -327,7 +358,7 @@ func TestAlert(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	t.Parallel()
 	_, err := api.New(api.Config{User: "admin", Timeout: -1})
-	for _, want := range []string{"Cluster", "Metrics", "Password", "Timeout"} {
+	for _, want := range []string{"Cluster", "Autoscaler", "Metrics", "Password", "Timeout"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want it to name %s", err, want)
 		}

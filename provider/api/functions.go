@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"net/http"
 	"strconv"
 
@@ -42,7 +43,33 @@ func (a *API) describeFunction(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	a.count(&status)
+	a.explain(&status)
 	return reply(w, status)
+}
+
+// explain adds how the function is scaled, to a description alone: lists stay exactly as was deployed.
+func (a *API) explain(status *types.FunctionStatus) {
+	view, known := a.cfg.Autoscaler.View(status.Namespace, status.Name)
+	if !known {
+		return // deployed just now
+	}
+	annotations := view.Annotations(swarm.AnnotationScaling)
+	if status.Annotations != nil {
+		for key, value := range *status.Annotations {
+			annotations[key] = value
+		}
+	}
+	status.Annotations = &annotations
+}
+
+// explainScaling is how a function is scaled, in full: policy, the last minutes of load and decisions, the last changes.
+func (a *API) explainScaling(w http.ResponseWriter, r *http.Request) error {
+	namespace, name := r.URL.Query().Get("namespace"), r.PathValue("name")
+	view, known := a.cfg.Autoscaler.View(namespace, name)
+	if !known {
+		return &requestError{http.StatusNotFound, fmt.Sprintf("function %q is not known in namespace %q", name, namespace)}
+	}
+	return reply(w, view)
 }
 
 func (a *API) deployFunction(w http.ResponseWriter, r *http.Request) error {

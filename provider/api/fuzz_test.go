@@ -76,6 +76,7 @@ func FuzzAlert(f *testing.F) {
 		if err := b.cluster.Scale(t.Context(), "", "fn", uint64(start)); err != nil {
 			t.Fatal(err)
 		}
+		b.published(t)
 		got := b.do("POST", "/system/alert", encode(map[string]any{"status": status, "alerts": []any{map[string]any{"labels": map[string]string{"function_name": function}}}}))
 		after, err := b.cluster.Status(t.Context(), "", "fn", false)
 		if err != nil || got.Code != 200 {

@@ -49,11 +49,6 @@ const (
 	maxDownWindow = 5 * time.Minute
 )
 
-// ScaleOf reads the labels of a function that is deployed: an illegal value of older rules counts as its default.
-func ScaleOf(labels map[string]string) feed.Scale {
-	return parseScale(given{"label", labels, &mistakes{}})
-}
-
 // parseScale reads every label com.openfaas.scale.*.
 func parseScale(labels given) feed.Scale {
 	s := defaultScale
@@ -73,7 +68,7 @@ func parseScale(labels given) feed.Scale {
 	}
 	s.Target = positive(labels, labelScaleTarget, s.Target, maxTarget)
 	s.Proportion = positive(labels, labelScaleProportion, s.Proportion, 1)
-	s.Zero = labels.boolean(labelScaleZero)
+	s.Zero = labels.boolean(labelScaleZero, false)
 	s.ZeroDuration = labels.duration(labelScaleZeroDuration, s.ZeroDuration, minZeroDuration, maxZeroDuration)
 	s.DownWindow = labels.duration(labelScaleDownWindow, s.DownWindow, 0, maxDownWindow)
 	return s
