@@ -72,7 +72,7 @@ func (p policy) judge(a *answer, tries int, now time.Time, random func(n time.Du
 		return verdict{failed: fmt.Sprintf("%s after %d retries", a.outcome(), tries)}
 	}
 	if a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable {
-		if asked, ok := retryAfter(a.header.Get("Retry-After"), now); ok {
+		if asked, ok := firstRetryAfter(a.header.Values("Retry-After"), now); ok {
 			// A part of the system says when it is worth asking again at the soonest; it knows nothing of the others that it told so.
 			least := p.minWait
 			if internal {
@@ -106,6 +106,16 @@ func (p policy) backoff(n int, random func(time.Duration) time.Duration) time.Du
 		top *= 2
 	}
 	return p.minWait + random(max(top-p.minWait, 0)+1)
+}
+
+// firstRetryAfter is the first value that can be read.
+func firstRetryAfter(values []string, now time.Time) (wait time.Duration, ok bool) {
+	for _, value := range values {
+		if wait, ok = retryAfter(value, now); ok {
+			return wait, true
+		}
+	}
+	return 0, false
 }
 
 // retryAfter reads a Retry-After header (RFC 9110 §10.2.3): seconds, or a date. ok is false for anything else.

@@ -34,6 +34,7 @@ func TestJudge(t *testing.T) {
 		"no answer":                {answer{err: errors.New("no answer: EOF")}, 3, verdict{failed: "no answer: EOF after 3 retries"}},
 		"a part of the system":     {answer{status: 404, header: http.Header{"X-Openfaas-Internal": {"gateway"}}}, 0, verdict{again: true, wait: 20 * time.Second}},
 		"its good answer, passed":  {answer{status: 200, header: http.Header{"X-Openfaas-Internal": {"gateway"}}}, 0, verdict{}},
+		"the first that is valid":  {answer{status: 503, header: http.Header{"Retry-After": {"soon", "50", "90"}}}, 0, verdict{again: true, wait: 50 * time.Second}},
 		"a part says so each time": {answer{status: 503, header: http.Header{"X-Openfaas-Internal": {"gateway"}, "Retry-After": {"1"}}}, 1, verdict{again: true, wait: 40 * time.Second}},
 		"a part wants more time":   {answer{status: 503, header: http.Header{"X-Openfaas-Internal": {"gateway"}, "Retry-After": {"50"}}}, 0, verdict{again: true, wait: 50 * time.Second}},
 		"asked to wait":            {answer{status: 503, header: after("30")}, 0, verdict{again: true, wait: 30 * time.Second}},

@@ -166,6 +166,7 @@ func TestAsyncRefusals(t *testing.T) {
 		"another method":   {"GET /async-function/f HTTP/1.1\r\nHost: h\r\n\r\n", &fakeQueue{}, 405, "POST for a call, DELETE"},
 		"id of nonsense":   {post + "X-Call-Id: a b\r\n\r\n", &fakeQueue{}, 400, "1 to 128 letters"},
 		"another protocol": {post + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &fakeQueue{}, 400, "cannot change its protocol"},
+		"among others":     {post + "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\nUpgrade: x\r\n\r\n", &fakeQueue{}, 400, "cannot change its protocol"},
 		"two callbacks":    {post + "X-Callback-Url: http://a\r\nX-Callback-URL: http://b\r\n\r\n", &fakeQueue{}, 400, "more than one"},
 		"announced long":   {post + "Content-Length: 100001\r\n\r\n", &fakeQueue{}, 413, "legal are 100000 bytes"},
 		"chunked long":     {post + "Transfer-Encoding: chunked\r\n\r\n186a1\r\n" + strings.Repeat("x", 100_001) + "\r\n", &fakeQueue{}, 413, "legal are 100000 bytes"},

@@ -306,6 +306,22 @@ func (c *conn) checkLeft() {
 	}
 }
 
+// stop ends the wait of a request for its answer; see [exchange.orStopping].
+func (c *conn) stop() {
+	if c.http2.Load() != nil || c.tunnel.Load() {
+		return
+	}
+	c.mu.Lock()
+	if c.leftCh != nil {
+		close(c.leftCh)
+		c.leftCh = nil
+	}
+	c.mu.Unlock()
+	if at := c.deadline.Load(); at != expired {
+		c.unblock(at)
+	}
+}
+
 // leaving is a channel that is closed once the client is known to have gone.
 func (c *conn) leaving() <-chan struct{} {
 	c.mu.Lock()

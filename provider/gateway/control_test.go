@@ -61,6 +61,7 @@ func newControl(t *testing.T) *control {
 			time.Sleep(600 * time.Millisecond) // longer, in all, than any timeout of the gateway in this test
 		}
 	})
+	mux.HandleFunc("/system/abort", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	mux.HandleFunc("/system/", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		p.deployed.Store(string(body), true) // if it is the name of a function, it is one now
@@ -324,26 +325,65 @@ func TestShutdownFinishesWhatIsUnderWay(t *testing.T) {
 	<-stopped
 }
 
-func TestShutdownCutsWhatDoesNotEnd(t *testing.T) {
+// TestShutdownAnswersWhoeverWaits has a client each whose function works, whose function has no replica, and who is sent a
+// stream, when the gateway has no more time: only the stream is cut.
+func TestShutdownAnswersWhoeverWaits(t *testing.T) {
 	t.Parallel()
 	for name, timeout := range map[string]time.Duration{"at once": 0, "after a while": 100 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			entered := make(chan struct{})
-			r := newReplica(t, func(_ http.ResponseWriter, r *http.Request) { close(entered); <-r.Context().Done() })
-			e := start(t, func(c *Config) { c.ShutdownTimeout = Duration(timeout) }, function("f", r), function("none"))
-			c, in := e.dial(t)
-			_, _ = io.WriteString(c, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")
+			entered := make(chan struct{}, 2)
+			r := newReplica(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/stream" {
+					_, _ = io.WriteString(w, "begun")
+					_ = http.NewResponseController(w).Flush()
+				}
+				entered <- struct{}{}
+				<-r.Context().Done()
+			})
+			none := function("none")
+			none.Desired = 1
+			e := start(t, func(c *Config) { c.ShutdownTimeout = Duration(timeout) }, function("f", r), none)
+			waiting := make(map[string]*bufio.Reader)
+			for _, path := range []string{"f", "none", "f/stream"} {
+				c, in := e.dial(t)
+				_, _ = io.WriteString(c, "GET /function/"+path+" HTTP/1.1\r\nHost: h\r\n\r\n")
+				waiting[path] = in
+			}
 			<-entered
+			<-entered
+			for e.registry.Lookup([]byte("none")).Queued() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			if _, err := waiting["f/stream"].ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
 			began := time.Now()
 			e.stop()
 			if took := time.Since(began); took > 30*time.Second { // half of the default
 				t.Errorf("stopping took %s", took)
 			}
-			if _, err := in.ReadByte(); err == nil {
-				t.Error("the connection outlived the gateway")
+			for _, path := range []string{"f", "none"} {
+				resp, body := readResponse(t, waiting[path], "GET")
+				if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !resp.Close || !strings.Contains(body, "this gateway stops") {
+					t.Errorf("%s: %s %q, Retry-After %q", path, resp.Status, body, resp.Header.Get("Retry-After"))
+				}
+			}
+			if rest, err := io.ReadAll(waiting["f/stream"]); err == nil {
+				t.Errorf("the stream ended in order: %q", rest)
 			}
 		})
+	}
+}
+
+// A call of the API whose provider goes away in the middle of it.
+func TestProviderGoesAwayDuringACall(t *testing.T) {
+	t.Parallel()
+	p := newControl(t)
+	e := start(t, under(t, p))
+	resp, body := e.exchange(t, "POST /system/abort HTTP/1.1\r\nHost: h\r\nAuthorization: "+basic("admin:s3cret")+"\r\nContent-Length: 1\r\n\r\nx")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "is not known") {
+		t.Errorf("got %s %q", resp.Status, body)
 	}
 }
 

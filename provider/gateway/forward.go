@@ -28,8 +28,8 @@ var errTruncated = errors.New("connection ended within a response")
 func (ex *exchange) forward() (status int, keep bool) {
 	for {
 		if err := ex.acquire(); err != nil {
-			status := statusOf(err)
-			return status, ex.refuse(status, err.Error())
+			keep := ex.refuse(statusOf(err), err.Error())
+			return ex.status, keep
 		}
 		// A body that is still to come cannot be sent twice, so it does not go over a connection that may be stale.
 		fresh := !ex.complete
@@ -441,15 +441,19 @@ func (ex *exchange) fail(err error) (status int, keep bool) {
 	} else {
 		status = statusOf(err)
 	}
+	var why string
 	switch {
-	case status == 499:
-		return status, false
 	case up != nil && up.status != 0:
-		return status, ex.refuse(status, up.reason)
+		why = up.reason
 	case status == 504:
-		return status, ex.refuse(status, ex.tooLate())
+		why = ex.tooLate()
+	case ex.control && status == 502:
+		status, why = 503, "the connection to the provider broke: whether it has done what it was asked to do is not known"
+	default:
+		why = "the function's connection broke: " + reason(err)
 	}
-	return status, ex.refuse(status, "the function's connection broke: "+reason(err))
+	keep = ex.refuse(status, why)
+	return ex.status, keep
 }
 
 // reason is an error's text without addresses, which are nobody's business outside.

@@ -103,8 +103,9 @@ type Gateway struct {
 	heldUnlisted atomic.Int64
 	unknown      unknownNames
 
-	// unready is set when shutdown begins, draining once connections are to be closed after their request.
-	unready, draining atomic.Bool
+	// unready is set when shutdown begins, draining once connections are to be closed after their request, stopping once
+	// no request is waited for any longer.
+	unready, draining, stopping atomic.Bool
 
 	mu      sync.Mutex
 	conns   map[*conn]struct{} // guarded by mu
@@ -247,7 +248,8 @@ func listen(given net.Listener, port int) (net.Listener, error) {
 }
 
 // shutdown ends the connections: first /healthz turns 503 for a while, then idle connections close, then the others
-// after their request, and whatever is left at the deadline is cut.
+// after their request; at the deadline whoever still waits for an answer is told that the gateway stops, and what is left
+// then, streams that is, is cut.
 func (g *Gateway) shutdown(doors []door) {
 	g.unready.Store(true)
 	g.cfg.Logger.Info("gateway unready", "delay", g.cfg.ShutdownDelay.String())
@@ -263,6 +265,15 @@ func (g *Gateway) shutdown(doors []door) {
 	defer timeout.Stop()
 	select {
 	case <-finished:
+		g.cfg.Logger.Info("gateway drained")
+		return
+	case <-timeout.C:
+	}
+	g.stopping.Store(true)
+	g.eachConn(func(c *conn) { c.stop() })
+	timeout.Reset(tellStopping)
+	select {
+	case <-finished:
 	case <-timeout.C:
 		cut := 0
 		g.eachConn(func(c *conn) { c.cut(); cut++ })
@@ -271,6 +282,9 @@ func (g *Gateway) shutdown(doors []door) {
 	}
 	g.cfg.Logger.Info("gateway drained")
 }
+
+// tellStopping is the time in which those who still wait at the end of shutdown_timeout are answered.
+const tellStopping = time.Second
 
 // followTable applies each new table.
 func (g *Gateway) followTable(ctx context.Context) error {

@@ -137,6 +137,7 @@ const internalHeaders = "Content-Type: text/plain; charset=utf-8\r\nX-Content-Ty
 
 // refuse answers with an error of the gateway's own.
 func (ex *exchange) refuse(status int, reason string) (keep bool) {
+	status, reason = ex.orStopping(status, reason)
 	if ex.status = status; status == 499 {
 		return false
 	}
@@ -151,6 +152,14 @@ func (ex *exchange) refuse(status int, reason string) (keep bool) {
 		ex.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
 	}
 	return ex.respond(status, []byte(reason+"\n"), extra)
+}
+
+// orStopping puts the true reason in the place of one that is only how the end of a wait looks, when the gateway stops.
+func (ex *exchange) orStopping(status int, reason string) (int, string) {
+	if ex.g.stopping.Load() && !ex.c.left.Load() && (status == 408 || status == 499 || status == 504) {
+		return 503, "this gateway stops and has not got an answer in time: whether the request was processed is not known"
+	}
+	return status, reason
 }
 
 // respond sends a whole response made here. What has not arrived of the request's body is not waited for: then the

@@ -65,7 +65,8 @@ func TestRawRequests(t *testing.T) {
 		"forwarded-for is appended":          {get + " HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 10.1.1.1\r\nX-Forwarded-For: 10.2.2.2\r\n\r\n", ok(1, "xff=10.1.1.1, 10.2.2.2, 127.0.0.1 ")},
 		"forwarded-host and proto are kept":  {get + " HTTP/1.1\r\nHost: h\r\nX-Forwarded-Host: a\r\nX-Forwarded-Proto: https\r\n\r\n", ok(1, "xfh=a xfp=https")},
 		"forwarded-host and proto are made":  {get + " HTTP/1.1\r\nHost: h:81\r\n\r\n", ok(1, "xfh=h:81 xfp=http ")},
-		"call id is kept":                    {get + " HTTP/1.1\r\nHost: h\r\nX-Call-Id: mine\r\n\r\n", ok(1, "id=mine ")},
+		"call id is kept":                    {get + " HTTP/1.1\r\nHost: h\r\nX-Call-Id: mine\r\n\r\n", ok(1, "id=[mine] ")},
+		"of several call ids, the valid one": {get + " HTTP/1.1\r\nHost: h\r\nX-Call-Id: a b\r\nX-Call-Id: mine\r\nX-Call-Id: late\r\n\r\n", ok(1, "id=[mine] ")},
 		"expect with the body at hand":       {post + "Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", ok(1, "body=abc")},
 		"healthz":                            {"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n", want{[]int{200}, 0, "functions"}},
 		"healthz by POST":                    {"POST /healthz HTTP/1.1\r\nHost: h\r\n\r\n", refused(405)},
@@ -183,7 +184,7 @@ func TestRawRequests(t *testing.T) {
 				h := r.Header
 				fmt.Fprintf(w, "%s %s body=%s trailer=%s secret=%s auth=%s upgrade=%s xff=%s xfh=%s xfp=%s id=%s .", r.Method, r.RequestURI, body,
 					r.Trailer.Get("X-Sum"), h.Get("X-Secret"), h.Get("Authorization"), h.Get("Upgrade"), h.Get("X-Forwarded-For"),
-					h.Get("X-Forwarded-Host"), h.Get("X-Forwarded-Proto"), h.Get("X-Call-Id"))
+					h.Get("X-Forwarded-Host"), h.Get("X-Forwarded-Proto"), h["X-Call-Id"])
 			})
 			e := start(t, func(c *Config) { c.MaxBody = 1000000 }, function("echo", r))
 			c, in := e.dial(t)

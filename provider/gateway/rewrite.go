@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"waggle/provider/feed"
 	"waggle/provider/gateway/http1"
 	"waggle/provider/gateway/sock"
 )
@@ -27,6 +28,7 @@ func (ex *exchange) mark() {
 	id.callID, id.ownCallID = nil, false
 	id.forwardedHost, id.forwardedProto, id.forwardedFor = false, false, false
 	id.startLen = len(strconv.AppendInt(id.start[:0], ex.started.UnixNano(), 10))
+	var chosen *http1.Field // for the call's id
 	fields := ex.req.All()
 	for i := range fields {
 		switch f := &fields[i]; f.Kind {
@@ -44,14 +46,22 @@ func (ex *exchange) mark() {
 		case http1.ForwardedProto:
 			id.forwardedProto = true
 		case http1.CallID:
-			if value := ex.req.Value(f); len(value) == 0 {
+			value := ex.req.Value(f)
+			switch {
+			case len(value) == 0:
 				f.Drop = true // none, and in the way of the one that is made
-			} else if id.callID == nil {
-				id.callID = value
+			case chosen == nil:
+				chosen = f
+			case !feed.ValidCallID(string(ex.req.Value(chosen))) && feed.ValidCallID(string(value)):
+				chosen.Drop, chosen = true, f
+			default:
+				f.Drop = true // of several, the first valid one counts, here as for the function
 			}
 		}
 	}
-	if len(id.callID) == 0 {
+	if chosen != nil {
+		id.callID = ex.req.Value(chosen)
+	} else {
 		id.callID, id.ownCallID = newCallID(&id.made), true
 	}
 }

@@ -169,7 +169,11 @@ func (r *Request) judge() *Error {
 			r.Authorization = r.Value(h)
 		case Upgrade:
 			h.Drop = true
-			websocket = EqualFold(r.Value(h), "websocket")
+			for list := r.Value(h); len(list) > 0; {
+				var protocol []byte
+				protocol, list = NextToken(list)
+				websocket = websocket || EqualFold(protocol, "websocket")
+			}
 		case Connection:
 			upgrade += r.judgeConnection(h)
 		default:
