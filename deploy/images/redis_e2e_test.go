@@ -96,6 +96,7 @@ func TestRedisUsersMayDoTheirPartAndNothingElse(t *testing.T) {
 		"capture adds":               {"capture", []string{"XADD", "votes", "NOMKSTREAM", "*", "p", "1"}, false},
 		"capture pings":              {"capture", []string{"PING"}, false},
 		"capture reads nothing":      {"capture", []string{"XRANGE", "votes", "-", "+"}, true},
+		"capture knows whose":        {"capture", []string{"GET", "votes:inc"}, false},
 		"capture has one key":        {"capture", []string{"XADD", "other", "*", "p", "1"}, true},
 		"capture deletes nothing":    {"capture", []string{"DEL", "votes"}, true},
 		"capture configures nothing": {"capture", []string{"CONFIG", "SET", "appendfsync", "no"}, true},

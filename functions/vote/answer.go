@@ -139,6 +139,8 @@ func (h *handler) answerRecorded(v *visit, chosen *option, seq int64, receipt st
 	out = strconv.AppendInt(out, seq, 10)
 	out = append(out, `,"receipt":"`...)
 	out = append(out, receipt...)
+	out = append(out, `","reference":"`...)
+	out = append(out, reference(receipt)...)
 	out = append(out, "\"}\n"...)
 	v.w.Header()["Content-Type"] = jsonType
 	send(v.w, http.StatusOK, out)
@@ -167,7 +169,7 @@ func (h *handler) verify(v *visit) {
 		return
 	}
 	v.answerJSON(http.StatusOK, map[string]any{
-		"status": "signed", "poll_id": receipt.poll, "seq": receipt.seq, "entry": receipt.entry, "replica": receipt.replica,
+		"status": "signed", "poll_id": receipt.poll, "seq": receipt.seq, "incarnation": receipt.incarnation, "entry": receipt.entry,
 	})
 }
 

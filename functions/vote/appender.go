@@ -12,8 +12,12 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// stream is the key of the votes. Only the Redis image creates it, hence NOMKSTREAM below.
-const stream = "votes"
+// stream is the key of the votes, incarnation that of the id of its data. Only the Redis image creates both, hence
+// NOMKSTREAM below.
+const (
+	stream      = "votes"
+	incarnation = "votes:inc"
+)
 
 var errNoStream = errors.New("the stream does not exist in this Redis")
 
@@ -54,10 +58,12 @@ func (a *appender) newWriter() *writer {
 	return w
 }
 
-// append sends one XADD per entry, waits for all replies and sets each entry's own id or error.
+// append sends one XADD per entry, waits for all replies and sets each entry's own place or error. It reads the
+// incarnation in the same pipeline, so both are of the same server.
 func (w *writer) append(batch []*entry) {
 	ctx := context.Background() // The connection's timeouts bound it. A voter who leaves does not withdraw the vote.
 	pipe := w.client.Pipeline()
+	inc := pipe.Get(ctx, incarnation)
 	commands := make([]*redis.Cmd, len(batch))
 	for i, e := range batch {
 		args := w.args[i][:]
@@ -67,11 +73,12 @@ func (w *writer) append(batch []*entry) {
 	// Exec returns the first command's error; each command has its own.
 	_, _ = pipe.Exec(ctx)
 	for i, e := range batch {
-		e.id, e.err = commands[i].Text()
+		e.place.incarnation = inc.Val()
+		e.place.id, e.err = commands[i].Text()
 		if e.err != nil {
 			e.err = classify(e.err)
-		} else if e.id == "" {
-			e.err = fmt.Errorf("%w: empty reply", errUnknown)
+		} else if e.place.id == "" || len(e.place.incarnation) != incarnationLength {
+			e.err = fmt.Errorf("%w: entry %q of incarnation %q", errUnknown, e.place.id, e.place.incarnation)
 		}
 	}
 }
@@ -79,7 +86,14 @@ func (w *writer) append(batch []*entry) {
 // probe asks whether Redis would take an XADD, without writing. The genesis entry has the id 0-1, so an existing stream
 // refuses that id as too small. Before that, Redis checks the user, its memory and its disk.
 func (a *appender) probe(ctx context.Context) error {
-	err := a.client.Do(ctx, "XADD", stream, "NOMKSTREAM", "0-1", "kind", "probe").Err()
+	inc, err := a.client.Get(ctx, incarnation).Result()
+	if err != nil {
+		return fmt.Errorf("reading the incarnation: %w", classify(err))
+	}
+	if len(inc) != incarnationLength {
+		return fmt.Errorf("%w: the incarnation is %q: it must be a UUID", errNotStored, inc)
+	}
+	err = a.client.Do(ctx, "XADD", stream, "NOMKSTREAM", "0-1", "kind", "probe").Err()
 	if err == nil || strings.HasPrefix(err.Error(), "ERR The ID specified in XADD is equal or smaller") {
 		return nil
 	}

@@ -32,10 +32,13 @@ type entry struct {
 	seq    int64
 	at     int64 // Unix ms
 
-	id   string
-	err  error
-	done chan struct{}
+	place place
+	err   error
+	done  chan struct{}
 }
+
+// place is where a vote is stored: the incarnation of a stream, and the id of an entry.
+type place struct{ incarnation, id string }
 
 // pollArgs is a poll's id as the argument of a command, made once.
 type pollArgs struct{ id any }
@@ -68,24 +71,24 @@ func (c *capture) start(ctx context.Context) {
 	c.group.Go(func() { c.gate.watch(ctx, c.appender.probe) })
 }
 
-// add stores one vote and returns the id of its stream entry, after Redis answered for this very vote. The error
+// add stores one vote and returns its place in the stream, after Redis answered for this very vote. The error
 // is errNotStored or errUnknown with its cause.
-func (c *capture) add(poll *pollArgs, choice any, voter string, seq int64, at time.Time) (string, error) {
+func (c *capture) add(poll *pollArgs, choice any, voter string, seq int64, at time.Time) (place, error) {
 	if err := c.gate.err(); err != nil {
-		return "", errors.Join(errNotStored, err)
+		return place{}, errors.Join(errNotStored, err)
 	}
 	e := entries.Get().(*entry)
 	e.poll, e.choice, e.voter, e.seq, e.at = poll, choice, voter, seq, at.UnixMilli()
 	if err := c.enqueue(e); err != nil {
 		entries.Put(e)
-		return "", errors.Join(errNotStored, err)
+		return place{}, errors.Join(errNotStored, err)
 	}
 	// No other way out: a writer answers every entry, within the timeouts of the connection.
 	<-e.done
-	id, err := e.id, e.err
-	e.id, e.err, e.voter = "", nil, ""
+	stored, err := e.place, e.err
+	e.place, e.err, e.voter = place{}, nil, ""
 	entries.Put(e)
-	return id, err
+	return stored, err
 }
 
 var (

@@ -153,8 +153,8 @@ func TestShutdownFinishesWhatIsQueued(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range queued {
-		if <-e.done; e.err != nil || e.id == "" {
-			t.Errorf("queued vote: %q, %v", e.id, e.err)
+		if <-e.done; e.err != nil || e.place.id == "" {
+			t.Errorf("queued vote: %q, %v", e.place.id, e.err)
 		}
 	}
 }

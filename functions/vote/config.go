@@ -14,7 +14,6 @@ type config struct {
 	socket     string // redis_socket: the node's Redis, default /run/votes/redis.sock
 	user       string // redis_user: default capture
 	resultsURL string // results_url: where the page links to the count; default none
-	replica    string // the container's hostname, noted in receipts
 
 	origins  *origins // public_origins: where browsers see the ballot, comma separated; default: what the request says
 	keys     *keys
@@ -62,11 +61,6 @@ func configFromEnv(getenv func(string) string) (config, error) {
 	errs = append(errs, err)
 	c.polls, err = parsePolls([]byte(pollFile))
 	errs = append(errs, err)
-	hostname, err := os.Hostname()
-	if err != nil {
-		errs = append(errs, fmt.Errorf("reading the hostname: %w", err))
-	}
-	c.replica = replicaName(hostname)
 	return c, errors.Join(errs...)
 }
 

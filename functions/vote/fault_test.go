@@ -164,11 +164,11 @@ func TestNothingAcknowledgedIsLostWhenRedisIsKilled(t *testing.T) {
 		group.Go(func() {
 			paper, voter := b.papers["pets"], newVoter()
 			for seq := int64(1); ; seq++ {
-				id, err := b.capture.add(paper.args, paper.options[0].arg, paper.pseudonym(voter), seq, time.Now())
+				stored, err := b.capture.add(paper.args, paper.options[0].arg, paper.pseudonym(voter), seq, time.Now())
 				if err != nil {
 					return
 				}
-				acknowledged.Store(id, paper.pseudonym(voter))
+				acknowledged.Store(stored.id, paper.pseudonym(voter))
 				if count.Add(1) == killAt {
 					close(reached)
 				}

@@ -5,6 +5,9 @@
 // It guarantees that it confirms a vote only after Redis, which syncs its log first, has answered for that vote;
 // that a vote it did not confirm can be sent again without harm, because it keeps its sequence; and that the id in
 // the voter's cookie goes nowhere: the stream gets a keyed hash of it, logs and metrics get neither.
+//
+// A receipt names the vote's place, the incarnation and entry of a stream, so that the results can look the vote up;
+// type receipt has its form.
 package vote
 
 import (
@@ -23,7 +26,6 @@ type handler struct {
 	keys    *keys
 	papers  map[string]*ballotPaper
 	polls   []poll
-	replica string
 	capture *capture
 	gate    *gate
 	stats   *stats
@@ -44,7 +46,7 @@ func New(ctx context.Context) (http.Handler, error) {
 
 func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, error) {
 	h := &handler{
-		keys: c.keys, papers: map[string]*ballotPaper{}, polls: c.polls, replica: c.replica,
+		keys: c.keys, papers: map[string]*ballotPaper{}, polls: c.polls,
 		gate: newGate(logger), stats: &stats{}, logger: logger,
 		origins: c.origins, now: time.Now,
 	}
@@ -146,15 +148,17 @@ func (h *handler) vote(v *visit) {
 		h.reject(v, p)
 		return
 	}
-	entry, err := h.capture.add(v.paper.args, chosen.arg, v.paper.pseudonym(v.token.voter), seq, v.now)
+	poll, voter := v.paper.poll, v.paper.pseudonym(v.token.voter)
+	at, err := h.capture.add(v.paper.args, chosen.arg, voter, seq, v.now)
 	if err != nil {
 		h.answerNotRecorded(v, seq, err)
 		return
 	}
 	h.stats.recorded.Add(1)
-	receipt := h.keys.signReceipt(v.token.voter, v.paper.poll.ID, chosen.option.ID, seq, entry, h.replica)
+	receipt := h.keys.signReceipt(receipt{poll: poll.ID, voter: voter, seq: seq, incarnation: at.incarnation, entry: at.id},
+		v.token.voter, chosen.option.ID)
 	v.token.seq, v.token.exp = min(seq+1, maxSeq), v.now.Add(tokenLife).Unix()
-	v.cookies.setVoted(v.w, h.keys.signToken(v.token), receipt, v.paper.poll.ID)
+	v.cookies.setVoted(v.w, h.keys.signToken(v.token), receipt, poll.ID)
 	h.answerRecorded(v, chosen.option, seq, receipt)
 }
 

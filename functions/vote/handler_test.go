@@ -66,7 +66,7 @@ func TestAnAPIClientVotes(t *testing.T) {
 	}
 	receipt := reply["receipt"].(string)
 	w := b.send("GET", "/receipt/"+receipt, "", nil, map[string]string{"Accept": "application/json"})
-	if w.Code != 200 || !strings.Contains(w.Body.String(), `"entry":"`+b.stored()[0][0]+`"`) {
+	if w.Code != 200 || !strings.Contains(w.Body.String(), `"entry":"`+b.stored()[0][0]+`","incarnation":"`+b.redis.Incarnation()+`"`) {
 		t.Errorf("receipt = %d %s", w.Code, w.Body)
 	}
 	if w := b.send("GET", "/receipt/"+receipt[:len(receipt)-4]+"AAAA", "", nil, nil); w.Code != 404 {

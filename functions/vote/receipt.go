@@ -2,49 +2,59 @@ package vote
 
 import (
 	"crypto/hmac"
+	"encoding/base32"
 	"encoding/base64"
 	"strconv"
 	"strings"
 )
 
-// receipt is what a voter gets for a captured vote:
-// r1.<poll id>.<seq>.<stream entry id>.<replica>.<choice tag>.<kid>.<HMAC-SHA256 of all before it>.
-// The tag is a keyed hash of voter, poll, sequence and choice: the receipt alone does not tell what was voted, so
-// it is worth nothing to somebody who buys votes; together with the voter's cookie the page can show the choice.
+// receipt is what a voter gets for a captured vote. As text, with fields joined by dots:
+//
+//	r2.<poll id>.<voter's pseudonym>.<sequence>.<incarnation>.<entry id>.<choice tag>.<kid>.<signature>
+//
+// Incarnation and entry name the vote's place: the key votes:inc of the Redis that took it, and the id in its stream.
+// With the pseudonym they find the vote in Postgres, so the results can say whether it is counted, was replaced or waits.
+// The tag is a keyed hash of cookie, poll, sequence and choice. So the receipt alone tells nobody what was voted, and
+// is worth nothing to somebody who buys votes. With the voter's cookie the ballot can show the choice.
+// The signature is the HMAC-SHA256 of all before it under the receipt key of the line kid in the secret voter-keys.
 type receipt struct {
-	poll    int32
-	seq     int64
-	entry   string
-	replica string
-	tag     string
+	poll        int32
+	voter       string
+	seq         int64
+	incarnation string
+	entry       string
+	tag         string
 }
 
 const (
 	maxReceipt = 280
-	maxReplica = 64
 	tagBytes   = 12
+	// incarnationLength is that of a UUID.
+	incarnationLength = 36
 )
 
-// signReceipt makes the receipt of the vote that the stream stored as entry.
-func (k *keys) signReceipt(voter string, poll int32, choice int16, seq int64, entry, replica string) string {
+// signReceipt makes the text of a receipt. cookieVoter is the id in the voter's cookie; r needs no tag.
+func (k *keys) signReceipt(r receipt, cookieVoter string, choice int16) string {
 	text := make([]byte, 0, maxReceipt)
-	text = append(text, "r1."...)
-	text = strconv.AppendInt(text, int64(poll), 10)
+	text = append(text, "r2."...)
+	text = strconv.AppendInt(text, int64(r.poll), 10)
 	text = append(text, '.')
-	text = strconv.AppendInt(text, seq, 10)
+	text = append(text, r.voter...)
 	text = append(text, '.')
-	text = append(text, entry...)
+	text = strconv.AppendInt(text, r.seq, 10)
 	text = append(text, '.')
-	text = append(text, replica...)
+	text = append(text, r.incarnation...)
 	text = append(text, '.')
-	text = append(text, k.signing.tag(voter, poll, choice, seq)...)
+	text = append(text, r.entry...)
+	text = append(text, '.')
+	text = append(text, k.signing.tag(cookieVoter, r.poll, choice, r.seq)...)
 	text = append(text, '.')
 	text = append(text, k.signing.kid...)
 	return string(k.signing.receipt.sign(text))
 }
 
-func (s *signer) tag(voter string, poll int32, choice int16, seq int64) string {
-	text := append(nonceText(voter, poll, seq), '.')
+func (s *signer) tag(cookieVoter string, poll int32, choice int16, seq int64) string {
+	text := append(nonceText(cookieVoter, poll, seq), '.')
 	sum := s.receipt.of(strconv.AppendInt(text, int64(choice), 10))
 	return base64.RawURLEncoding.EncodeToString(sum[:tagBytes])
 }
@@ -62,39 +72,41 @@ func (k *keys) readReceipt(text string) (receipt, *signer, bool) {
 	if s == nil || !s.receipt.verify(signed, signature) {
 		return receipt{}, nil, false
 	}
-	var parts [7]string
-	if !splitExactly(signed, parts[:]) || parts[0] != "r1" {
+	var parts [8]string
+	if !splitExactly(signed, parts[:]) || parts[0] != "r2" {
 		return receipt{}, nil, false
 	}
 	poll, pollOK := decimal(parts[1], 1, 1<<31-1)
-	seq, seqOK := decimal(parts[2], 1, maxSeq)
+	seq, seqOK := decimal(parts[3], 1, maxSeq)
 	if !pollOK || !seqOK {
 		return receipt{}, nil, false
 	}
-	return receipt{poll: int32(poll), seq: seq, entry: parts[3], replica: parts[4], tag: parts[5]}, s, true
+	return receipt{poll: int32(poll), voter: parts[2], seq: seq, incarnation: parts[4], entry: parts[5], tag: parts[6]}, s, true
 }
 
-// chosen finds the option that voter's receipt is for, or nil if the receipt is another's or of another poll.
-func (k *keys) chosen(text, voter string, p *poll) *option {
+// chosen finds the option that the receipt is for. It returns nil if the receipt is of another cookie or poll.
+func (k *keys) chosen(text, cookieVoter string, p *poll) *option {
 	r, s, ok := k.readReceipt(text)
 	if !ok || r.poll != p.ID {
 		return nil
 	}
 	for i := range p.Options {
-		if hmac.Equal([]byte(s.tag(voter, p.ID, p.Options[i].ID, r.seq)), []byte(r.tag)) {
+		if hmac.Equal([]byte(s.tag(cookieVoter, p.ID, p.Options[i].ID, r.seq)), []byte(r.tag)) {
 			return &p.Options[i]
 		}
 	}
 	return nil
 }
 
-// replicaName makes a hostname fit for a receipt.
-func replicaName(hostname string) string {
-	name := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' {
-			return r
-		}
-		return '-'
-	}, strings.ToLower(hostname))
-	return name[:min(len(name), maxReplica)]
+// spoken is an alphabet without letters that sound or look alike: Crockford's base 32.
+var spoken = base32.NewEncoding("0123456789ABCDEFGHJKMNPQRSTVWXYZ").WithPadding(base32.NoPadding)
+
+// reference is a receipt's short form for people, such as 7K3M-Q2ZD: 40 bits of its signature. It finds nothing by itself.
+func reference(receipt string) string {
+	signature, err := strictBase64.DecodeString(receipt[strings.LastIndexByte(receipt, '.')+1:])
+	if err != nil || len(signature) < 5 {
+		return ""
+	}
+	text := spoken.EncodeToString(signature[:5])
+	return text[:4] + "-" + text[4:]
 }

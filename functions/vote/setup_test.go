@@ -94,7 +94,7 @@ func setupWith(t testing.TB, change func(*config)) *bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config{user: "capture", password: harness.RedisPassword, replica: "test", polls: polls,
+	c := config{user: "capture", password: harness.RedisPassword, polls: polls,
 		keys: testKeys(t, "poll:"+keyP+"\nk1:"+keyA)}
 	if c.origins, err = parseOrigins(""); err != nil {
 		t.Fatal(err)

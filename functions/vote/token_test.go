@@ -55,7 +55,7 @@ func TestTokensThatAreNotOurs(t *testing.T) {
 		"signed, with a huge sequence":     resigned("v1." + good.voter + ".9223372036854775807." + parts[3] + ".k2"),
 		"signed, with a short voter":       resigned("v1.abc.5." + parts[3] + ".k2"),
 		"expired":                          k.signToken(token{voter: good.voter, seq: 5, exp: someTime.Unix()}),
-		"a receipt":                        k.signReceipt(good.voter, 1, 1, 5, "1-1", "r"),
+		"a receipt":                        k.signReceipt(receipt{poll: 1, voter: "v", seq: 5, incarnation: "i", entry: "1-1"}, good.voter, 1),
 		"very long":                        strings.Repeat("v1.", 1000),
 	}
 	for name, forged := range tests {
@@ -108,7 +108,8 @@ func TestTokensReceiptsAndNoncesRoundTrip(t *testing.T) {
 		}
 		p := &polls[0]
 		chosen := &p.Options[rapid.IntRange(0, 1).Draw(t, "option")]
-		receipt := k.signReceipt(want.voter, p.ID, chosen.ID, want.seq, "1795361960335-12", "host-1")
+		place := receipt{poll: p.ID, voter: "c29tZWJvZHlzcHNldWRvbg", seq: want.seq, incarnation: "a5f0", entry: "1795361960335-12"}
+		receipt := k.signReceipt(place, want.voter, chosen.ID)
 		if got := k.chosen(receipt, want.voter, p); got != chosen {
 			t.Fatalf("receipt of %s shows %+v", chosen.Slug, got)
 		}

@@ -66,7 +66,7 @@ main() {
   check_room
   write_config 'bind 0.0.0.0' 'port 6379' <<ACL
 user default reset off
-user capture reset on #$(digest redis-capture) ~votes -@all +xadd +ping +hello +auth
+user capture reset on #$(digest redis-capture) ~votes %R~votes:inc -@all +xadd +get +ping +hello +auth
 user drain reset on #$(digest redis-drain) ~votes ~votes:inc -@all +xrange +xtrim +xlen +xinfo|stream +get +ping +hello +auth
 ACL
   if [[ -d $data ]]; then

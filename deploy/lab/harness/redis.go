@@ -93,7 +93,7 @@ func (r *RedisServer) command() []string {
 	}
 	for _, rules := range []string{
 		standard,
-		"capture on >" + RedisPassword + " resetkeys ~votes -@all +xadd +ping +hello +auth",
+		"capture on >" + RedisPassword + " resetkeys ~votes %R~votes:inc -@all +xadd +get +ping +hello +auth",
 		"drain on >" + RedisPassword + " resetkeys ~votes ~votes:inc -@all +xrange +xtrim +xinfo|stream +xlen +get +ping +hello +auth",
 		"admin on >" + RedisPassword + " ~* &* +@all",
 	} {
