@@ -154,12 +154,16 @@ func (l *language) dated(t time.Time, clock string) string {
 
 // seen is a moment in the past as its age and its date: "26 h ago, Sat 23:33 UTC".
 func (l *language) seen(t, now time.Time) string {
-	short := strings.NewReplacer("{weekday}", strings.Fields(l.raw("weekdays"))[t.UTC().Weekday()],
-		"{time}", t.UTC().Format("15:04")).Replace(l.raw("short_date"))
+	return l.Text("seen", l.age(now.Sub(t)), l.shortDate(t, now))
+}
+
+// shortDate is a moment of this week by its weekday, an older one in full.
+func (l *language) shortDate(t, now time.Time) string {
 	if now.Sub(t) >= 6*24*time.Hour {
-		short = l.Date(t)
+		return l.Date(t)
 	}
-	return l.Text("seen", l.age(now.Sub(t)), short)
+	return strings.NewReplacer("{weekday}", strings.Fields(l.raw("weekdays"))[t.UTC().Weekday()],
+		"{time}", t.UTC().Format("15:04")).Replace(l.raw("short_date"))
 }
 
 func (l *language) age(d time.Duration) string {
@@ -184,10 +188,12 @@ func (l *language) reason(r reason, now time.Time) string {
 		switch {
 		case t == nil:
 			return ""
+		case r.Until != nil:
+			return l.Moment(*t)
 		case t.After(now):
 			return l.Date(*t)
 		}
-		return l.seen(*t, now)
+		return l.Text("since", l.shortDate(*t, now), l.age(now.Sub(*t)))
 	}
 	if r.Closed {
 		text += l.raw("reason_closed")

@@ -144,14 +144,13 @@ func (h *handler) answerReceipt(w http.ResponseWriter, r *http.Request, q questi
 		L                                 *language
 		Style                             any
 		Question, Answer, Colour, Receipt string
-		Waits                             bool
 	}{L: q.form.lang, Style: style, Receipt: *q.receipt}
 	status := http.StatusOK
 	switch {
 	case bad != nil:
 		page.Answer, page.Colour, status = q.form.lang.Text(bad.message), "warn", bad.status
 	case *q.receipt != "":
-		page.Question, page.Waits = p.Question, found.State == fateWaiting
+		page.Question = p.Question
 		page.Answer, page.Colour = found.sentence(q.form.lang, p, time.Now())
 	}
 	if len(page.Receipt) > maxReceipt {
@@ -168,7 +167,7 @@ func (f fate) sentence(l *language, p *poll, now time.Time) (text, colour string
 	case fateReplaced:
 		return l.Text("receipt_replaced_" + p.Mode), "good"
 	case fateUnreachable:
-		return l.Text("receipt_unreachable", f.Node, l.seen(*f.Since, now)), "warn"
+		return l.Text("receipt_unreachable", f.Node, l.Text("since", l.shortDate(*f.Since, now), l.age(now.Sub(*f.Since)))), "warn"
 	case fateLost, fateRejected:
 		return l.Text("receipt_" + f.State), "bad"
 	}
