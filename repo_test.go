@@ -37,7 +37,7 @@ var arrows = map[string][]string{
 	"functions/vote":     {},
 	"functions/results":  {},
 	"functions/pollfile": {},
-	"template/go-http":   {"template/go-http"},
+	"template/go-http":   {"template/go-http"}, // its package liveness checks the other parts as well
 	"provider/feed":      {},
 	"provider/settings":  {},
 	"provider/swarm":     {"provider/feed", "provider/settings", "provider/swarm"},
@@ -45,14 +45,14 @@ var arrows = map[string][]string{
 	"provider/api":       {"provider/autoscale", "provider/feed", "provider/swarm", "provider/api"},
 	"provider/gateway":   {"provider/feed", "provider/settings", "provider/gateway"},
 	"provider/async":     {"provider/feed", "provider/settings"},
-	"provider":           {"provider"},
+	"provider":           {"provider", "template/go-http/liveness"},
 	"worker/store":       {"worker/store"},
 	"worker/drain":       {"worker/drain", "worker/store", "functions/pollfile"},
-	"worker":             {"worker", "provider/settings"},
+	"worker":             {"worker", "provider/settings", "template/go-http/liveness"},
 	"deploy/lab/bench":   {"deploy", "provider/feed", "provider/gateway"},
 	"deploy/lab/loadsim": {"provider/autoscale", "provider/feed"},
 	"deploy/up":          {"deploy", "functions/pollfile"},
-	"deploy":             {"deploy"},
+	"deploy":             {"deploy", "template/go-http/liveness"},
 }
 
 // testArrows says what of ours any test may import besides: real servers, and the schema that belongs in one of them.

@@ -82,7 +82,7 @@ func run(ctx context.Context, healthcheckOnly bool) error {
 		return err
 	}
 	if healthcheckOnly {
-		return watch(ctx, age(), func(ctx context.Context) error { return healthcheck(ctx, c) })
+		return healthcheck(ctx, c)
 	}
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.LogLevel}))
 	slog.SetDefault(logger)

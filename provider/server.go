@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/prometheus/procfs"
+	"waggle/template/go-http/liveness"
 )
 
 // serve answers until ctx ends, then lets running calls end within the shutdown timeout.
@@ -46,60 +46,12 @@ func serve(ctx context.Context, c config, handler http.Handler, logger *slog.Log
 	return nil
 }
 
-// healthcheck is for images without a shell: it fails unless the process in this container answers. Whatever it answers
-// will do: while Docker is away, a restart would lose the replica table and mend nothing.
+// healthcheck runs inside the container of a provider or gateway, see package liveness. Whatever it is answered will do:
+// while Docker is away, a restart would lose the replica table and mend nothing.
 func healthcheck(ctx context.Context, c config) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
 	port := c.provider.Port
 	if c.hasGateway() {
 		port = c.gateway.Port
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+strconv.Itoa(port)+"/healthz", nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return fmt.Errorf("asking for health: %w", err)
-	}
-	return response.Body.Close()
-}
-
-// watch goes on with a check that passed for a minute, once the container's process has been up for one. Each check costs
-// the engine a process, some 50 ms of CPU, and yet the interval between two has to be short while a start waits for one.
-func watch(ctx context.Context, up time.Duration, check func(context.Context) error) error {
-	if err := check(ctx); err != nil || up < time.Minute {
-		return err
-	}
-	tick := time.NewTicker(3 * time.Second)
-	defer tick.Stop()
-	for range 20 {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-		if err := check(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// age is how long the container's process has been up, 0 if that cannot be told.
-func age() time.Duration {
-	first, err := procfs.NewProc(1)
-	if err != nil {
-		return 0
-	}
-	stat, err := first.Stat()
-	if err != nil {
-		return 0
-	}
-	started, err := stat.StartTime()
-	if err != nil {
-		return 0
-	}
-	return time.Since(time.Unix(int64(started), 0))
+	return liveness.Run(ctx, liveness.HTTP("127.0.0.1:"+strconv.Itoa(port), "/healthz", 0))
 }

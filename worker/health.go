@@ -10,7 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/prometheus/procfs"
+
+	"waggle/template/go-http/liveness"
 )
 
 // serve answers /healthz and /metrics until ctx ends.
@@ -33,63 +34,20 @@ func serve(ctx context.Context, addr string, healthy func() error, registry *pro
 	return nil
 }
 
+// healthcheck runs inside the worker's container, see package liveness. A worker that says itself that its loop has
+// stopped has not answered.
 func healthcheck(ctx context.Context, cfg config) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	_, port, err := net.SplitHostPort(cfg.Listen)
+	ask, err := askWorker(cfg)
 	if err != nil {
-		return fmt.Errorf("reading listen: %w", err)
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+port+"/healthz", nil)
-	if err != nil {
-		return fmt.Errorf("making the health request: %w", err)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return fmt.Errorf("asking for health: %w", err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("unhealthy: %s", response.Status)
-	}
-	return nil
-}
-
-// watch goes on with a check that passed for a minute, once the container's process has been up for one. Each check costs
-// the engine a process, some 50 ms of CPU, and yet the interval between two has to be short while a start waits for one.
-// The provider has the same lines: neither program imports the other's packages, and each image is built from its own.
-func watch(ctx context.Context, up time.Duration, check func(context.Context) error) error {
-	if err := check(ctx); err != nil || up < time.Minute {
 		return err
 	}
-	tick := time.NewTicker(3 * time.Second)
-	defer tick.Stop()
-	for range 20 {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-		if err := check(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
+	return liveness.Run(ctx, ask)
 }
 
-// age is how long the container's process has been up, 0 if that cannot be told.
-func age() time.Duration {
-	first, err := procfs.NewProc(1)
+func askWorker(cfg config) (liveness.Ask, error) {
+	_, port, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
-		return 0
+		return nil, fmt.Errorf("reading listen: %w", err)
 	}
-	stat, err := first.Stat()
-	if err != nil {
-		return 0
-	}
-	started, err := stat.StartTime()
-	if err != nil {
-		return 0
-	}
-	return time.Since(time.Unix(int64(started), 0))
+	return liveness.HTTP("127.0.0.1:"+port, "/healthz", http.StatusOK), nil
 }

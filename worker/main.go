@@ -66,7 +66,7 @@ func command(ctx context.Context, args []string) error {
 	case "":
 		return run(ctx, cfg)
 	case "-healthcheck":
-		return watch(ctx, age(), func(ctx context.Context) error { return healthcheck(ctx, cfg) })
+		return healthcheck(ctx, cfg)
 	case "migrate":
 		return migrate(ctx, cfg)
 	case "retire", "close":

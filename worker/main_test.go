@@ -123,8 +123,12 @@ func TestFromMigrationToACountedVote(t *testing.T) {
 			t.Fatal("the vote was not counted")
 		}
 	}
-	if err := healthcheck(t.Context(), c); err != nil {
-		t.Errorf("healthcheck of a live worker = %v", err)
+	ask, err := askWorker(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(t.Context()); err != nil {
+		t.Errorf("asking a live worker = %v", err)
 	}
 	response, err := http.Get("http://" + c.Listen + "/metrics")
 	if err != nil || response.StatusCode != http.StatusOK {
@@ -142,7 +146,7 @@ func TestFromMigrationToACountedVote(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("run = %v", err)
 	}
-	if err := healthcheck(t.Context(), c); err == nil {
-		t.Error("healthcheck of a stopped worker succeeded")
+	if err := ask(t.Context()); err == nil {
+		t.Error("a stopped worker answers")
 	}
 }

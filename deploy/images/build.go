@@ -38,10 +38,10 @@ type recipe struct {
 	dockerfile, context string
 }
 
-// The two Go programs see the whole repository (less .dockerignore); the others only their own few files.
+// All but the node see the repository, less .dockerignore.
 var recipes = map[string]recipe{
-	Redis:    {context: "deploy/images/redis"},
-	Postgres: {context: "deploy/images/postgres"},
+	Redis:    {context: ".", dockerfile: "deploy/images/redis/Dockerfile"},
+	Postgres: {context: ".", dockerfile: "deploy/images/postgres/Dockerfile"},
 	Node:     {context: "deploy/images/node"},
 	Provider: {context: ".", dockerfile: "provider/Dockerfile"},
 	Worker:   {context: ".", dockerfile: "worker/Dockerfile"},

@@ -29,7 +29,7 @@ var buildOnce = sync.OnceValues(func() (map[string]Image, error) {
 	if err := builder.EnsureBase(ctx); err != nil {
 		return nil, err
 	}
-	return builder.Build(ctx, Redis, Postgres)
+	return builder.Build(ctx, All...)
 })
 
 // bench is what one test works with: an image, secrets and volumes of its own.
@@ -135,10 +135,13 @@ func (c *container) exec(args ...string) (string, error) {
 // awaitHealthy waits for the image's own health check to pass.
 func (c *container) awaitHealthy() {
 	c.t.Helper()
-	c.await("health", func() bool {
-		_, err := c.exec("healthcheck.sh")
-		return err == nil
-	})
+	c.await("health", func() bool { return c.health() == "healthy" })
+}
+
+// health is what the engine makes of the image's health checks.
+func (c *container) health() string {
+	c.t.Helper()
+	return strings.TrimSpace(c.run("inspect", "--format={{.State.Health.Status}}", c.name))
 }
 
 // refused waits for the container to end and returns its log; an end without an error is a failure.

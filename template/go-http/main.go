@@ -18,9 +18,6 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "-healthcheck" {
-		os.Exit(watchdog.Healthcheck(os.Getenv, os.Stderr))
-	}
 	logger := slog.New(slog.NewJSONHandler(os.Stdout, nil))
 	slog.SetDefault(logger)
 	if err := run(logger); err != nil {

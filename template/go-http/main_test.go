@@ -12,12 +12,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"waggle/template/go-http/liveness"
 )
 
-func buildSample(t *testing.T) string {
+func build(t *testing.T, program string) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "handler")
-	if output, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+	binary := filepath.Join(t.TempDir(), "program")
+	if output, err := exec.Command("go", "build", "-o", binary, program).CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, output)
 	}
 	return binary
@@ -33,8 +35,8 @@ func freePort(t *testing.T) string {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
-func TestTheSampleServesChecksItselfAndStops(t *testing.T) {
-	binary, port := buildSample(t), freePort(t)
+func TestTheSampleServesAndStops(t *testing.T) {
+	binary, port := build(t, "."), freePort(t)
 	env := append(os.Environ(), "port="+port, "metrics_port="+freePort(t), "healthcheck_interval=0")
 	var log bytes.Buffer
 	function := exec.Command(binary)
@@ -45,12 +47,8 @@ func TestTheSampleServesChecksItselfAndStops(t *testing.T) {
 	defer func() { _ = function.Process.Kill() }()
 	exited := make(chan error, 1)
 	go func() { exited <- function.Wait() }()
-	healthy := func() bool {
-		check := exec.Command(binary, "-healthcheck")
-		check.Env = env
-		return check.Run() == nil
-	}
-	for !healthy() {
+	ask := liveness.HTTP("127.0.0.1:"+port, "/_/health", 200)
+	for ask(t.Context()) != nil {
 		select {
 		case err := <-exited:
 			t.Fatalf("the function is gone: %v\n%s", err, log.String())
@@ -72,13 +70,13 @@ func TestTheSampleServesChecksItselfAndStops(t *testing.T) {
 	if err := <-exited; err != nil || !strings.Contains(log.String(), "function drained") {
 		t.Errorf("after SIGTERM: %v, log:\n%s", err, log.String())
 	}
-	if healthy() {
-		t.Error("healthy after the stop")
+	if ask(t.Context()) == nil {
+		t.Error("it answers after the stop")
 	}
 }
 
 func TestAMalformedSettingStopsTheStart(t *testing.T) {
-	function := exec.Command(buildSample(t))
+	function := exec.Command(build(t, "."))
 	function.Env = append(os.Environ(), "write_timeout=soon")
 	output, err := function.CombinedOutput()
 	if err == nil || !strings.Contains(string(output), `write_timeout=\"soon\"`) {

@@ -37,7 +37,7 @@ const (
 	verifyEvery = time.Minute
 	// stalled is how long the supervisor may be silent before the worker calls itself unhealthy; each of its steps is
 	// bounded well below that.
-	stalled = time.Minute
+	stalled = 40 * time.Second
 )
 
 // tally is what a stream's loop needs of the store.
@@ -144,7 +144,7 @@ type Drain struct {
 	roster  roster
 	dial    func(addr string) source
 	live    atomic.Pointer[[]string]
-	beat    atomic.Int64 // Unix nanoseconds of the supervisor's last scan
+	beat    atomic.Int64 // Unix nanoseconds of the supervisor's last scan; 0 before the first
 
 	// mu guards the fields below.
 	mu sync.Mutex
@@ -168,14 +168,14 @@ func New(cfg Config) (*Drain, error) {
 	}
 	d.dial = func(addr string) source { return dialRedis(addr, cfg.User, cfg.Password) }
 	d.live.Store(&[]string{cfg.Worker})
-	d.beat.Store(time.Now().UnixNano())
 	return d, nil
 }
 
 // Healthy reports whether the supervisor is alive. It does not ask whether Redis or Postgres are: a restart of the
-// worker would mend neither.
+// worker would mend neither. Before Run it is healthy: the wait for the schema may take longer than a scan ever does.
 func (d *Drain) Healthy() error {
-	if silent := time.Since(time.Unix(0, d.beat.Load())); silent > stalled {
+	beat := d.beat.Load()
+	if silent := time.Since(time.Unix(0, beat)); beat != 0 && silent > stalled {
 		return fmt.Errorf("no scan for %v", silent.Round(time.Second))
 	}
 	return nil

@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -46,7 +45,6 @@ type Server struct {
 	ready    func() error
 	metrics  *metrics
 	draining atomic.Bool
-	checked  atomic.Bool // by the engine's first health check
 	public   net.Listener
 	private  net.Listener
 }
@@ -154,9 +152,6 @@ func (s *Server) probe(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-	}
-	if strings.HasPrefix(r.RemoteAddr, ownAddress) && s.checked.Swap(true) {
-		w.Header().Set(checkedHeader, "1")
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Write([]byte("OK"))

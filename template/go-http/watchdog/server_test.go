@@ -7,11 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,56 +203,6 @@ func TestMetrics(t *testing.T) {
 		if !strings.Contains(string(body), line+"\n") {
 			t.Errorf("metrics lack %q:\n%s", line, body)
 		}
-	}
-}
-
-func TestHealthcheckExitCode(t *testing.T) {
-	t.Parallel()
-	b := setup(t, http.NotFoundHandler(), nil)
-	_, port, _ := net.SplitHostPort(b.Addr().String())
-	getenv := func(name string) string { return map[string]string{"port": port}[name] }
-	if code := Healthcheck(getenv, io.Discard); code != 0 {
-		t.Errorf("healthy: exit %d", code)
-	}
-	if first, err := ask(http.Client{}, "http://127.0.0.1:"+port+"/_/health"); first || err != nil {
-		t.Errorf("asked again: first is %t, %v", first, err)
-	}
-	if err := b.stop(); err != nil {
-		t.Fatal(err)
-	}
-	if code := Healthcheck(getenv, io.Discard); code != 1 {
-		t.Errorf("gone: exit %d", code)
-	}
-}
-
-func TestOthersRequestsAreNoCheck(t *testing.T) {
-	t.Parallel()
-	s := &Server{ready: func() error { return nil }, metrics: newMetrics()}
-	for _, from := range []string{"10.0.0.7:80", "10.0.0.7:81", "127.0.0.1:80", "10.0.0.7:82", "127.0.0.1:81"} {
-		r, w := httptest.NewRequest("GET", "/_/health", nil), httptest.NewRecorder()
-		r.RemoteAddr = from
-		s.ServeHTTP(w, r)
-		if later := w.Header().Get(checkedHeader) != ""; w.Code != 200 || later != (from == "127.0.0.1:81") {
-			t.Errorf("%s got %d and %v", from, w.Code, w.Header())
-		}
-	}
-}
-
-func TestALaterCheckGoesOnAsking(t *testing.T) {
-	t.Parallel()
-	var asked atomic.Int32
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set(checkedHeader, "1")
-		if asked.Add(1) == 2 {
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	}))
-	defer server.Close()
-	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
-	var reason strings.Builder
-	code := Healthcheck(func(name string) string { return map[string]string{"port": port}[name] }, &reason)
-	if code != 1 || asked.Load() != 2 || !strings.Contains(reason.String(), "503") {
-		t.Errorf("exit %d after %d answers, the second a 503: %s", code, asked.Load(), reason.String())
 	}
 }
 

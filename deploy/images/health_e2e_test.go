@@ -1,0 +1,161 @@
+//go:build e2e
+
+package images
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/openfaas/go-sdk/builder"
+
+	"waggle/deploy/docker"
+)
+
+// part is an image with what it needs to run alone.
+type part struct {
+	image   string
+	secrets map[string]string
+	args    []string
+	command []string
+	// server is the process that is stopped, if it is not the container's first.
+	server string
+}
+
+var parts = map[string]part{
+	"gateway": {image: Provider, args: []string{"--env=role=gateway", "--env=basic_auth=false", "--env=functions_provider_url=http://127.0.0.1:9"}},
+	"worker": {image: Worker, secrets: map[string]string{"redis-drain": "x", "postgres-drain": "x"},
+		args: []string{"--env=REDIS_ADDRESSES=127.0.0.1:1", "--env=POSTGRES_HOST=127.0.0.1", "--env=START_TIMEOUT=10m", "--env=POLLS_FILE=/run/secrets/polls.json"}},
+	"function": {image: "function"},
+	"redis":    {image: Redis, secrets: redisSecrets, args: []string{"--env=NODE=it-node", "--env=REDIS_MAXMEMORY=16mb"}, server: "redis-server"},
+	"postgres": {image: Postgres, secrets: postgresSecrets},
+}
+
+// buildFunction makes the image of the template's sample as faas-cli does.
+var buildFunction = sync.OnceValues(func() (string, error) {
+	if _, err := buildOnce(); err != nil { // for the base images
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "waggle-function-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.CopyFS(filepath.Join(dir, "template"), os.DirFS(filepath.Join("..", "..", "template"))); err != nil {
+		return "", err
+	}
+	back, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chdir(dir); err != nil {
+		return "", err
+	}
+	defer os.Chdir(back) //nolint:errcheck // the tests that follow say what they miss
+	files, err := builder.CreateBuildContext("sample", filepath.Join("template", "go-http", "function"), "go-http", nil)
+	if err != nil {
+		return "", err
+	}
+	args, err := BuildArgs(ctx)
+	if err != nil {
+		return "", err
+	}
+	const reference = prefix + "test-sample:latest"
+	_, err = docker.Engine{}.Build(ctx, docker.BuildOptions{Context: files, Tag: reference, BuildArgs: args})
+	return reference, err
+})
+
+func (p part) start(t *testing.T, name string, args ...string) *container {
+	t.Helper()
+	var b *bench
+	if p.image == "function" {
+		reference, err := buildFunction()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = setup(t, Provider, p.secrets)
+		b.image = reference
+	} else {
+		b = setup(t, p.image, p.secrets)
+	}
+	if p.image == Worker {
+		polls, err := os.ReadFile(filepath.Join("..", "..", "functions", "polls.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.secret("polls.json", string(polls))
+	}
+	return b.start(name, append(args, p.args...), p.command...)
+}
+
+// signal sends a signal to the server as the machine's kernel would, from outside.
+func (c *container) signal(server, signal string) {
+	c.t.Helper()
+	if server == "" {
+		c.run("kill", "--signal="+signal, c.name)
+	} else if _, err := c.exec("sh", "-c", "kill -"+signal+" $(pidof "+server+")"); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// TestSlowIsNotDead runs each part with a fiftieth of a processor, and each with a server that is stopped for 20 s again
+// and again: neither may fail its health check often enough to be replaced. One that is stopped for good must be.
+func TestSlowIsNotDead(t *testing.T) {
+	t.Parallel()
+	const watched = 90 * time.Second
+	for name, p := range parts {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			starved := p.start(t, name+"-starved")
+			stopped := p.start(t, name+"-stopped")
+			paused := p.start(t, name+"-paused")
+			for _, c := range []*container{starved, stopped, paused} {
+				c.awaitHealthy()
+			}
+			// What starts with so little takes minutes: what is under test is that it is called dead only when it is.
+			starved.run("update", "--cpus=0.02", starved.name)
+			stopped.signal(p.server, "STOP")
+			var pauses sync.WaitGroup
+			end := time.Now().Add(watched)
+			pauses.Go(func() {
+				for time.Now().Before(end) {
+					paused.signal(p.server, "STOP")
+					time.Sleep(20 * time.Second)
+					paused.signal(p.server, "CONT")
+					time.Sleep(2 * time.Second)
+				}
+			})
+			var dead time.Duration
+			began := time.Now()
+			for time.Now().Before(end) {
+				for _, c := range []*container{starved, paused} {
+					if health := c.health(); health != "healthy" {
+						t.Errorf("%s is %s after %s: %s", c.name, health, time.Since(began).Round(time.Second), c.checks())
+						end = time.Now()
+					}
+				}
+				if dead == 0 && stopped.health() == "unhealthy" {
+					dead = time.Since(began)
+				}
+				time.Sleep(time.Second)
+			}
+			pauses.Wait()
+			t.Logf("stopped for good, it was unhealthy after %s", dead.Round(time.Second))
+			if dead == 0 || dead > 45*time.Second {
+				t.Errorf("stopped for good, it is %s after %s: %s", stopped.health(), dead, stopped.checks())
+			}
+		})
+	}
+}
+
+// checks are the last results of the image's check.
+func (c *container) checks() string {
+	c.t.Helper()
+	return strings.TrimSpace(c.run("inspect", "--format={{range .State.Health.Log}}{{.Start}} {{.End}} {{.ExitCode}} {{.Output}}; {{end}}", c.name))
+}
