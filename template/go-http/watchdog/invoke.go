@@ -1,6 +1,7 @@
 package watchdog
 
 import (
+	"context"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -30,16 +31,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// invoke runs the handler on the connection's own goroutine. Its time limit is a timer that answers 504 over the
-// handler's head and cancels its context: nothing is buffered, and no goroutine is started for the normal case.
+// invoke runs the handler on the connection's own goroutine. At the time limit its context ends, and 504 is answered
+// over its head: nothing is buffered, and no goroutine is started for the normal case.
 func (s *Server) invoke(w http.ResponseWriter, r *http.Request, start time.Time) (status int) {
 	reply := newReply(w, start, s.draining.Load())
 	if limit := s.limit(r); limit > 0 {
-		ctx := &callContext{Context: r.Context()}
-		defer ctx.end(nil)
-		r = r.WithContext(ctx)
-		timer := time.AfterFunc(limit, func() { reply.expire(limit, ctx.end) })
-		defer timer.Stop()
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
+		defer cancel()
+		reply.limit, reply.ctx, r = limit, ctx, r.WithContext(ctx)
+		defer context.AfterFunc(ctx, reply.expire)()
 	}
 	defer func() {
 		if p := recover(); p != nil {
@@ -57,7 +57,8 @@ func (s *Server) recovered(reply *reply, r *http.Request, p any) {
 	if p == http.ErrAbortHandler { //nolint:errorlint // a panic's value, which net/http compares in the same way
 		panic(p)
 	}
-	s.config.Logger.Error("handler panicked", "panic", p, "method", r.Method, "stack", string(debug.Stack()))
+	s.config.Logger.Error("handler panicked", "panic", p, "method", r.Method, "path", r.URL.Path,
+		"call_id", r.Header.Get("X-Call-Id"), "stack", string(debug.Stack()))
 	if !reply.internalError() {
 		panic(http.ErrAbortHandler)
 	}

@@ -3,13 +3,13 @@ package watchdog
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -19,8 +19,10 @@ type reply struct {
 	start    time.Time
 	draining bool
 	header   http.Header
-	// late is set before the handler's context ends: a handler that returns because of that must not win over the 504.
-	late atomic.Int64 // the time limit, once it has passed
+	// ctx is the request's, with the time limit; nil: there is none. A handler that returns because it has ended must not
+	// win over the 504, hence the look at it whenever a reply begins.
+	ctx   context.Context //nolint:containedctx // it lives as long as the reply
+	limit time.Duration
 
 	// mu guards what follows, and every call on w.
 	mu       sync.Mutex
@@ -62,8 +64,8 @@ func (r *reply) begin(status int) {
 	if r.status != 0 || r.expired || r.hijacked {
 		return
 	}
-	if limit := r.late.Load(); limit > 0 {
-		r.timeOut(time.Duration(limit))
+	if r.late() {
+		r.timeOut()
 		return
 	}
 	header := r.w.Header()
@@ -87,23 +89,25 @@ func seconds(d time.Duration) string {
 	return string(strconv.AppendFloat(digits[:0], d.Seconds(), 'f', 6, 64))
 }
 
-// expire ends the handler's context, and answers 504 unless the reply has begun. The context goes first: the lock may
-// be held by a write that a slow client keeps waiting.
-func (r *reply) expire(limit time.Duration, cancel context.CancelCauseFunc) {
-	r.late.Store(int64(limit))
-	cancel(context.DeadlineExceeded)
+// late reports whether the time limit has passed. A caller that has gone is something else.
+func (r *reply) late() bool {
+	return r.ctx != nil && errors.Is(r.ctx.Err(), context.DeadlineExceeded)
+}
+
+// expire runs when the context has ended, and answers 504 unless the reply has begun.
+func (r *reply) expire() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.status == 0 && !r.hijacked && !r.expired {
-		r.timeOut(limit)
+	if r.late() && r.status == 0 && !r.hijacked && !r.expired {
+		r.timeOut()
 	}
 }
 
 // timeOut needs the lock. The handler may still be reading the body: the read deadline ends that, and full duplex
 // keeps net/http from waiting for it before it writes.
-func (r *reply) timeOut(limit time.Duration) {
+func (r *reply) timeOut() {
 	r.expired = true
-	body := fmt.Sprintf("the function did not answer within %s\n", limit)
+	body := fmt.Sprintf("the function did not answer within %s\n", r.limit)
 	header := r.w.Header()
 	header["Content-Type"] = []string{"text/plain; charset=utf-8"}
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
@@ -127,7 +131,7 @@ func (r *reply) internalError() bool {
 	if r.status != 0 || r.hijacked {
 		return r.expired
 	}
-	if r.late.Load() > 0 {
+	if r.late() {
 		r.begin(http.StatusOK) // which is the 504
 		return true
 	}

@@ -87,7 +87,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	private := &http.Server{Handler: s.metricsHandler(), ReadTimeout: metricsTimeout, WriteTimeout: metricsTimeout}
 	failed := make(chan error, 2)
-	go func() { failed <- public.Serve(listener{s.public}) }()
+	go func() { failed <- public.Serve(s.public) }()
 	go func() { failed <- private.Serve(s.private) }()
 
 	var err error
