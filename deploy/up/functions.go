@@ -153,6 +153,7 @@ func (s *System) buildFunction(ctx context.Context, name string, function stack.
 	if err != nil {
 		return err
 	}
+	maps.Copy(args, function.BuildArgs)
 	if _, err = s.Target.Builder.Build(ctx, docker.BuildOptions{Context: buildContext, Tag: function.Image, BuildArgs: args}); err != nil {
 		return fmt.Errorf("building function %s: %w", name, err)
 	}

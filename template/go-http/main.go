@@ -12,18 +12,26 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // the image has no zone files
 
-	function "waggle/template/go-http/function"
 	"waggle/template/go-http/watchdog"
 )
 
 func main() {
-	logger := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	logger := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
 	slog.SetDefault(logger)
 	if err := run(logger); err != nil {
 		logger.Error("function stopped", "error", err)
 		os.Exit(1)
 	}
+}
+
+// withoutTime leaves the time of a line to the engine, which keeps one for each: faas-cli logs shows that.
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
 }
 
 // run keeps two lifetimes apart: the signal starts the drain, and only after it does the handler's context end.
@@ -33,13 +41,14 @@ func run(logger *slog.Logger) (err error) {
 		return fmt.Errorf("reading the environment: %w", err)
 	}
 	config.Logger = logger
+	watchdog.LimitMemory(os.Getenv)
 
 	signalled, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	life, end := context.WithCancel(context.Background())
 	defer end()
 
-	handler, err := function.New(life)
+	handler, err := start(life)
 	if err != nil {
 		return fmt.Errorf("starting the function: %w", err)
 	}

@@ -70,6 +70,9 @@ func TestTheSampleServesAndStops(t *testing.T) {
 	if err := <-exited; err != nil || !strings.Contains(log.String(), "function drained") {
 		t.Errorf("after SIGTERM: %v, log:\n%s", err, log.String())
 	}
+	if strings.Contains(log.String(), `"time"`) {
+		t.Errorf("the engine stamps lines, and these carry a time of their own as well:\n%s", log.String())
+	}
 	if ask(t.Context()) == nil {
 		t.Error("it answers after the stop")
 	}

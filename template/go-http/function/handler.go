@@ -1,9 +1,8 @@
-// Package function is where your code goes. New runs once, when the function starts; the handler it returns gets
-// every request. README.md of the template says what else a function can have: start-up errors, readiness, a flush.
+// Package function is where your code goes: Handle gets every request. The template's README.md says how a function can
+// have more: set-up with an error that stops the start, readiness, a flush at the end, metrics of its own.
 package function
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,12 +10,8 @@ import (
 
 const maxBody = 1 << 20
 
-// New builds the function. An error stops the start, and its text is in the log. ctx ends when the function stops.
-func New(ctx context.Context) (http.Handler, error) {
-	return http.HandlerFunc(handle), nil
-}
-
-func handle(w http.ResponseWriter, r *http.Request) {
+// Handle answers one request.
+func Handle(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		http.Error(w, "reading the body: "+err.Error(), http.StatusBadRequest)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 )
 
@@ -93,4 +94,25 @@ func (c cgroup) write(w io.Writer) {
 	fmt.Fprintf(w, "container_cpu_usage_seconds_total %g\n", cpu)
 	fmt.Fprintf(w, "# HELP container_memory_working_set_bytes Memory of the container without caches that can be dropped.\n# TYPE container_memory_working_set_bytes gauge\n")
 	fmt.Fprintf(w, "container_memory_working_set_bytes %.0f\n", memory)
+}
+
+// LimitMemory tells the garbage collector of the container's memory limit, so that near it memory is freed sooner
+// instead of the kernel ending the process. Nine tenths leave room for what the collector does not manage.
+// A GOMEMLIMIT of the user's stays as it is.
+func LimitMemory(getenv func(string) string) {
+	if limit, ok := containerGroup.memoryLimit(); ok && getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(limit / 10 * 9))
+	}
+}
+
+// memoryLimit is the most memory the group may use, in bytes; ok is false where there is no limit.
+func (c cgroup) memoryLimit() (bytes float64, ok bool) {
+	if dir, found := c.unified(); found {
+		return counter(filepath.Join(dir, "memory.max"), "") // the word max is no number
+	}
+	const unlimited = 1 << 60 // version 1 writes the greatest number of pages instead of a word
+	if bytes, ok = counter(filepath.Join(c.mount, "memory", "memory.limit_in_bytes"), ""); bytes > unlimited {
+		return 0, false
+	}
+	return bytes, ok
 }

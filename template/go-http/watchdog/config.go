@@ -15,7 +15,8 @@ type Config struct {
 	Handler http.Handler
 	// Logger gets start, stop and panics, and one line per request when LogRequests is set.
 	Logger *slog.Logger
-	// Port serves the function (env port, default 8080), MetricsPort /metrics (metrics_port, 8081). 0 picks a free one.
+	// Port serves the function (env port, default 8080; a deployed function, which OPENFAAS_NAME tells, must keep that).
+	// MetricsPort serves /metrics (metrics_port, 8081). 0 picks a free one.
 	Port, MetricsPort int
 	// ReadTimeout bounds the reading of one request with its body (read_timeout, default 30 s).
 	ReadTimeout time.Duration
@@ -49,6 +50,8 @@ const (
 	// maxTimeout and maxInflight catch a unit mixed up, not a real wish.
 	maxTimeout  = 24 * time.Hour
 	maxInflight = 1 << 20
+	// gatewayPort is where gateways call functions, whatever port they listen on.
+	gatewayPort = 8080
 )
 
 // ConfigFromEnv reads the names that OpenFaaS watchdogs use. A duration is Go's ("1m30s") or whole seconds ("90").
@@ -56,7 +59,7 @@ const (
 func ConfigFromEnv(getenv func(string) string) (Config, error) {
 	env := envReader{getenv: getenv}
 	c := Config{
-		Port:         env.integer("port", 8080, 1, 65535),
+		Port:         env.integer("port", gatewayPort, 1, 65535),
 		MetricsPort:  env.integer("metrics_port", 8081, 1, 65535),
 		ReadTimeout:  env.duration("read_timeout", defaultTimeout, time.Millisecond),
 		WriteTimeout: env.duration("write_timeout", defaultTimeout, time.Millisecond),
@@ -68,6 +71,9 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 	if c.ExecTimeout > c.WriteTimeout {
 		env.fail("exec_timeout", c.ExecTimeout.String(),
 			fmt.Sprintf("must not exceed write_timeout (%s): the connection would close before the 504", c.WriteTimeout))
+	}
+	if c.Port != gatewayPort && getenv("OPENFAAS_NAME") != "" {
+		env.fail("port", strconv.Itoa(c.Port), fmt.Sprintf("must be %d in a deployed function: gateways call functions there", gatewayPort))
 	}
 	if c.Port == c.MetricsPort {
 		env.fail("metrics_port", strconv.Itoa(c.MetricsPort), "must differ from port")

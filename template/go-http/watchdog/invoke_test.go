@@ -2,6 +2,7 @@ package watchdog
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -132,9 +133,19 @@ func TestMaxInflight(t *testing.T) {
 
 func TestPanicIsAnswered(t *testing.T) {
 	t.Parallel()
-	b := setup(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("bug") }), nil)
-	if response, body := b.do(t, "GET", "/", nil); response.StatusCode != 500 || strings.Contains(body, "bug") {
+	var log bytes.Buffer
+	b := setup(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("bug") }),
+		func(c *Config) { c.Logger = slog.New(slog.NewJSONHandler(&log, nil)) })
+	if response, body := b.do(t, "GET", "/path", http.Header{"X-Call-Id": {"call-7"}}); response.StatusCode != 500 || strings.Contains(body, "bug") {
 		t.Errorf("panic = %d %q, want 500 without the reason", response.StatusCode, body)
+	}
+	if err := b.stop(); err != nil {
+		t.Error(err)
+	}
+	for _, part := range []string{`"panic":"bug"`, `"call_id":"call-7"`, `"path":"/path"`} {
+		if !strings.Contains(log.String(), part) {
+			t.Errorf("the log lacks %s: %s", part, log.String())
+		}
 	}
 }
 

@@ -1,0 +1,13 @@
+//go:build !go_http_new
+
+package main
+
+import (
+	"context"
+	"net/http"
+
+	function "waggle/template/go-http/function"
+)
+
+// start makes the handler of a function that has Handle alone.
+func start(context.Context) (http.Handler, error) { return http.HandlerFunc(function.Handle), nil }
