@@ -27,12 +27,12 @@ func TestConfigFromEnv(t *testing.T) {
 		"another port where none is called": {map[string]string{"port": "9000"}, Config{Port: 9000, MetricsPort: 8081, ReadTimeout: 30 * time.Second,
 			WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second, DrainWait: 2 * time.Second}, nil},
 		"another port in a deployed function": {map[string]string{"port": "9000", "OPENFAAS_NAME": "fn"}, Config{}, []string{`port="9000": must be 8080`}},
-		"write_timeout of zero":         {map[string]string{"write_timeout": "0"}, Config{}, []string{"write_timeout"}},
-		"exec above write":              {map[string]string{"write_timeout": "5s", "exec_timeout": "6s"}, Config{}, []string{"exec_timeout", "write_timeout"}},
-		"one port for both":             {map[string]string{"port": "9000", "metrics_port": "9000"}, Config{}, []string{"metrics_port"}},
-		"seconds beyond all duration":   {map[string]string{"read_timeout": "99999999999999"}, Config{}, []string{"read_timeout"}},
-		"negative":                      {map[string]string{"read_timeout": "-5"}, Config{}, []string{"read_timeout"}},
-		"a number without a unit, wide": {map[string]string{"read_timeout": "86401"}, Config{}, []string{"read_timeout"}},
+		"write_timeout of zero":               {map[string]string{"write_timeout": "0"}, Config{}, []string{"write_timeout"}},
+		"exec above write":                    {map[string]string{"write_timeout": "5s", "exec_timeout": "6s"}, Config{}, []string{"exec_timeout", "write_timeout"}},
+		"one port for both":                   {map[string]string{"port": "9000", "metrics_port": "9000"}, Config{}, []string{"metrics_port"}},
+		"seconds beyond all duration":         {map[string]string{"read_timeout": "99999999999999"}, Config{}, []string{"read_timeout"}},
+		"negative":                            {map[string]string{"read_timeout": "-5"}, Config{}, []string{"read_timeout"}},
+		"a number without a unit, wide":       {map[string]string{"read_timeout": "86401"}, Config{}, []string{"read_timeout"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
