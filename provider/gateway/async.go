@@ -52,31 +52,26 @@ const (
 	notConfigured = "asynchronous invocation is not configured: async_redis_socket is not set"
 )
 
-var (
-	asyncPrefix = []byte("/async-function/")
-	queuePrefix = []byte("/system/queue")
-)
-
-// async answers /async-function/: a POST is a call, a DELETE cancels one.
+// async answers for asynchronous calls: a POST is one, a DELETE cancels one, OPTIONS asks what pages may do.
 func (ex *exchange) async(address []byte) (keep bool) {
-	switch {
-	case ex.g.cfg.Queue == nil:
-		keep = ex.refuse(404, notConfigured)
-	case string(ex.req.Method) == "POST":
-		keep = ex.enqueue(address)
-	case string(ex.req.Method) == "DELETE":
-		keep = ex.cancelCall(address)
-	default:
-		keep = ex.refuse(405, "legal methods: POST for a call, DELETE to cancel one")
+	if ex.g.cfg.Queue == nil {
+		return ex.refuse(404, notConfigured)
 	}
-	ex.g.metrics.api(ex.req.Method, asyncPrefix, ex.status, time.Since(ex.started))
-	return keep && !ex.c.left.Load()
+	switch string(ex.req.Method) {
+	case "POST":
+		return ex.enqueue(address)
+	case "DELETE":
+		return ex.cancelCall(address)
+	case "OPTIONS":
+		return ex.function(address) // its own answer, where annotations give none
+	}
+	return ex.refuse(405, "legal methods: POST for a call, DELETE to cancel one, OPTIONS")
 }
 
 // enqueue takes one call.
 func (ex *exchange) enqueue(address []byte) (keep bool) {
 	name, _ := splitAddress(address)
-	if status, reason := ex.route(address); status != 0 {
+	if status, reason := ex.find(address); status != 0 {
 		return ex.refuse(status, reason)
 	}
 	if status, reason := ex.markAsync(); status != 0 {
@@ -190,30 +185,19 @@ func (g *Gateway) Function(label string) (fn feed.Function, found, known bool) {
 	return feed.Function{}, false, known
 }
 
-// isQueuePath reports whether a target under /system/ is one of this gateway's own queue, which no provider knows.
-func isQueuePath(target []byte) bool {
-	rest, ok := bytes.CutPrefix(target, queuePrefix)
-	return ok && (len(rest) == 0 || rest[0] == '/' || rest[0] == '?')
-}
-
 // inspectQueue lets an operator look into the queue of this gateway, and at its dead letters.
-func (ex *exchange) inspectQueue() (keep bool) {
+func (ex *exchange) inspectQueue(target string) (keep bool) {
 	if ex.g.cfg.Queue == nil {
 		return ex.refuse(404, notConfigured)
 	}
-	path, _, _ := bytes.Cut(ex.req.Target, []byte("?"))
-	path = bytes.Clone(path)
 	var status int
 	var body []byte
 	_ = ex.withQueue(func(ctx context.Context) error {
-		status, body = ex.g.cfg.Queue.Inspect(ctx, string(ex.req.Method), string(ex.req.Target[len(queuePrefix):]))
+		status, body = ex.g.cfg.Queue.Inspect(ctx, string(ex.req.Method), target)
 		return nil
 	})
 	if status >= 400 {
-		keep = ex.refuse(status, string(body))
-	} else {
-		keep = ex.respond(status, body, "Content-Type: application/json\r\nCache-Control: no-store\r\n")
+		return ex.refuse(status, string(body))
 	}
-	ex.g.metrics.api(ex.req.Method, path, status, time.Since(ex.started))
-	return keep
+	return ex.respond(status, body, "Content-Type: application/json\r\nCache-Control: no-store\r\n")
 }

@@ -10,10 +10,10 @@ import (
 	"waggle/provider/settings"
 )
 
-// withinRate takes a token of the client's prefix and reports whether there was one. Health checks cost none, since a
-// balancer asks often and for everybody; nor do inner connections, whose requests were counted where they came in.
+// withinRate takes a token of the client's prefix and reports whether there was one. Inner
+// connections take none: their requests were counted where they came in.
 func (ex *exchange) withinRate() bool {
-	if ex.g.limiter == nil || ex.c.inner || string(ex.req.Target) == "/healthz" {
+	if ex.g.limiter == nil || ex.c.inner {
 		return true
 	}
 	return ex.g.limiter.Allow(ex.client(), ex.started.Sub(ex.g.startedAt))

@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"bytes"
-	"fmt"
 	"sync"
 	"time"
 
@@ -89,6 +87,7 @@ type exchange struct {
 	set     *upstream.Set
 	stats   *functionStats
 	begun   bool // counted as started, but not yet as completed
+	counted bool // counted as completed
 
 	started time.Time
 	status  int // sent to the client, or 499
@@ -138,7 +137,7 @@ func (ex *exchange) clear() {
 	ex.set, ex.stats, ex.conn, ex.replica, ex.upload = nil, nil, nil, nil, nil
 	clear(ex.tried[:])
 	ex.tries, ex.repeats, ex.deaths, ex.unsure, ex.holdBy = 0, 0, 0, false, time.Time{}
-	ex.control, ex.complete, ex.headSent, ex.slash, ex.eof, ex.begun = false, false, false, false, false, false
+	ex.control, ex.complete, ex.headSent, ex.slash, ex.eof, ex.begun, ex.counted = false, false, false, false, false, false, false
 	ex.head, ex.body = ex.r, ex.r
 	ex.rest = http1.Body{}
 }
@@ -196,58 +195,35 @@ func (ex *exchange) readMore(limit int) error {
 	return err
 }
 
-// serve answers one request and reports whether the connection can take another.
-func (ex *exchange) serve() (keep bool) {
-	ex.started = time.Now()
-	ex.body = ex.head
-	if !ex.withinRate() {
-		return ex.refuse(429, fmt.Sprintf("too many requests from this network: legal are %g a second, %d at once", ex.g.cfg.RateLimit, ex.g.cfg.RateBurst))
+// function answers a call of a function.
+func (ex *exchange) function(address []byte) (keep bool) {
+	if status, reason := ex.find(address); status != 0 {
+		return ex.refuse(status, reason)
 	}
-	if ex.g.cfg.TLSRedirect && !ex.c.tls && !ex.c.inner {
-		if keep, done := ex.toTLS(); done {
-			return keep
-		}
-	}
-	switch target := ex.req.Target; {
-	case string(ex.req.Method) == "CONNECT":
-		return ex.refuse(405, "CONNECT is not supported")
-	case bytes.HasPrefix(target, functionPrefix):
-		if status, reason := ex.route(target[len(functionPrefix):]); status != 0 {
-			return ex.refuse(status, reason)
-		}
-	case bytes.HasPrefix(target, asyncPrefix):
-		return ex.async(target[len(asyncPrefix):])
-	case bytes.HasPrefix(target, systemPrefix):
-		if !ex.authorised() {
-			return ex.refuse(401, "invalid credentials")
-		}
-		if isQueuePath(target) {
-			return ex.inspectQueue()
-		}
-		if ex.g.provider == nil {
-			return ex.refuse(503, "there is no provider")
-		}
-		ex.set, ex.path, ex.control = ex.g.provider, target, true
-	default:
-		return ex.local()
+	if ex.preflight() {
+		return ex.answerPreflight()
 	}
 	return ex.invoke()
 }
 
-var (
-	functionPrefix = []byte("/function/")
-	systemPrefix   = []byte("/system/")
-)
+// api passes a call of the API on to the provider.
+func (ex *exchange) api(_ []byte) (keep bool) {
+	if ex.g.provider == nil {
+		return ex.refuse(503, "there is no provider")
+	}
+	ex.set, ex.path, ex.control = ex.g.provider, ex.req.Target, true
+	return ex.invoke()
+}
 
-// route finds the function that address names. A status other than 0 says why there is none.
-func (ex *exchange) route(address []byte) (status int, reason string) {
+// find finds the function that address names. A status other than 0 says why there is none.
+func (ex *exchange) find(address []byte) (status int, reason string) {
 	name, path := splitAddress(address)
 	ex.path = path
 	ex.slash = len(path) == 0 || path[0] == '?'
 	ex.set = ex.g.registry.Lookup(name)
 	var err error
 	if ex.set == nil {
-		ex.set, err = ex.find(name)
+		ex.set, err = ex.search(name)
 	}
 	switch {
 	case err != nil:
@@ -287,12 +263,9 @@ func (ex *exchange) invoke() (keep bool) {
 
 func (ex *exchange) count(status int) {
 	ex.status = status
-	took := time.Since(ex.started)
 	if ex.stats != nil {
-		ex.begun = false
+		ex.begun, ex.counted = false, true
 		ex.set.Completed.Add(1)
-		ex.stats.completed(status, took)
-		return
+		ex.stats.completed(status, time.Since(ex.started))
 	}
-	ex.g.metrics.api(ex.req.Method, ex.path, status, took)
 }

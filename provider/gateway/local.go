@@ -52,33 +52,12 @@ func (ex *exchange) clientError(err error) int {
 	return 499
 }
 
-// local answers what neither a function nor the provider does.
-func (ex *exchange) local() (keep bool) {
-	path, _, _ := bytes.Cut(ex.req.Target, []byte("?"))
-	get := string(ex.req.Method) == "GET" || string(ex.req.Method) == "HEAD"
-	switch string(path) {
-	case "/healthz":
-		if !get {
-			return ex.refuse(405, "legal methods: GET, HEAD")
-		}
-		return ex.health()
-	case "/":
-		if !get {
-			return ex.refuse(405, "legal methods: GET, HEAD")
-		}
-		return ex.respond(307, nil, "Location: /ui/\r\n")
-	case "*":
-		return ex.respond(204, nil, "")
-	}
-	if ex.g.certs != nil && bytes.HasPrefix(path, challengePath) {
-		return ex.challenge(path)
-	}
-	return ex.refuse(404, "404 page not found")
-}
-
 // health says how the gateway is. Without its provider it still serves every function it knows, and without a table
 // those that DNS knows, so neither is a failure. While it may be too young to know any, balancers should rather ask others.
-func (ex *exchange) health() (keep bool) {
+func (ex *exchange) health(_ []byte) (keep bool) {
+	if !ex.isGet() {
+		return ex.refuse(405, "legal methods: GET, HEAD")
+	}
 	type details struct {
 		Status        string     `json:"status"`
 		Provider      string     `json:"provider"`
@@ -216,25 +195,16 @@ func appendPersistence(head []byte, minor uint8, keep bool) []byte {
 	return head
 }
 
-// api counts a call of the API. Paths are folded to the documented ones, methods to the standard ones, so that a
-// stranger cannot make series.
-func (m *metrics) api(method, path []byte, status int, took time.Duration) {
+// api counts a call of the API under its documented path. Methods are folded to the standard ones, so that a stranger
+// cannot make series.
+func (m *metrics) api(method []byte, path string, status int, took time.Duration) {
 	verb := "other"
 	for _, known := range [...]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
 		if string(method) == known {
 			verb = known
 		}
 	}
-	folded := "/system/other"
-	path, _, _ = bytes.Cut(path, []byte("?"))
-	for _, known := range [...]string{"/system/functions", "/system/function/", "/system/scale-function/", "/system/secrets",
-		"/system/logs", "/system/info", "/system/namespaces", "/system/namespace/", "/system/alert", "/system/telemetry",
-		"/system/queue", "/system/queue/dead", "/system/queue/dead/", "/async-function/"} {
-		if string(path) == known || known[len(known)-1] == '/' && bytes.HasPrefix(path, []byte(known)) {
-			folded = known
-		}
-	}
 	code := strconv.Itoa(status)
-	m.requests.WithLabelValues(verb, folded, code).Inc()
-	m.requestTime.WithLabelValues(verb, folded, code).Observe(took.Seconds())
+	m.requests.WithLabelValues(verb, path, code).Inc()
+	m.requestTime.WithLabelValues(verb, path, code).Observe(took.Seconds())
 }

@@ -70,7 +70,7 @@ func TestRawRequests(t *testing.T) {
 		"expect with the body at hand":       {post + "Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", ok(1, "body=abc")},
 		"healthz":                            {"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n", want{[]int{200}, 0, "functions"}},
 		"healthz by POST":                    {"POST /healthz HTTP/1.1\r\nHost: h\r\n\r\n", refused(405)},
-		"root":                               {"GET / HTTP/1.1\r\nHost: h\r\n\r\n", refused(307)},
+		"root":                               {"GET / HTTP/1.1\r\nHost: h\r\n\r\n", want{[]int{200}, 0, "gateway to serverless functions"}},
 		"options for the server":             {"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", refused(204)},
 
 		// Functions that are none.

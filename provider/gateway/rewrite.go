@@ -221,6 +221,9 @@ func (ex *exchange) appendOwn(b []byte, resp *http1.Response) []byte {
 		has = resp.Has
 	}
 	if ex.set != nil && !ex.control {
+		if ex.set.Function().CORS != nil {
+			b = ex.appendCORS(b, resp)
+		}
 		if !has[http1.CallID] {
 			b = append(b, "X-Call-Id: "...)
 			b = append(b, ex.id.callID...)

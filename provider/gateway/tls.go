@@ -72,27 +72,19 @@ func (c *conn) handshake() bool {
 	return false // an ACME server has seen what it wanted to see
 }
 
-var challengePath = []byte(certs.ChallengePath)
-
-// toTLS answers on the plain port where that only redirects, and reports whether it has. A call that changes something or
-// carries credentials is refused: a redirect would let it go on as it is, with everything readable, for ever.
-func (ex *exchange) toTLS() (keep, done bool) {
-	target := ex.req.Target
-	path, _, _ := bytes.Cut(target, []byte("?"))
-	get := string(ex.req.Method) == "GET" || string(ex.req.Method) == "HEAD"
+// toTLS answers on the plain port where that only redirects. A call that changes something or carries credentials is
+// refused: a redirect would let it go on as it is, with everything readable, for ever.
+func (ex *exchange) toTLS(redirect bool) (keep bool) {
 	host := hostOf(ex.req.Host)
-	switch {
-	case string(path) == "/healthz", bytes.HasPrefix(path, challengePath):
-		return false, false
-	case get && len(host) > 0 && len(ex.req.Authorization) == 0 && !bytes.HasPrefix(path, systemPrefix):
-		location := append([]byte("Location: https://"), host...)
-		if port := ex.g.cfg.TLSRedirectPort; port != 443 {
-			location = strconv.AppendInt(append(location, ':'), int64(port), 10)
-		}
-		location = append(append(location, target...), "\r\n"...)
-		return ex.respond(308, nil, string(location)), true
+	if !redirect || !ex.isGet() || len(host) == 0 || len(ex.req.Authorization) > 0 {
+		return ex.refuse(403, "this port only redirects GET and HEAD: use https")
 	}
-	return ex.refuse(403, "this port only redirects GET and HEAD: use https"), true
+	location := append([]byte("Location: https://"), host...)
+	if port := ex.g.cfg.TLSRedirectPort; port != 443 {
+		location = strconv.AppendInt(append(location, ':'), int64(port), 10)
+	}
+	location = append(append(location, ex.req.Target...), "\r\n"...)
+	return ex.respond(308, nil, string(location))
 }
 
 // hostOf is a Host without its port.
@@ -105,12 +97,14 @@ func hostOf(host []byte) []byte {
 }
 
 // challenge answers an ACME server.
-func (ex *exchange) challenge(path []byte) (keep bool) {
-	answer, ok := ex.g.certs.Challenge(string(hostOf(ex.req.Host)), string(path))
-	if !ok {
-		return ex.refuse(404, "404 page not found")
+func (ex *exchange) challenge(_ []byte) (keep bool) {
+	if ex.g.certs != nil {
+		path, _, _ := bytes.Cut(ex.req.Target, []byte("?"))
+		if answer, ok := ex.g.certs.Challenge(string(hostOf(ex.req.Host)), string(path)); ok {
+			return ex.respond(200, answer, "Content-Type: application/octet-stream\r\n")
+		}
 	}
-	return ex.respond(200, answer, "Content-Type: application/octet-stream\r\n")
+	return ex.refuse(404, "404 page not found")
 }
 
 // certificates are the settings that concern them.

@@ -142,8 +142,8 @@ func (g *Gateway) starting() bool {
 	return g.noTable() && time.Since(g.startedAt) < g.cfg.StartupTimeout && g.registry.Guessed() == 0
 }
 
-// find looks for a function that no table has named; nil means that there is none, an error that nobody can say yet.
-func (ex *exchange) find(name []byte) (*upstream.Set, error) {
+// search looks for a function that no table has named; nil means that there is none, an error that nobody can say yet.
+func (ex *exchange) search(name []byte) (*upstream.Set, error) {
 	g := ex.g
 	young := g.noTable()
 	if set, err := g.registry.Guess(name); set != nil || err != nil {

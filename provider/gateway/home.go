@@ -1,0 +1,53 @@
+package gateway
+
+import (
+	"bytes"
+	"html/template"
+	"strings"
+)
+
+// homePage is what somebody sees who opens the gateway's address in a browser.
+var homePage = template.Must(template.New("home").Parse(`<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Waggle</title></head><body>
+<h1>Waggle</h1>
+<p>This is a gateway to serverless functions on Docker Swarm.</p>
+<ul>{{range .Pages}}
+<li><a href="{{.}}">{{.}}</a></li>{{end}}
+<li>Functions: <code>{{.Function}}<em>name</em></code>, and asynchronously <code>{{.Async}}<em>name</em></code></li>
+<li>The API, which is OpenFaaS's: <code>{{.API}}</code>, with user and password; use it with <code>faas-cli</code></li>
+<li>Documents: README.md and provider/README.md of Waggle's source, and for the API <a href="https://docs.openfaas.com/">docs.openfaas.com</a></li>
+</ul></body></html>
+`))
+
+// pageFunctions are linked where they are deployed: the ballot and its results.
+var pageFunctions = []string{"vote", "results"}
+
+// home says what this is, and where to go.
+func (ex *exchange) home(_ []byte) (keep bool) {
+	if !ex.isGet() {
+		return ex.refuse(405, "legal methods: GET, HEAD")
+	}
+	var data struct {
+		Pages                []string
+		Function, Async, API string
+	}
+	data.Function, data.Async, data.API = routes[0].path, routes[1].path, strings.TrimSuffix(routes[2].path, "queue")
+	for _, name := range pageFunctions {
+		if ex.g.registry.Lookup([]byte(name)) != nil {
+			data.Pages = append(data.Pages, data.Function+name)
+		}
+	}
+	var page bytes.Buffer
+	if err := homePage.Execute(&page, data); err != nil {
+		return ex.refuse(500, "making the page failed")
+	}
+	return ex.respond(200, page.Bytes(), "Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\n"+
+		"Content-Security-Policy: default-src 'none'\r\nX-Content-Type-Options: nosniff\r\n")
+}
+
+func (ex *exchange) isGet() bool {
+	return string(ex.req.Method) == "GET" || string(ex.req.Method) == "HEAD"
+}
+
+// options answers for the server as a whole.
+func (ex *exchange) options(_ []byte) (keep bool) { return ex.respond(204, nil, "") }

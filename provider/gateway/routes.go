@@ -1,0 +1,122 @@
+package gateway
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"waggle/provider/gateway/certs"
+)
+
+// route is all that the gateway knows of one path: nothing else in this package names one. To add a page, add a line to
+// the table and the function that answers.
+type route struct {
+	// path is a whole path or, if it ends in "/", the beginning of one.
+	path string
+	// answer answers the request; rest is what follows path in its target, query included.
+	answer func(ex *exchange, rest []byte) (keep bool)
+	// credentials: those of the API are demanded.
+	credentials bool
+	// documented, if not empty, are the paths as which calls of the API are counted; any other is the last one. Functions
+	// count by their name, and what is left of the gateway's own answers as a refusal, if it is one.
+	documented []string
+	// plain is what the port without TLS does where it only redirects (tls_redirect).
+	plain plain
+	// free of charge: no token of rate_limit is taken.
+	free bool
+}
+
+// plain is what becomes of a request on the port without TLS where that only redirects.
+type plain uint8
+
+const (
+	redirected plain = iota // if that changes nothing and shows no secret; else refused
+	refused
+	served
+)
+
+const (
+	healthPath = "/healthz"
+	// metricsPath is served on metrics_port alone.
+	metricsPath = "/metrics"
+)
+
+// routes are looked through in order: the first that fits answers. It is made by init, since what answers leads back here.
+var routes []route
+
+func init() {
+	routes = []route{
+		{path: "/function/", answer: (*exchange).function},
+		{path: "/async-function/", answer: (*exchange).async, documented: []string{"/async-function/"}},
+		{path: "/system/queue", answer: func(ex *exchange, rest []byte) bool { return ex.inspectQueue(string(rest)) },
+			credentials: true, documented: []string{"/system/queue"}, plain: refused},
+		{path: "/system/queue/", answer: func(ex *exchange, rest []byte) bool { return ex.inspectQueue("/" + string(rest)) },
+			credentials: true, documented: []string{"/system/queue/dead", "/system/queue/dead/", "/system/other"}, plain: refused},
+		{path: "/system/", answer: (*exchange).api, credentials: true, documented: []string{"/system/functions", "/system/function/",
+			"/system/scale-function/", "/system/secrets", "/system/logs", "/system/info", "/system/namespaces", "/system/namespace/",
+			"/system/alert", "/system/telemetry", "/system/other"}, plain: refused},
+		{path: healthPath, answer: (*exchange).health, plain: served, free: true},
+		{path: certs.ChallengePath, answer: (*exchange).challenge, plain: served},
+		{path: "/", answer: (*exchange).home},
+		{path: "*", answer: (*exchange).options},
+	}
+}
+
+// nowhere is the route of what is in no table.
+var nowhere = route{answer: func(ex *exchange, _ []byte) bool { return ex.refuse(404, "404 page not found") }}
+
+// routeOf finds the route of a target, and what follows its path there.
+func routeOf(target []byte) (r *route, rest []byte) {
+	for i := range routes {
+		r := &routes[i]
+		n := len(r.path)
+		if len(target) < n || string(target[:n]) != r.path {
+			continue
+		}
+		// A lone "/" is the root, and not the beginning of everything.
+		if whole := r.path[n-1] != '/' || n == 1; !whole || len(target) == n || target[n] == '?' {
+			return r, target[n:]
+		}
+	}
+	return &nowhere, target
+}
+
+// fold is the documented path of a target, so that a stranger cannot make series; "" if calls are not counted as the API's.
+func (r *route) fold(target []byte) string {
+	if len(r.documented) == 0 {
+		return ""
+	}
+	path := string(target)
+	path, _, _ = strings.Cut(path, "?")
+	for _, known := range r.documented {
+		if path == known || known[len(known)-1] == '/' && strings.HasPrefix(path, known) {
+			return known
+		}
+	}
+	return r.documented[len(r.documented)-1]
+}
+
+// serve answers one request and reports whether the connection can take another.
+func (ex *exchange) serve() (keep bool) {
+	ex.started = time.Now()
+	ex.body = ex.head
+	r, rest := routeOf(ex.req.Target)
+	if !r.free && !ex.withinRate() {
+		return ex.refuse(429, fmt.Sprintf("too many requests from this network: legal are %g a second, %d at once", ex.g.cfg.RateLimit, ex.g.cfg.RateBurst))
+	}
+	if ex.g.cfg.TLSRedirect && !ex.c.tls && !ex.c.inner && r.plain != served {
+		return ex.toTLS(r.plain == redirected)
+	}
+	if string(ex.req.Method) == "CONNECT" {
+		return ex.refuse(405, "CONNECT is not supported")
+	}
+	if r.credentials && !ex.authorised() {
+		return ex.refuse(401, "invalid credentials")
+	}
+	folded := r.fold(ex.req.Target)
+	keep = r.answer(ex, rest)
+	if folded != "" && !ex.counted {
+		ex.g.metrics.api(ex.req.Method, folded, ex.status, time.Since(ex.started))
+	}
+	return keep && !ex.c.left.Load()
+}
