@@ -31,7 +31,7 @@ func (a *API) alert(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(message.Alerts) > maxAlerts {
-		return badRequest("alerts: %d of them; want at most %d", len(message.Alerts), maxAlerts)
+		return badRequest("alerts are %d: must be at most %d", len(message.Alerts), maxAlerts)
 	}
 	var problems []error
 	for i, alert := range message.Alerts {

@@ -132,10 +132,10 @@ func (c Config) validate() error {
 		problems = append(problems, errors.New("field Metrics: missing"))
 	}
 	if (c.User == "") != (c.Password == "") {
-		problems = append(problems, errors.New("fields User and Password: one is empty; want both, or neither for no authentication"))
+		problems = append(problems, errors.New("fields User and Password: one is empty: must be both, or neither for no authentication"))
 	}
 	if c.Timeout < 0 {
-		problems = append(problems, fmt.Errorf("field Timeout: %s; want more than 0", c.Timeout))
+		problems = append(problems, fmt.Errorf("field Timeout is %s: must be more than 0", c.Timeout))
 	}
 	return errors.Join(problems...)
 }

@@ -19,17 +19,17 @@ func decode(w http.ResponseWriter, r *http.Request, value any) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		return &requestError{http.StatusRequestEntityTooLarge, fmt.Sprintf("body: more than %d bytes; want at most that", maxBody)}
+		return &requestError{http.StatusRequestEntityTooLarge, fmt.Sprintf("body has more than %d bytes: must be at most that", maxBody)}
 	}
 	if err != nil {
 		return badRequest("body: cannot be read: %v", err)
 	}
 	body = bytes.TrimSpace(body)
 	if len(body) == 0 {
-		return badRequest("body: empty; want a JSON object")
+		return badRequest("body is empty: must be a JSON object")
 	}
 	if body[0] != '{' {
-		return badRequest("body: begins with %q; want a JSON object", body[0])
+		return badRequest("body begins with %q: must be a JSON object", body[0])
 	}
 	if err := json.Unmarshal(body, value); err != nil {
 		return malformed(err)
@@ -41,14 +41,14 @@ func decode(w http.ResponseWriter, r *http.Request, value any) error {
 func malformed(err error) error {
 	var wrongType *json.UnmarshalTypeError
 	if errors.As(err, &wrongType) {
-		return badRequest("%s: got a JSON %s; want %s", wrongType.Field, wrongType.Value, inJSON(wrongType.Type))
+		return badRequest("%s is a JSON %s: must be %s", wrongType.Field, wrongType.Value, inJSON(wrongType.Type))
 	}
 	// The parser does not say which field it was in, but there is only one of bytes.
 	var wrongCharacter base64.CorruptInputError
 	if errors.As(err, &wrongCharacter) {
-		return badRequest("rawValue: not base64 at character %d; want the secret's bytes in standard base64 with padding", int64(wrongCharacter))
+		return badRequest("rawValue is not base64 at character %d: must be the secret's bytes in standard base64 with padding", int64(wrongCharacter))
 	}
-	return badRequest("body: not JSON: %v; want a JSON object", err)
+	return badRequest("body is not JSON: %v: must be a JSON object", err)
 }
 
 // inJSON describes what a type of Go takes.

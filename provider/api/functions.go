@@ -36,7 +36,7 @@ func (a *API) describeFunction(w http.ResponseWriter, r *http.Request) error {
 	// faas-cli sends usage=1, a gateway usage=false, and most send nothing.
 	usage, err := strconv.ParseBool(query.Get("usage"))
 	if err != nil && query.Get("usage") != "" {
-		return badRequest("usage: %q; want 1 or 0", query.Get("usage"))
+		return badRequest("usage is %q: must be 1 or 0", query.Get("usage"))
 	}
 	status, err := a.cluster.Status(r.Context(), query.Get("namespace"), r.PathValue("name"), usage)
 	if err != nil {
@@ -102,7 +102,7 @@ func (a *API) deleteFunction(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if request.FunctionName == "" {
-		return badRequest("functionName: missing; want the name of a function")
+		return badRequest("functionName is missing: must be the name of a function")
 	}
 	namespace, err := namespaceOf(r, request.Namespace)
 	if err != nil {
@@ -125,10 +125,10 @@ func (a *API) scaleFunction(w http.ResponseWriter, r *http.Request) error {
 	}
 	name := r.PathValue("name")
 	if request.ServiceName != "" && request.ServiceName != name {
-		return badRequest("serviceName: %q; want %q, as in the path, or nothing", request.ServiceName, name)
+		return badRequest("serviceName is %q: must be %q, as in the path, or nothing", request.ServiceName, name)
 	}
 	if request.Replicas == nil {
-		return badRequest("replicas: missing; want a whole number from 0")
+		return badRequest("replicas is missing: must be a whole number from 0")
 	}
 	namespace, err := namespaceOf(r, request.Namespace)
 	if err != nil {
@@ -144,7 +144,7 @@ func (a *API) scaleFunction(w http.ResponseWriter, r *http.Request) error {
 func namespaceOf(r *http.Request, inBody string) (string, error) {
 	inQuery := r.URL.Query().Get("namespace")
 	if inBody != "" && inQuery != "" && inBody != inQuery {
-		return "", badRequest("namespace: %q in the body, %q in the query; want one", inBody, inQuery)
+		return "", badRequest("namespace is %q in the body and %q in the query: must be one", inBody, inQuery)
 	}
 	if inBody != "" {
 		return inBody, nil

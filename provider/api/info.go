@@ -27,7 +27,7 @@ func (a *API) info(w http.ResponseWriter, _ *http.Request) error {
 
 // telemetry answers as every provider does that gathers none.
 func (a *API) telemetry(http.ResponseWriter, *http.Request) error {
-	return &requestError{http.StatusNotFound, "telemetry: none is gathered or sent; want GET /metrics for this provider's own figures"}
+	return &requestError{http.StatusNotFound, "no telemetry is gathered or sent: GET /metrics has this provider's own figures"}
 }
 
 // arch is the machine's name as uname has it, which is what OpenFaaS shows.

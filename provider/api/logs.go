@@ -58,19 +58,19 @@ func parseLogRequest(r *http.Request) (logs.Request, error) {
 
 	request := logs.Request{Name: last("name"), Namespace: last("namespace"), Instance: last("instance"), Tail: -1}
 	if request.Name == "" {
-		return request, badRequest("name: missing; want the name of a function")
+		return request, badRequest("name is missing: must be the name of a function")
 	}
 	if text := last("tail"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {
-			return request, unprocessable("tail: " + strconv.Quote(text) + "; want a whole number, 0 or less for all")
+			return request, unprocessable("tail is " + strconv.Quote(text) + ": must be a whole number, 0 or less for all")
 		}
 		request.Tail = n
 	}
 	if text := last("since"); text != "" {
 		since, err := time.Parse(time.RFC3339, text)
 		if err != nil {
-			return request, unprocessable("since: " + strconv.Quote(text) + "; want a time as in 2006-01-02T15:04:05Z")
+			return request, unprocessable("since is " + strconv.Quote(text) + ": must be a time as in 2006-01-02T15:04:05Z")
 		}
 		request.Since = &since
 	}

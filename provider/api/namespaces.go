@@ -62,11 +62,11 @@ func decodeNamespace(w http.ResponseWriter, r *http.Request) (types.FunctionName
 		return namespace, err
 	}
 	if inPath := r.PathValue("name"); inPath != "" && namespace.Name != inPath {
-		return namespace, badRequest("name: %q; want %q, as in the path", namespace.Name, inPath)
+		return namespace, badRequest("name is %q: must be %q, as in the path", namespace.Name, inPath)
 	}
 	// OpenFaaS' mark of a namespace for functions, in either map: clients set it in both.
 	if namespace.Labels["openfaas"] != "1" && namespace.Annotations["openfaas"] != "1" {
-		return namespace, badRequest(`labels: want openfaas: "1" among them`)
+		return namespace, badRequest(`labels lack openfaas: must have openfaas: "1" among them`)
 	}
 	return namespace, nil
 }

@@ -1,10 +1,13 @@
 package swarm_test
 
 import (
+	"context"
 	"os"
 	"testing"
 	"time"
 
+	mobyswarm "github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/client"
 	"go.uber.org/goleak"
 
 	"waggle/provider/swarm"
@@ -45,7 +48,7 @@ func targets(t *testing.T) map[string]swarmtest.Target {
 	engine := swarmtest.NewEngine("waggle-functions")
 	engine.AddImage("ours/function:1", "sha256:1")
 	targets := map[string]swarmtest.Target{
-		"memory": {Docker: engine, TaskEvents: engine, Network: "waggle-functions", Image: "ours/function:1", Patience: 10 * time.Second},
+		"memory": {Docker: engine, TaskEvents: engine, Container: engine.Container, Network: "waggle-functions", Image: "ours/function:1", Patience: 10 * time.Second},
 	}
 	if host := os.Getenv("WAGGLE_SWARM_DOCKER_HOST"); host != "" {
 		docker, err := swarm.Connect(host)
@@ -58,7 +61,24 @@ func targets(t *testing.T) map[string]swarmtest.Target {
 			t.Fatal("WAGGLE_SWARM_DOCKER_HOST is set but WAGGLE_SWARM_IMAGE or WAGGLE_SWARM_CONTROL_SOCKET is not")
 		}
 		targets["swarm"] = swarmtest.Target{Docker: docker, TaskEvents: swarm.ControlSocket(control), Network: "waggle-functions",
-			Image: image, Patience: 90 * time.Second}
+			Container: inspect(docker), Image: image, Patience: 90 * time.Second}
 	}
 	return targets
+}
+
+// inspect looks into a container of docker's own node.
+func inspect(docker *client.Client) func(context.Context, mobyswarm.Task) (env, targets []string, err error) {
+	return func(ctx context.Context, task mobyswarm.Task) (env, targets []string, err error) {
+		found, err := docker.ContainerInspect(ctx, task.Status.ContainerStatus.ContainerID, client.ContainerInspectOptions{})
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, m := range found.Container.Mounts {
+			targets = append(targets, m.Destination)
+		}
+		for target := range found.Container.HostConfig.Tmpfs {
+			targets = append(targets, target)
+		}
+		return found.Container.Config.Env, targets, nil
+	}
 }

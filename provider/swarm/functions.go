@@ -95,6 +95,9 @@ func (c *Cluster) Deploy(ctx context.Context, d types.FunctionDeployment) error 
 	if err != nil {
 		return err
 	}
+	if err := c.checkAliases(ctx, d.Service, spec); err != nil {
+		return err
+	}
 	spec.Mode.Replicated.Replicas = &o.scale.Min
 	_, err = c.docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec, EncodedRegistryAuth: c.cfg.RegistryAuth(registryHost(d.Image))})
 	if nameTaken(err) {
@@ -113,7 +116,7 @@ func (c *Cluster) taken(ctx context.Context, d types.FunctionDeployment) error {
 	if _, err := c.find(ctx, d.Namespace, d.Service); err == nil {
 		return failf(ErrExists, "function %q exists in namespace %q", d.Service, d.Namespace)
 	}
-	return failf(ErrExists, "service: %q is the name of a Swarm service that is no function; choose another", d.Service)
+	return failf(ErrExists, "service is %q, the name of a Swarm service that is no function; choose another", d.Service)
 }
 
 // nameTaken is true for the engine's answer to a second object of one name. Old engines give it without a status of
@@ -171,6 +174,9 @@ func (c *Cluster) prepare(ctx context.Context, d *types.FunctionDeployment) (ima
 		return image{}, err
 	}
 	if err := checkName("service", d.Service); err != nil {
+		return image{}, err
+	}
+	if err := checkReserved(serviceName(c.cfg.Namespace, d.Namespace, d.Service)); err != nil {
 		return image{}, err
 	}
 	return c.resolveImage(ctx, d.Image)

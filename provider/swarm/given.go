@@ -10,7 +10,7 @@ import (
 // given reads what a deployment says in one of its maps. An illegal value is noted, and read as if it were absent; so is
 // an empty one, which is legal.
 type given struct {
-	// kind is what the map's keys are: "label", "annotation".
+	// kind stands before a key in a message: "label ", "annotation ".
 	kind   string
 	values map[string]string
 	wrong  *mistakes
@@ -29,7 +29,7 @@ func (m mistakes) err() error {
 
 // illegal notes that the value of key is not what it must be.
 func (g given) illegal(key, value, must string, args ...any) {
-	*g.wrong = append(*g.wrong, fmt.Sprintf("%s %s is %q: must be %s", g.kind, key, shorten(value), fmt.Sprintf(must, args...)))
+	*g.wrong = append(*g.wrong, fmt.Sprintf("%s%s is %q: must be %s", g.kind, key, shorten(value), fmt.Sprintf(must, args...)))
 }
 
 func (g given) whole(key string, absent, least, most uint64) uint64 {

@@ -196,7 +196,7 @@ func TestRefusedDeployments(t *testing.T) {
 	}{
 		"name":                     {func(d *types.FunctionDeployment) { d.Service = "A" }, ErrInvalid, "service"},
 		"limit":                    {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{CPU: "x"} }, ErrInvalid, "limits.cpu"},
-		"request":                  {func(d *types.FunctionDeployment) { d.Requests = &types.FunctionResources{Memory: "1"} }, ErrInvalid, "requests.memory"},
+		"request":                  {func(d *types.FunctionDeployment) { d.Requests = &types.FunctionResources{Memory: "much"} }, ErrInvalid, "requests.memory"},
 		"GPU":                      {func(d *types.FunctionDeployment) { d.Limits = &types.FunctionResources{NvidiaGPU: "1"} }, ErrInvalid, "limits.nvidia.com/gpu"},
 		"secret":                   {func(d *types.FunctionDeployment) { d.Secrets = []string{"none"} }, ErrInvalid, "secrets"},
 		"env name":                 {func(d *types.FunctionDeployment) { d.EnvVars = map[string]string{"a=b": "c"} }, ErrInvalid, "envVars"},

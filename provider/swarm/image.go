@@ -23,14 +23,14 @@ const legalImage = "the name of an image such as ghcr.io/owner/name:tag"
 // here belongs to no registry: all nodes must have been given it, and its id on this engine stands for its content.
 func (c *Cluster) resolveImage(ctx context.Context, name string) (image, error) {
 	if strings.TrimSpace(name) == "" {
-		return image{}, failf(ErrInvalid, "image: missing; want "+legalImage)
+		return image{}, failf(ErrInvalid, "image is missing: must be "+legalImage)
 	}
 	if strings.ContainsAny(name, " \t\r\n?#%\\") || len(name) > 1024 {
-		return image{}, failf(ErrInvalid, "image: %q; want "+legalImage, shorten(name))
+		return image{}, failf(ErrInvalid, "image is %q: must be "+legalImage, shorten(name))
 	}
 	local, localErr := c.docker.ImageInspect(ctx, name)
 	if errdefs.IsInvalidArgument(localErr) {
-		return image{}, failf(ErrInvalid, "image: %q; want "+legalImage+" (%s)", shorten(name), daemonText(localErr))
+		return image{}, failf(ErrInvalid, "image is %q: must be "+legalImage+" (%s)", shorten(name), daemonText(localErr))
 	}
 	if localErr != nil && !errdefs.IsNotFound(localErr) {
 		return image{}, dockerError("looking for the image", localErr)
@@ -49,7 +49,7 @@ func (c *Cluster) resolveImage(ctx context.Context, name string) (image, error) 
 	if ctx.Err() != nil {
 		return image{}, dockerError("asking the registry", ctx.Err())
 	}
-	return image{}, failf(ErrInvalid, "image: %q is not on the manager's engine, and %s", name, c.refusal(host, remoteErr))
+	return image{}, failf(ErrInvalid, "image is %q, which is not on the manager's engine, and %s", name, c.refusal(host, remoteErr))
 }
 
 // refusal says why a registry gave nothing: its own words, if it was reached.

@@ -1,7 +1,9 @@
 package swarm
 
 import (
+	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,5 +64,23 @@ func TestCheckName(t *testing.T) {
 		if err := checkSecretName("name", name); (err == nil) != legal {
 			t.Errorf("checkSecretName(%q): %v, want legal %t", name, err, legal)
 		}
+	}
+}
+
+// TestReservedNamesAreTheStacks: a part that is added to the stack must be added to the list.
+func TestReservedNamesAreTheStacks(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../deploy/stack.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	services, _, _ := strings.Cut(strings.SplitAfter(string(text), "\nservices:\n")[1], "\nnetworks:\n")
+	names := []string{"localhost"}
+	for _, found := range regexp.MustCompile(`(?m)^  ([a-z0-9-]+):$`).FindAllStringSubmatch(services, -1) {
+		names = append(names, found[1])
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, reservedNames) {
+		t.Errorf("reserved are %v, the stack has %v", reservedNames, names)
 	}
 }

@@ -74,7 +74,7 @@ func (c *Cluster) CreateNamespace(ctx context.Context, n types.FunctionNamespace
 // fixed: ErrInvalid.
 func (c *Cluster) UpdateNamespace(ctx context.Context, n types.FunctionNamespace) error {
 	if n.Name == c.cfg.Namespace {
-		return failf(ErrInvalid, "name: %q is the default namespace, which cannot be changed", n.Name)
+		return failf(ErrInvalid, "name is %q, the default namespace, which cannot be changed", n.Name)
 	}
 	spec, err := namespaceSpec(n)
 	if err != nil {
@@ -103,7 +103,7 @@ func (c *Cluster) UpdateNamespace(ctx context.Context, n types.FunctionNamespace
 // DeleteNamespace removes an empty one, or gives ErrNotFound, or ErrInUse with what is still in it.
 func (c *Cluster) DeleteNamespace(ctx context.Context, name string) error {
 	if name == c.cfg.Namespace {
-		return failf(ErrInvalid, "name: %q is the default namespace, which cannot be removed", name)
+		return failf(ErrInvalid, "name is %q, the default namespace, which cannot be removed", name)
 	}
 	c.namespacesMu.Lock()
 	defer c.namespacesMu.Unlock()
@@ -136,7 +136,7 @@ func (c *Cluster) requireNamespace(ctx context.Context, name string) error {
 	}
 	_, err := c.namespaceConfig(ctx, name)
 	if isNotFound(err) {
-		return failf(ErrInvalid, "namespace: %q does not exist; create it first", name)
+		return failf(ErrInvalid, "namespace is %q, which does not exist; create it first", name)
 	}
 	return err
 }

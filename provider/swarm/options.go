@@ -54,6 +54,8 @@ type options struct {
 	cors        *feed.CORS
 	// execTimeout and writeTimeout are the function's own; 0: not set.
 	execTimeout, writeTimeout time.Duration
+	limits                    quantities
+	requests                  quantities
 	// warnings are of what was accepted and yet may not do what the user means.
 	warnings []string
 }
@@ -62,9 +64,9 @@ type options struct {
 // so that a function that was deployed under older rules can still be served. Allow-lists are not looked at.
 func parseOptions(d *types.FunctionDeployment) (options, error) {
 	var wrong mistakes
-	labels := given{"label", deref(d.Labels), &wrong}
-	annotations := given{"annotation", deref(d.Annotations), &wrong}
-	environment := given{"environment variable", d.EnvVars, &wrong}
+	labels := given{"label ", deref(d.Labels), &wrong}
+	annotations := given{"annotation ", deref(d.Annotations), &wrong}
+	environment := given{"environment variable ", d.EnvVars, &wrong}
 	o := options{
 		scale:        parseScale(labels),
 		unscaled:     !annotations.boolean(annotationAutoscale, true),
@@ -81,6 +83,10 @@ func parseOptions(d *types.FunctionDeployment) (options, error) {
 		writeTimeout: watchdogDuration(d.EnvVars["write_timeout"], 0),
 		warnings:     unknownScaleLabels(labels.values),
 	}
+	var raised, raisedToo []string
+	o.limits, raised = parseQuantities("limits", d.Limits, &wrong)
+	o.requests, raisedToo = parseQuantities("requests", d.Requests, &wrong)
+	o.warnings = slices.Concat(o.warnings, raised, raisedToo)
 	return o, wrong.err()
 }
 

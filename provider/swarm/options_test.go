@@ -109,7 +109,7 @@ func FuzzVolumes(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		mounts := parseVolumes(given{"annotation", map[string]string{annotationVolumes: text}, &mistakes{}})
+		mounts := parseVolumes(given{"annotation ", map[string]string{annotationVolumes: text}, &mistakes{}})
 		for _, m := range mounts {
 			if m.Type != mount.TypeVolume || strings.ContainsAny(m.Source, "/\\:") || strings.HasPrefix(m.Source, ".") || !path.IsAbs(m.Target) || m.Target == "/" {
 				t.Errorf("%q: %+v", text, m)

@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"fmt"
 	"math/big"
 	"regexp"
 	"strings"
@@ -13,7 +14,7 @@ const (
 	minNanoCPUs = 1_000_000
 	// maxNanoCPUs is a bound against typing errors: 10,000 processors.
 	maxNanoCPUs = 10_000 * 1_000_000_000
-	// minMemory is the least with which an engine starts a container. Swarm itself would take less and then retry for ever.
+	// minMemory is the least with which an engine starts a container. Swarm itself takes less, and then retries for ever.
 	minMemory = 6 << 20
 	// maxMemory is a bound against typing errors: 1 PiB.
 	maxMemory = 1 << 50
@@ -33,27 +34,31 @@ var memoryUnits = map[string]int64{
 	"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40,
 }
 
-// parseMemory reads a quantity of memory into bytes; field names it in the error.
-func parseMemory(field, text string) (int64, error) {
-	const legal = "a number with one of Ki, Mi, Gi, k, M, G or, as Docker has them, m, g; at least 6Mi, at most 1Pi"
+// parseMemory reads a quantity of memory into bytes; what is legal is said if it is none. What no engine could start a
+// container with is raised to what one can.
+func parseMemory(text string) (bytes int64, raised bool, legal string) {
+	legal = "a number above 0 with one of Ki, Mi, Gi, k, M, G or, as Docker has them, m, g; at most 1Pi"
 	value, suffix, ok := parseNumber(text)
 	unit, known := memoryUnits[suffix]
 	if !ok || !known {
-		return 0, failf(ErrInvalid, "%s: %q; want %s", field, shorten(text), legal)
+		return 0, false, legal
 	}
 	value.Mul(value, new(big.Rat).SetInt64(unit))
-	if value.Cmp(big.NewRat(minMemory, 1)) < 0 || value.Cmp(big.NewRat(maxMemory, 1)) > 0 {
-		return 0, failf(ErrInvalid, "%s: %q is outside what can run; want %s", field, shorten(text), legal)
+	if value.Sign() == 0 || value.Cmp(big.NewRat(maxMemory, 1)) > 0 {
+		return 0, false, legal
 	}
-	return floor(value), nil
+	if value.Cmp(big.NewRat(minMemory, 1)) < 0 {
+		return minMemory, true, ""
+	}
+	return floor(value), false, ""
 }
 
-// parseCPU reads a quantity of processors into billionths; field names it in the error.
-func parseCPU(field, text string) (int64, error) {
-	const legal = "processors such as 0.5 or 2, or thousandths such as 100m; from 1m to 10000"
+// parseCPU reads a quantity of processors into billionths; what is legal is said if it is none.
+func parseCPU(text string) (nanoCPUs int64, legal string) {
+	legal = "processors such as 0.5 or 2, or thousandths such as 100m; from 1m to 10000"
 	value, suffix, ok := parseNumber(text)
 	if !ok || (suffix != "" && suffix != "m") {
-		return 0, failf(ErrInvalid, "%s: %q; want %s", field, shorten(text), legal)
+		return 0, legal
 	}
 	unit := int64(1_000_000_000)
 	if suffix == "m" {
@@ -61,9 +66,9 @@ func parseCPU(field, text string) (int64, error) {
 	}
 	value.Mul(value, new(big.Rat).SetInt64(unit))
 	if value.Cmp(big.NewRat(minNanoCPUs, 1)) < 0 || value.Cmp(big.NewRat(maxNanoCPUs, 1)) > 0 {
-		return 0, failf(ErrInvalid, "%s: %q is outside what can run; want %s", field, shorten(text), legal)
+		return 0, legal
 	}
-	return floor(value), nil
+	return floor(value), ""
 }
 
 func parseNumber(text string) (value *big.Rat, suffix string, ok bool) {
@@ -79,25 +84,34 @@ func floor(r *big.Rat) int64 {
 	return new(big.Int).Quo(r.Num(), r.Denom()).Int64()
 }
 
-// parseResources reads limits or requests; nil, and each part that is empty, give 0.
-func parseResources(field string, r *types.FunctionResources) (nanoCPUs, memory int64, err error) {
+// quantities are one part of a deployment's resources; 0 is not given.
+type quantities struct{ nanoCPUs, memory int64 }
+
+// parseQuantities reads limits or requests, whose name field is. Nothing, and each part that is empty, gives 0.
+func parseQuantities(field string, r *types.FunctionResources, wrong *mistakes) (q quantities, warnings []string) {
 	if r == nil {
-		return 0, 0, nil
+		return q, nil
 	}
+	g := given{kind: field + ".", wrong: wrong}
 	for name, value := range map[string]string{"nvidia.com/gpu": r.NvidiaGPU, "amd.com/gpu": r.AmdGPU, "intel.com/gpu": r.IntelGPU} {
 		if value != "" && value != "0" {
-			return 0, 0, failf(ErrInvalid, "%s.%s: %q; GPUs cannot be asked for here, leave it out", field, name, shorten(value))
+			g.illegal(name, value, "left out: no GPU can be asked for here")
 		}
 	}
+	var legal string
 	if r.CPU != "" {
-		if nanoCPUs, err = parseCPU(field+".cpu", r.CPU); err != nil {
-			return 0, 0, err
+		if q.nanoCPUs, legal = parseCPU(r.CPU); legal != "" {
+			g.illegal("cpu", r.CPU, "%s", legal)
 		}
 	}
 	if r.Memory != "" {
-		if memory, err = parseMemory(field+".memory", r.Memory); err != nil {
-			return 0, 0, err
+		var raised bool
+		if q.memory, raised, legal = parseMemory(r.Memory); legal != "" {
+			g.illegal("memory", r.Memory, "%s", legal)
+		}
+		if raised {
+			warnings = append(warnings, fmt.Sprintf("%s.memory %q is raised to 6Mi, the least with which an engine starts a container", field, r.Memory))
 		}
 	}
-	return nanoCPUs, memory, nil
+	return q, warnings
 }

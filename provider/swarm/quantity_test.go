@@ -1,11 +1,11 @@
 package swarm
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/openfaas/faas-provider/types"
 	"pgregory.net/rapid"
 )
 
@@ -15,15 +15,18 @@ func TestParseMemory(t *testing.T) {
 		"128Mi": 128 << 20, "1Gi": 1 << 30, "8192Ki": 8 << 20, "0.5Gi": 512 << 20, "1Ti": 1 << 40,
 		"128M": 128e6, "1G": 1e9, "9000k": 9e6, "1.5G": 15e8, "128974848": 128974848, "129e6": 129e6, "129E6": 129e6,
 		"128m": 128 << 20, "1g": 1 << 30, "8192kb": 8 << 20, "64mb": 64 << 20, "2GB": 2 << 30, "7000000b": 7e6,
-		" 64Mi ": 64 << 20,
+		" 64Mi ": 64 << 20, "5Mi": minMemory, "1": minMemory, "6291455": minMemory,
 		// 0: refused
-		"": 0, "Mi": 0, "1.Mi": 0, ".5Gi": 0, "-1Mi": 0, "+64Mi": 0, "5Mi": 0, "0": 0, "1Zi": 0, "64 Mi": 0, "64Mi x": 0, "1e99999": 0,
+		"": 0, "Mi": 0, "1.Mi": 0, ".5Gi": 0, "-1Mi": 0, "+64Mi": 0, "0": 0, "0.0Mi": 0, "1Zi": 0, "64 Mi": 0, "64Mi x": 0, "1e99999": 0,
 		"9999999999999999999Mi": 0, "2Pi": 0, "NaN": 0, "Inf": 0, "0x40Mi": 0, "1_000M": 0, "64mib": 0, "١Gi": 0,
 	} {
 		t.Run(text, func(t *testing.T) {
 			t.Parallel()
-			got, err := parseMemory("limits.memory", text)
-			checkQuantity(t, "limits.memory", text, got, want, err)
+			got, raised, legal := parseMemory(text)
+			checkQuantity(t, text, got, want, legal)
+			if raised != (want == minMemory) {
+				t.Errorf("%q: raised is %t", text, raised)
+			}
 		})
 	}
 }
@@ -36,22 +39,29 @@ func TestParseCPU(t *testing.T) {
 	} {
 		t.Run(text, func(t *testing.T) {
 			t.Parallel()
-			got, err := parseCPU("requests.cpu", text)
-			checkQuantity(t, "requests.cpu", text, got, want, err)
+			got, legal := parseCPU(text)
+			checkQuantity(t, text, got, want, legal)
 		})
 	}
 }
 
-func checkQuantity(t *testing.T, field, text string, got, want int64, err error) {
+func checkQuantity(t *testing.T, text string, got, want int64, legal string) {
 	t.Helper()
-	if want != 0 {
-		if err != nil || got != want {
-			t.Errorf("%q: %d, %v; want %d", text, got, err, want)
-		}
-		return
+	if got != want || (legal == "") != (want != 0) {
+		t.Errorf("%q: %d, legal is %q; want %d", text, got, legal, want)
 	}
-	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), field) || !strings.Contains(err.Error(), "want") {
-		t.Errorf("%q: %d, %v; want an error that names %s and what is legal", text, got, err, field)
+}
+
+// TestTooLittleMemoryIsRaised: files that come from Kubernetes have less than an engine takes.
+func TestTooLittleMemoryIsRaised(t *testing.T) {
+	t.Parallel()
+	d := types.FunctionDeployment{Limits: &types.FunctionResources{Memory: "5Mi"}, Requests: &types.FunctionResources{Memory: "4M", CPU: "20m"}}
+	o, err := parseOptions(&d)
+	if err != nil || o.limits != (quantities{0, 6 << 20}) || o.requests != (quantities{20e6, 6 << 20}) {
+		t.Errorf("limits %+v, requests %+v, %v", o.limits, o.requests, err)
+	}
+	if w := Warnings(d); len(w) != 2 || !strings.HasPrefix(w[0], `limits.memory "5Mi" is raised to 6Mi`) || !strings.HasPrefix(w[1], `requests.memory "4M"`) {
+		t.Errorf("warnings are %q", w)
 	}
 }
 
@@ -59,14 +69,14 @@ func TestQuantitiesOfKubernetesAreExact(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		mebibytes := rapid.Int64Range(6, 1<<30).Draw(t, "Mi")
-		if got, err := parseMemory("f", fmt.Sprintf("%dMi", mebibytes)); err != nil || got != mebibytes<<20 {
-			t.Fatalf("%dMi: %d, %v", mebibytes, got, err)
+		if got, raised, legal := parseMemory(fmt.Sprintf("%dMi", mebibytes)); legal != "" || raised || got != mebibytes<<20 {
+			t.Fatalf("%dMi: %d, %t, %q", mebibytes, got, raised, legal)
 		}
 		milli := rapid.Int64Range(1, 10_000_000).Draw(t, "m")
-		whole, err := parseCPU("f", fmt.Sprintf("%dm", milli))
-		decimal, err2 := parseCPU("f", fmt.Sprintf("%d.%03d", milli/1000, milli%1000))
-		if err != nil || err2 != nil || whole != milli*1e6 || decimal != whole {
-			t.Fatalf("%dm: %d, %v; as decimal %d, %v", milli, whole, err, decimal, err2)
+		whole, legal := parseCPU(fmt.Sprintf("%dm", milli))
+		decimal, legal2 := parseCPU(fmt.Sprintf("%d.%03d", milli/1000, milli%1000))
+		if legal != "" || legal2 != "" || whole != milli*1e6 || decimal != whole {
+			t.Fatalf("%dm: %d, %q; as decimal %d, %q", milli, whole, legal, decimal, legal2)
 		}
 	})
 }
@@ -76,10 +86,10 @@ func FuzzQuantity(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		if n, err := parseMemory("f", text); err == nil && (n < minMemory || n > maxMemory) {
+		if n, _, legal := parseMemory(text); legal == "" && (n < minMemory || n > maxMemory) {
 			t.Errorf("memory %q: %d", text, n)
 		}
-		if n, err := parseCPU("f", text); err == nil && (n < minNanoCPUs || n > maxNanoCPUs) {
+		if n, legal := parseCPU(text); legal == "" && (n < minNanoCPUs || n > maxNanoCPUs) {
 			t.Errorf("CPU %q: %d", text, n)
 		}
 	})

@@ -197,7 +197,7 @@ func checkSecret(s types.Secret) ([]byte, error) {
 		data = []byte(s.Value)
 	}
 	if len(data) == 0 || len(data) > maxSecretSize {
-		return nil, failf(ErrInvalid, "value: %d bytes; want 1 to %d", len(data), maxSecretSize)
+		return nil, failf(ErrInvalid, "value has %d bytes: must be 1 to %d", len(data), maxSecretSize)
 	}
 	return data, nil
 }

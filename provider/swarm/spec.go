@@ -58,10 +58,6 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 	if err != nil {
 		return swarm.ServiceSpec{}, err
 	}
-	resources, err := c.resources(d)
-	if err != nil {
-		return swarm.ServiceSpec{}, err
-	}
 	container, err := c.containerSpec(d, o, img, secrets)
 	if err != nil {
 		return swarm.ServiceSpec{}, err
@@ -87,7 +83,7 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 		Annotations: swarm.Annotations{Name: serviceName(c.Namespace, d.Namespace, d.Service), Labels: labels},
 		TaskTemplate: swarm.TaskSpec{
 			ContainerSpec: container,
-			Resources:     resources,
+			Resources:     resources(o.limits, o.requests),
 			RestartPolicy: &swarm.RestartPolicy{Condition: swarm.RestartPolicyConditionAny, Delay: &delay, Window: &window},
 			Placement:     &swarm.Placement{Constraints: d.Constraints, MaxReplicas: o.perNode, Platforms: img.Platforms},
 			Networks:      networks,
@@ -136,7 +132,7 @@ func (c Config) serviceLabels(d *types.FunctionDeployment) (map[string]string, e
 		return nil, fmt.Errorf("encoding the deployment of %s: %w", d.Service, err)
 	}
 	if len(sent) > maxDeployment {
-		return nil, failf(ErrInvalid, "deployment: %d bytes; want at most %d; large values belong in secrets", len(sent), maxDeployment)
+		return nil, failf(ErrInvalid, "deployment has %d bytes: must be at most %d; large values belong in secrets", len(sent), maxDeployment)
 	}
 	labels := map[string]string{}
 	for key, value := range deref(d.Labels) {
@@ -152,6 +148,9 @@ func (c Config) serviceLabels(d *types.FunctionDeployment) (map[string]string, e
 
 func (c Config) containerSpec(d *types.FunctionDeployment, o options, img image, secrets map[string]secretVersion) (*swarm.ContainerSpec, error) {
 	mounts := slices.Clone(o.mounts)
+	for i := range mounts {
+		mounts[i].Target = literal(mounts[i].Target)
+	}
 	// A watchdog keeps its lock file in /tmp. What is written there counts towards the function's memory limit.
 	if d.ReadOnlyRootFilesystem && !slices.ContainsFunc(mounts, func(m mount.Mount) bool { return m.Target == "/tmp" }) {
 		mounts = append(mounts, mount.Mount{Type: mount.TypeTmpfs, Target: "/tmp", TmpfsOptions: &mount.TmpfsOptions{Mode: 0o1777}})
@@ -191,9 +190,9 @@ func environment(d *types.FunctionDeployment) ([]string, error) {
 	list := make([]string, 0, len(env))
 	for _, key := range slices.Sorted(maps.Keys(env)) {
 		if key == "" || strings.ContainsAny(key, "=\x00") || strings.Contains(env[key], "\x00") {
-			return nil, failf(ErrInvalid, "envVars: %q; want names that are not empty and hold no =, and no zero bytes", shorten(key))
+			return nil, failf(ErrInvalid, "envVars is %q: must be names that are not empty and hold no =, and no zero bytes", shorten(key))
 		}
-		list = append(list, key+"="+env[key])
+		list = append(list, key+"="+literal(env[key]))
 	}
 	return list, nil
 }
@@ -212,7 +211,7 @@ func (c Config) secretReferences(d *types.FunctionDeployment, secrets map[string
 		}
 		version, found := secrets[name]
 		if !found {
-			return nil, failf(ErrInvalid, "secrets: %q does not exist in namespace %q; create it first", shorten(name), d.Namespace)
+			return nil, failf(ErrInvalid, "secrets is %q, which does not exist in namespace %q; create it first", shorten(name), d.Namespace)
 		}
 		references = append(references, &swarm.SecretReference{
 			File:     &swarm.SecretReferenceFileTarget{Name: secretsDir + name, UID: uid, GID: gid, Mode: mode},
@@ -222,22 +221,15 @@ func (c Config) secretReferences(d *types.FunctionDeployment, secrets map[string
 	return references, nil
 }
 
-func (c Config) resources(d *types.FunctionDeployment) (*swarm.ResourceRequirements, error) {
+func resources(limits, requests quantities) *swarm.ResourceRequirements {
 	var r swarm.ResourceRequirements
-	cpu, memory, err := parseResources("limits", d.Limits)
-	if err != nil {
-		return nil, err
+	if limits != (quantities{}) {
+		r.Limits = &swarm.Limit{NanoCPUs: limits.nanoCPUs, MemoryBytes: limits.memory}
 	}
-	if cpu != 0 || memory != 0 {
-		r.Limits = &swarm.Limit{NanoCPUs: cpu, MemoryBytes: memory}
+	if requests != (quantities{}) {
+		r.Reservations = &swarm.Resources{NanoCPUs: requests.nanoCPUs, MemoryBytes: requests.memory}
 	}
-	if cpu, memory, err = parseResources("requests", d.Requests); err != nil {
-		return nil, err
-	}
-	if cpu != 0 || memory != 0 {
-		r.Reservations = &swarm.Resources{NanoCPUs: cpu, MemoryBytes: memory}
-	}
-	return &r, nil
+	return &r
 }
 
 // constraintPattern is Swarm's grammar for placement; the engine itself answers what does not fit as if it had failed.
@@ -246,7 +238,7 @@ var constraintPattern = regexp.MustCompile(`^\s*[a-zA-Z_][a-zA-Z0-9_.-]*\s*(==|!
 func checkConstraints(constraints []string) error {
 	for _, constraint := range constraints {
 		if !constraintPattern.MatchString(constraint) {
-			return failf(ErrInvalid, "constraints: %q; want Swarm's form, such as node.role == worker or node.labels.zone != a", shorten(constraint))
+			return failf(ErrInvalid, "constraints is %q: must have Swarm's form, such as node.role == worker or node.labels.zone != a", shorten(constraint))
 		}
 	}
 	return nil

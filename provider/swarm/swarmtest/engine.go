@@ -8,6 +8,7 @@ package swarmtest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -362,7 +363,7 @@ func (e *Engine) ServiceCreate(_ context.Context, options client.ServiceCreateOp
 			return client.ServiceCreateResult{}, fmt.Errorf("name conflicts with an existing object: %w", errdefs.ErrAlreadyExists)
 		}
 	}
-	if err := e.checkSecrets(options.Spec); err != nil {
+	if err := errors.Join(e.checkSecrets(options.Spec), checkTemplates(options.Spec)); err != nil {
 		return client.ServiceCreateResult{}, err
 	}
 	now, n := time.Now().UTC(), e.next()
@@ -395,7 +396,7 @@ func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.Serv
 	if service.Version != options.Version {
 		return client.ServiceUpdateResult{}, fmt.Errorf("rpc error: code = Unknown desc = update out of sequence: %w", errdefs.ErrInternal)
 	}
-	if err := e.checkSecrets(options.Spec); err != nil {
+	if err := errors.Join(e.checkSecrets(options.Spec), checkTemplates(options.Spec)); err != nil {
 		return client.ServiceUpdateResult{}, err
 	}
 	before := service.Spec

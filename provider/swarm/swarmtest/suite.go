@@ -28,6 +28,8 @@ type Target struct {
 	Docker swarm.Docker
 	// TaskEvents are the same Swarm's.
 	TaskEvents swarm.TaskEvents
+	// Container gives the environment and the mounts' targets of a task's container on the engine's own node.
+	Container func(ctx context.Context, task mobyswarm.Task) (env, targets []string, err error)
 	// Network is an overlay for functions, Image an image that all nodes have and that serves HTTP on port 8080.
 	Network, Image string
 	// Patience is how long a state may take to be reached.
@@ -49,6 +51,8 @@ func Run(t *testing.T, target Target) {
 		"concurrent writers of a secret all succeed":       secretWriters,
 		"the table follows replicas":                       table,
 		"events tell of every change of tasks":             taskEvents,
+		"what a user sends is no template":                 literal,
+		"what Swarm expands":                               templates,
 		"logs of an unknown function are an error":         unknownLogs,
 		"wake starts a sleeping function and nothing else": wake,
 	} {
