@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"unicode/utf8"
 )
 
 // maxBody bounds a request. The largest that is legal is a secret of 500 KiB, sent twice: as text and in base64.
@@ -16,25 +17,37 @@ const maxBody = 2 << 20
 
 // decode reads a JSON body into value. Fields that nobody knows are let through: old clients send some.
 func decode(w http.ResponseWriter, r *http.Request, value any) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return &requestError{http.StatusRequestEntityTooLarge, fmt.Sprintf("body has more than %d bytes: must be at most that", maxBody)}
-	}
+	body, err := readObject(w, r)
 	if err != nil {
-		return badRequest("body: cannot be read: %v", err)
-	}
-	body = bytes.TrimSpace(body)
-	if len(body) == 0 {
-		return badRequest("body is empty: must be a JSON object")
-	}
-	if body[0] != '{' {
-		return badRequest("body begins with %q: must be a JSON object", body[0])
+		return err
 	}
 	if err := json.Unmarshal(body, value); err != nil {
 		return malformed(err)
 	}
 	return nil
+}
+
+// readObject reads a body that looks like a JSON object. What is no UTF-8 would reach its reader as something else.
+func readObject(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return nil, &requestError{http.StatusRequestEntityTooLarge, fmt.Sprintf("body has more than %d bytes: must be at most that", maxBody)}
+	}
+	if err != nil {
+		return nil, badRequest("body cannot be read: %v", err)
+	}
+	body = bytes.TrimSpace(body)
+	if len(body) == 0 {
+		return nil, badRequest("body is empty: must be a JSON object")
+	}
+	if body[0] != '{' {
+		return nil, badRequest("body begins with %q: must be a JSON object", body[0])
+	}
+	if !utf8.Valid(body) {
+		return nil, badRequest("body is not UTF-8: must be a JSON object")
+	}
+	return body, nil
 }
 
 // malformed says what is wrong with a body in the words of those who write JSON.

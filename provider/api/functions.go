@@ -6,8 +6,6 @@ import (
 	"strconv"
 
 	"github.com/openfaas/faas-provider/types"
-
-	"waggle/provider/swarm"
 )
 
 func (a *API) listFunctions(w http.ResponseWriter, r *http.Request) error {
@@ -73,26 +71,26 @@ func (a *API) explainScaling(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *API) deployFunction(w http.ResponseWriter, r *http.Request) error {
-	var deployment types.FunctionDeployment
-	if err := decode(w, r, &deployment); err != nil {
+	deployment, warnings, err := decodeDeployment(w, r)
+	if err != nil {
 		return err
 	}
 	if err := a.cluster.Deploy(r.Context(), deployment); err != nil {
 		return err
 	}
-	warn(w, swarm.Warnings(deployment))
+	warn(w, warnings)
 	return accepted(w)
 }
 
 func (a *API) updateFunction(w http.ResponseWriter, r *http.Request) error {
-	var deployment types.FunctionDeployment
-	if err := decode(w, r, &deployment); err != nil {
+	deployment, warnings, err := decodeDeployment(w, r)
+	if err != nil {
 		return err
 	}
 	if err := a.cluster.Update(r.Context(), deployment); err != nil {
 		return err
 	}
-	warn(w, swarm.Warnings(deployment))
+	warn(w, warnings)
 	return accepted(w)
 }
 
