@@ -111,6 +111,8 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	usages := &feed.UsageBook{}
 	swarmConfig := c.cluster()
 	swarmConfig.Docker, swarmConfig.Usages, swarmConfig.Logger = docker, usages, logger
+	var hub *feed.Hub // made below, since it wakes functions of the cluster
+	swarmConfig.Unreachable = func() map[string]feed.Unreachable { return hub.Unreachable() }
 	swarmConfig.RegistryAuth = registryAuth(c.provider.RegistryConfig, logger)
 	cluster, err := swarm.New(swarmConfig)
 	if err != nil {
@@ -122,7 +124,7 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	if err != nil {
 		return err
 	}
-	hub, err := feed.NewHub(feed.HubConfig{Waker: scaler, Urgent: scaler.Urgent, Deployed: cluster.Deployed, Usages: usages, Logger: logger})
+	hub, err = feed.NewHub(feed.HubConfig{Waker: scaler, Urgent: scaler.Urgent, Deployed: cluster.Deployed, Usages: usages, Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/provider/swarm"
 )
 
 func (a *API) listFunctions(w http.ResponseWriter, r *http.Request) error {

@@ -77,6 +77,9 @@ type Config struct {
 	RegistryAuth func(host string) string
 	// Usages holds what gateways read of replicas on nodes other than the engine's. Nil means that nothing is known of them.
 	Usages *feed.UsageBook
+	// Unreachable gives, by task id, the replicas that Swarm calls running and that do not answer a gateway. Nil means that
+	// nobody knows of any.
+	Unreachable func() map[string]feed.Unreachable
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 }
@@ -90,6 +93,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Usages == nil {
 		c.Usages = &feed.UsageBook{}
+	}
+	if c.Unreachable == nil {
+		c.Unreachable = func() map[string]feed.Unreachable { return nil }
 	}
 	if c.RegistryAuth == nil {
 		c.RegistryAuth = func(string) string { return "" }

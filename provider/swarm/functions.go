@@ -12,7 +12,7 @@ import (
 	"github.com/openfaas/faas-provider/types"
 )
 
-// List gives each function of a namespace, sorted by name; never nil. A service that cannot be read is left out.
+// List gives each function of a namespace, sorted by name; never nil.
 func (c *Cluster) List(ctx context.Context, namespace string) ([]types.FunctionStatus, error) {
 	namespace = c.namespace(namespace)
 	if err := checkName("namespace", namespace); err != nil {
@@ -30,14 +30,9 @@ func (c *Cluster) List(ctx context.Context, namespace string) ([]types.FunctionS
 		return nil, dockerError("listing replicas", err)
 	}
 	tasks := byService(running.Items)
-	list := make([]types.FunctionStatus, 0, len(services))
+	list, silent := make([]types.FunctionStatus, 0, len(services)), c.cfg.Unreachable()
 	for _, service := range services {
-		status, err := functionStatus(service, tasks[service.ID])
-		if err != nil { // somebody changed our label: the others are still there
-			c.cfg.Logger.Warn("a service that cannot be read is left out of the list", "service", service.Spec.Name, "error", err)
-			continue
-		}
-		list = append(list, status)
+		list = append(list, functionStatus(service, tasks[service.ID], silent))
 	}
 	slices.SortFunc(list, func(a, b types.FunctionStatus) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil
@@ -53,11 +48,9 @@ func (c *Cluster) Status(ctx context.Context, namespace, name string, usage bool
 	if err != nil {
 		return types.FunctionStatus{}, err
 	}
-	status, err := functionStatus(service, tasks)
-	if err != nil {
-		return types.FunctionStatus{}, err
-	}
-	explain(&status, service, tasks)
+	silent := c.cfg.Unreachable()
+	status := functionStatus(service, tasks, silent)
+	explain(&status, service, tasks, silent)
 	if usage {
 		status.Usage = c.usage(ctx, tasks)
 	}

@@ -68,11 +68,8 @@ func (c *Cluster) Wake(ctx context.Context, name, namespace string) error {
 	namespace = c.namespace(namespace)
 	defer c.lock(namespace, name)()
 	err := c.modify(ctx, namespace, name, "woken", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
-		d, err := deploymentOf(service)
-		if err != nil {
-			return swarm.ServiceSpec{}, false, err
-		}
-		o, _ := parseOptions(&d) // what a rule of today would refuse has its default
+		d, _ := deploymentOf(service) // a function of which no more is known must wake all the same
+		o, _ := parseOptions(&d)      // what a rule of today would refuse has its default
 		spec := service.Spec
 		spec.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &o.scale.Min}}
 		return spec, desired(service) == 0, nil

@@ -6,9 +6,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/provider/feed"
 )
 
 // annotationState is what only a description adds to the user's annotations, and only while something is wrong: lists
@@ -18,29 +21,37 @@ const annotationState = privatePrefix + "state"
 // AnnotationScaling begins the annotations by which a description tells how the function is scaled.
 const AnnotationScaling = privatePrefix + "scaling."
 
-// deploymentOf reads back what the user sent.
+// deploymentOf reads back what the user sent. With an error, somebody else has changed our label, and what is left of the
+// deployment is who it is and its image: enough to find, serve, scale, replace and remove it.
 func deploymentOf(service swarm.Service) (types.FunctionDeployment, error) {
-	var d types.FunctionDeployment
-	if err := json.Unmarshal([]byte(service.Spec.Labels[labelDeployment]), &d); err != nil {
-		return d, fmt.Errorf("reading label %s of service %s: %w", labelDeployment, service.Spec.Name, err)
+	labels := service.Spec.Labels
+	d := types.FunctionDeployment{Service: labels[labelFunction], Namespace: labels[labelNamespace]}
+	if container := service.Spec.TaskTemplate.ContainerSpec; container != nil {
+		d.Image = container.Image
 	}
-	return d, nil
+	var sent types.FunctionDeployment
+	if err := json.Unmarshal([]byte(labels[labelDeployment]), &sent); err != nil {
+		return d, fmt.Errorf("label %s of service %s cannot be read, deploy the function again: %w", labelDeployment, service.Spec.Name, err)
+	}
+	sent.Service, sent.Namespace = d.Service, d.Namespace
+	return sent, nil
 }
 
-// functionStatus is what the API says of a service and its tasks. It is pure.
-func functionStatus(service swarm.Service, tasks []swarm.Task) (types.FunctionStatus, error) {
+// functionStatus is what the API says of a service and its tasks, given those that do not answer. It is pure.
+func functionStatus(service swarm.Service, tasks []swarm.Task, silent map[string]feed.Unreachable) types.FunctionStatus {
 	d, err := deploymentOf(service)
-	if err != nil {
-		return types.FunctionStatus{}, err
-	}
-	return types.FunctionStatus{
+	status := types.FunctionStatus{
 		Name: d.Service, Namespace: d.Namespace, Image: d.Image,
 		EnvProcess: d.EnvProcess, EnvVars: d.EnvVars, Constraints: d.Constraints, Secrets: d.Secrets,
 		Labels: present(d.Labels), Annotations: present(d.Annotations), Limits: d.Limits, Requests: d.Requests,
 		ReadOnlyRootFilesystem: d.ReadOnlyRootFilesystem,
-		Replicas:               desired(service), AvailableReplicas: available(tasks),
+		Replicas:               desired(service), AvailableReplicas: available(tasks, silent),
 		CreatedAt: service.CreatedAt,
-	}, nil
+	}
+	if err != nil {
+		status.Annotations = &map[string]string{annotationState: err.Error()}
+	}
+	return status
 }
 
 // present is m, or an empty map for none: clients dereference it.
@@ -58,10 +69,13 @@ func desired(service swarm.Service) uint64 {
 	return *service.Spec.Mode.Replicated.Replicas
 }
 
-// available counts the replicas that run, are healthy if their image has a health check, and are to stay.
-func available(tasks []swarm.Task) uint64 {
+// available counts the replicas that run, are healthy if their image has a health check, answer, and are to stay.
+func available(tasks []swarm.Task, silent map[string]feed.Unreachable) uint64 {
 	var n uint64
 	for _, task := range tasks {
+		if _, found := silent[task.ID]; found {
+			continue
+		}
 		if task.DesiredState == swarm.TaskStateRunning && task.Status.State == swarm.TaskStateRunning {
 			n++
 		}
@@ -69,10 +83,14 @@ func available(tasks []swarm.Task) uint64 {
 	return n
 }
 
-// explain adds to a status why the function is not what was asked for: its update was rolled back, or its replicas
-// cannot start.
-func explain(status *types.FunctionStatus, service swarm.Service, tasks []swarm.Task) {
+// explain adds to a status why the function is not what was asked for: its update was rolled back, its replicas cannot
+// start, or do not answer.
+func explain(status *types.FunctionStatus, service swarm.Service, tasks []swarm.Task, silent map[string]feed.Unreachable) {
 	var reasons []string
+	d, err := deploymentOf(service)
+	if err != nil {
+		reasons = append(reasons, err.Error())
+	}
 	if u := service.UpdateStatus; u != nil {
 		switch u.State {
 		case swarm.UpdateStateRollbackStarted, swarm.UpdateStateRollbackPaused, swarm.UpdateStateRollbackCompleted:
@@ -81,12 +99,15 @@ func explain(status *types.FunctionStatus, service swarm.Service, tasks []swarm.
 			reasons = append(reasons, "the last update is paused: "+u.Message)
 		}
 	}
-	if d, err := deploymentOf(service); err == nil {
-		reasons = append(reasons, Warnings(d)...)
-	}
+	reasons = append(reasons, Warnings(d)...)
 	if status.AvailableReplicas < status.Replicas {
 		if text := newestError(tasks); text != "" {
 			reasons = append(reasons, "a replica cannot run: "+text)
+		}
+	}
+	for _, task := range tasks {
+		if u, found := silent[task.ID]; found && wanted(task) {
+			reasons = append(reasons, fmt.Sprintf("replica %s %s, since %s", task.ID, u.Reason, u.Since.UTC().Format(time.RFC3339)))
 		}
 	}
 	if len(reasons) == 0 {

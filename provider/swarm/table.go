@@ -36,24 +36,21 @@ type declared struct {
 	function  feed.Function
 }
 
-// declare reads services. One that cannot be read is left out and named in skipped. It is pure.
-func declare(services []swarm.Service) (list []declared, skipped []string) {
-	list = make([]declared, 0, len(services))
+// declare reads services. It is pure.
+func declare(services []swarm.Service) []declared {
+	list := make([]declared, 0, len(services))
 	for _, service := range services {
-		d, err := deploymentOf(service)
-		if err != nil {
-			skipped = append(skipped, service.Spec.Name)
-			continue
-		}
-		o, _ := parseOptions(&d) // what a rule of today would refuse has its default
+		d, _ := deploymentOf(service) // a function of which no more is known is served all the same
+		o, _ := parseOptions(&d)      // what a rule of today would refuse has its default
 		list = append(list, declared{service.ID, feed.Function{
 			Name: d.Service, Namespace: d.Namespace, Service: service.Spec.Name,
 			Desired: desired(service), Scale: o.scale, Unscaled: o.unscaled, Updating: underWay(service.UpdateStatus),
-			MaxInflight: o.maxInflight, ExecTimeout: o.execTimeout, WriteTimeout: o.writeTimeout, CORS: o.cors, Idempotent: o.idempotent, HealthPath: o.healthPath, Retry: o.retry,
+			MaxInflight: o.maxInflight, ExecTimeout: o.execTimeout, WriteTimeout: o.writeTimeout, CORS: o.cors,
+			Idempotent: o.idempotent, HealthPath: o.healthPath, Retry: o.retry,
 		}})
 	}
 	slices.SortFunc(list, func(a, b declared) int { return compareNames(a.function, b.function) })
-	return list, skipped
+	return list
 }
 
 // underWay is true while Swarm replaces replicas, whichever way.
@@ -130,7 +127,7 @@ func (c Config) address(task swarm.Task) string {
 func (v view) settled() bool {
 	for _, service := range v.services {
 		tasks := v.tasks[service.ID]
-		if available(tasks) != desired(service) || len(tasks) != int(desired(service)) || (updating(service) && !rolledBack(service)) {
+		if available(tasks, nil) != desired(service) || len(tasks) != int(desired(service)) || (updating(service) && !rolledBack(service)) {
 			return false
 		}
 	}

@@ -58,9 +58,8 @@ type Watcher struct {
 	metrics   watchMetrics
 	follower  *follower
 
-	view    view
-	table   feed.Table
-	skipped []string
+	view  view
+	table feed.Table
 	// listed is when services and nodes were last read whole, lastEvent the time of the newest event seen.
 	listed    time.Time
 	lastEvent int64
@@ -241,12 +240,7 @@ func (w *Watcher) relist(ctx context.Context) error {
 
 // list takes over services that were read.
 func (w *Watcher) list(services []swarm.Service) {
-	declared, skipped := declare(services)
-	if len(skipped) > 0 && !slices.Equal(skipped, w.skipped) {
-		w.logger.Warn("services that cannot be read are left out of the replica table", "services", skipped)
-	}
-	w.skipped = skipped
-	w.view.services, w.view.declared, w.view.tasks = services, declared, make(map[string][]swarm.Task, len(services))
+	w.view.services, w.view.declared, w.view.tasks = services, declare(services), make(map[string][]swarm.Task, len(services))
 }
 
 func downNodes(nodes []swarm.Node) map[string]bool {
