@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status cluster cluster-down test unit e2e fuzz lint voters bench
+.PHONY: help up down purge status summary verify cluster cluster-down test unit e2e fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ purge: ## stop it and delete everything, the votes included (asks first; YES=1 d
 
 status: ## what runs, and whether every vote is accounted for
 	@$(DEPLOY) status
+
+summary: ## recount the votes and print the signed paper for an announcement (POLL=slug)
+	@$(DEPLOY) summary
+
+verify: ## check such a paper, and that no vote of it has changed (SUMMARY=file, KEY=public key, OFFLINE=1)
+	@$(DEPLOY) verify
 
 cluster: ## make a Swarm of NODES=3 node containers on this machine, to be used with `make up CLUSTER=waggle`
 	@$(DEPLOY) cluster

@@ -36,6 +36,13 @@ type settings struct {
 	ClusterPort int `envconfig:"CLUSTER_PORT" default:"8080"`
 	// StateDir keeps generated credentials; one folder per target.
 	StateDir string `envconfig:"WAGGLE_STATE"`
+	// Poll is the slug of the poll that `summary` is for; empty means all.
+	Poll string `envconfig:"POLL"`
+	// Summary is the file that `verify` checks, Key the public key of who signed it; empty means this system's own.
+	Summary string `envconfig:"SUMMARY"`
+	Key     string `envconfig:"KEY"`
+	// Offline checks the signature alone, without a recount.
+	Offline bool `envconfig:"OFFLINE"`
 	// Yes answers the question that purge asks.
 	Yes bool `envconfig:"YES"`
 }

@@ -26,6 +26,8 @@ var commands = map[string]func(context.Context, settings) error{
 	"down":         onSystem((*up.System).Down),
 	"purge":        purge,
 	"status":       onSystem((*up.System).Status),
+	"summary":      printSummary,
+	"verify":       verifySummary,
 	"cluster":      createCluster,
 	"cluster-down": deleteCluster,
 }
@@ -119,6 +121,19 @@ func voters(ctx context.Context, s settings) error {
 	// It ends with its verdict at the first interrupt; until then it may not be killed.
 	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
 	return command.Run()
+}
+
+func printSummary(ctx context.Context, s settings) error {
+	return onSystem(func(system *up.System, ctx context.Context) error { return system.Summary(ctx, s.Poll) })(ctx, s)
+}
+
+func verifySummary(ctx context.Context, s settings) error {
+	if s.Summary == "" {
+		return fmt.Errorf("SUMMARY is missing; make verify SUMMARY=file")
+	}
+	return onSystem(func(system *up.System, ctx context.Context) error {
+		return system.VerifySummary(ctx, s.Summary, s.Key, s.Offline)
+	})(ctx, s)
 }
 
 // purge asks before it deletes.

@@ -28,6 +28,7 @@ const usage = `worker counts votes, as the environment tells it.
   worker migrate             bring the schema up to date (secret postgres-admin)
   worker retire -node NAME   write off a node that will never come back
   worker close -node NAME    close what a node has lost: it stays in the ledger and raises no alarm any more
+  worker recount             count every vote again and print what was found as JSON
   worker config check        print the settings that would be in effect, or each mistake on a line and end with status 2
   worker help                print this
   worker -healthcheck        ask the worker in this container whether it is alive
@@ -71,8 +72,10 @@ func command(ctx context.Context, args []string) error {
 		return migrate(ctx, cfg)
 	case "retire", "close":
 		return onNode(ctx, cfg, name, args[1:])
+	case "recount":
+		return recount(ctx, cfg, os.Stdout)
 	default:
-		return fmt.Errorf("command is %q: must be migrate, retire, close, config check, help, -healthcheck, or none to drain", name)
+		return fmt.Errorf("command is %q: must be migrate, retire, close, recount, config check, help, -healthcheck, or none to drain", name)
 	}
 }
 

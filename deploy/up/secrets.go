@@ -31,6 +31,7 @@ var credentials = []credential{
 	{name: "postgres-drain", generate: randomHex, swarm: true},
 	{name: "postgres-results", generate: randomHex, swarm: true, function: true},
 	{name: "voter-keys", generate: voterKeys, function: true},
+	{name: summaryKey, generate: newSummaryKey},
 }
 
 // randomHex is 192 random bits: letters and digits only, so that it needs no quoting anywhere.

@@ -104,6 +104,14 @@ func (l Ledger) troubles(now time.Time) (all []trouble) {
 			t.text = fmt.Sprintf("the count cannot be read since %s", at(r.Since))
 		case "no_nodes":
 			t.text = "no node has been read yet"
+		case "waiting":
+			t.text = fmt.Sprintf("voting opens on %s", r.Since.UTC().Format("2 January 2006, 15:04 UTC"))
+		case "open":
+			t.text = fmt.Sprintf("voting is open until %s", r.Since.UTC().Format("2 January 2006, 15:04 UTC"))
+		case "not_read_since":
+			t.text = fmt.Sprintf("node %s has not been read since voting closed", r.Node)
+		case "not_checked_since":
+			t.text = "the self-checks have not run since voting closed; they run once a minute"
 		default:
 			t.text = r.Code
 		}
