@@ -25,7 +25,7 @@ type Duration = time.Duration
 type Config struct {
 	// Port is where functions and the API are served.
 	Port int `envconfig:"port" default:"8080" legal:"1 to 65535"`
-	// MetricsPort serves /metrics, and nothing that clients need.
+	// MetricsPort serves /metrics, to those with the credentials, and nothing that clients need.
 	MetricsPort int `envconfig:"metrics_port" default:"8082" legal:"1 to 65535"`
 	// ProviderURL is where /system/ goes and the replica table comes from: http://host:port. Empty beside a fixed Table: there is no provider.
 	ProviderURL string `envconfig:"functions_provider_url" default:"http://provider:8081"`
@@ -114,7 +114,7 @@ type Config struct {
 
 	// FunctionNamespace is the namespace of functions addressed without one; default: openfaas-fn.
 	FunctionNamespace string `ignored:"true"`
-	// Credentials are demanded for /system/ and /ui/; the zero value demands none.
+	// Credentials are demanded for /system/, /ui/ and /metrics; the zero value demands none.
 	Credentials settings.Credentials `ignored:"true"`
 	// Release is the version in X-Served-By.
 	Release string `ignored:"true"`

@@ -235,6 +235,37 @@ func TestBusyFunctionIsQueuedThenRefused(t *testing.T) {
 	}
 }
 
+// Functions reach the port as well; they are told nothing.
+func TestMetricsNeedCredentials(t *testing.T) {
+	t.Parallel()
+	e := start(t, func(c *Config) { c.Credentials = settings.Credentials{User: "admin", Password: "s3cret"} }, function("f"))
+	defer http.DefaultClient.CloseIdleConnections()
+	for _, test := range []struct {
+		user, password string
+		status         int
+		text           string
+	}{
+		{"", "", 401, "invalid credentials\n"}, {"admin", "", 401, "invalid credentials\n"}, {"admin", "s3cret", 200, "gateway_service_count{"},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+e.cfg.MetricsListener.Addr().String()+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.user != "" {
+			request.SetBasicAuth(test.user, test.password)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || response.StatusCode != test.status || !strings.Contains(string(text), test.text) || test.status == 401 && strings.Contains(string(text), "gateway") {
+			t.Errorf("with %q and %q: %d %s, %v; want %d and %q", test.user, test.password, response.StatusCode, text, err, test.status, test.text)
+		}
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	f := function("f", newReplica(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201) }))

@@ -312,9 +312,19 @@ func (g *Gateway) apply(t feed.Table) {
 	g.tables.fire()
 }
 
+// serveMetrics serves them to whoever has the API's credentials: functions, which share a network with the gateway and so
+// reach the port, have not.
 func (g *Gateway) serveMetrics(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET "+metricsPath, promhttp.HandlerFor(g.cfg.Registry, promhttp.HandlerOpts{}))
+	metrics := promhttp.HandlerFor(g.cfg.Registry, promhttp.HandlerOpts{})
+	mux.HandleFunc("GET "+metricsPath, func(w http.ResponseWriter, r *http.Request) {
+		if !g.cfg.Credentials.Accepts(r.Header.Get("Authorization")) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="Restricted"`)
+			http.Error(w, "invalid credentials", http.StatusUnauthorized)
+			return
+		}
+		metrics.ServeHTTP(w, r)
+	})
 	mux.HandleFunc("GET "+healthPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK")) })
 	server := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })

@@ -1,6 +1,8 @@
 package settings
 
 import (
+	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -54,6 +56,17 @@ func ReadCredentials(dir string, demanded bool) (Credentials, error) {
 		err1 = fmt.Errorf("secret basic-auth-user has a colon: must have none, since HTTP ends the name there")
 	}
 	return Credentials{user, password}, errors.Join(err1, err2)
+}
+
+// Accepts reports whether an Authorization header carries these credentials; if none are demanded, any does. It compares
+// digests, in constant time, so that not even the length of the password shows.
+func (c Credentials) Accepts(authorization string) bool {
+	if c.User == "" {
+		return true
+	}
+	scheme, given, _ := strings.Cut(authorization, " ")
+	want, got := sha256.Sum256([]byte(c.Header())), sha256.Sum256([]byte("Basic "+strings.TrimSpace(given)))
+	return subtle.ConstantTimeCompare(want[:], got[:]) == 1 && strings.EqualFold(scheme, "basic")
 }
 
 // Header is what an Authorization header with these credentials says.

@@ -60,6 +60,7 @@ func (s *system) testPrivileges(t *testing.T) {
 		}
 	}
 	t.Run("redis lets a function append and ping, nothing else", s.testRedisRights)
+	t.Run("an operator reads metrics, a function does not", s.testMetrics)
 }
 
 // testContainer reads the credentials of the container's first process from its node's /proc.
@@ -130,6 +131,34 @@ func (s *system) testRedisRights(t *testing.T) {
 			if got := ask(command...); !strings.Contains(got, "NOPERM") {
 				t.Errorf("%s answers %q, want NOPERM", strings.Join(command, " "), got)
 			}
+		}
+	}
+}
+
+// testMetrics asks for figures from the network that functions are on and from the one where an operator's Prometheus is.
+func (s *system) testMetrics(t *testing.T) {
+	const get = `exec 3<>/dev/tcp/$0/$1 && printf 'GET /metrics HTTP/1.0\r\nAuthorization: %s\r\n\r\n' "$2" >&3 && cat <&3`
+	image, err := s.target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "waggle_redis")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(network, host, port, authorization string) string {
+		out, err := s.target.Manager.Run(t.Context(), "run", "--rm", "--network", network, "--entrypoint", "bash", image, "-c", get, host, port, authorization)
+		if err != nil {
+			return err.Error()
+		}
+		return out
+	}
+	for name, test := range map[string]struct{ network, host, port, authorization, want string }{
+		"a function: gateway":  {"waggle-functions", "tasks.waggle_gateway", "8082", "Basic none", " 401 Unauthorized"},
+		"a function: provider": {"waggle-functions", "tasks.waggle_provider", "8081", "", "Name or service not known"},
+		"a function: worker":   {"waggle-functions", "tasks.waggle_worker", "8081", "", "Name or service not known"},
+		"operator: gateway":    {"waggle-metrics", "tasks.waggle_gateway", "8082", s.authorization(t), "\ngateway_provider_connected 1\n"},
+		"operator: provider":   {"waggle-metrics", "tasks.waggle_provider", "8081", "", "\nprovider_watch_task_events "},
+		"operator: worker":     {"waggle-metrics", "tasks.waggle_worker", "8081", "", "\nprocess_open_fds "},
+	} {
+		if out := ask(test.network, test.host, test.port, test.authorization); !strings.Contains(out, test.want) {
+			t.Errorf("%s is told %.400q, want %q", name, out, test.want)
 		}
 	}
 }

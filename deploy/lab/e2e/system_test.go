@@ -7,6 +7,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -277,4 +278,10 @@ func (s *system) credential(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(value))
+}
+
+// authorization is what an Authorization header with the API's credentials says.
+func (s *system) authorization(t *testing.T) string {
+	t.Helper()
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte("admin:"+s.credential(t, "basic-auth-password")))
 }

@@ -19,7 +19,7 @@ import (
 const awaitCount = `
 for look in $(seq 1500); do
 	exec 3<>/dev/tcp/127.0.0.1/8082
-	printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
+	printf 'GET /metrics HTTP/1.0\r\nAuthorization: %s\r\n\r\n' "$AUTHORIZATION" >&3
 	if grep -q "^gateway_service_ready_count{function_name=\"$0.openfaas-fn\"} $1\$" <&3; then date +%s%N; exit; fi
 	exec 3>&-
 	sleep 0.01
@@ -27,9 +27,10 @@ done
 exit 1`
 
 // readMetrics runs there, too.
-const readMetrics = `exec 3<>/dev/tcp/127.0.0.1/8082 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`
+const readMetrics = `exec 3<>/dev/tcp/127.0.0.1/8082 && printf 'GET /metrics HTTP/1.0\r\nAuthorization: %s\r\n\r\n' "$AUTHORIZATION" >&3 && cat <&3`
 
-// besideGateway runs a script in the network of the first node's gateway, whose port for metrics is not published.
+// besideGateway runs a script in the network of the first node's gateway, whose port for metrics is not published. The
+// script has the API's credentials as AUTHORIZATION.
 func (p *project) besideGateway(t *testing.T, script string, args ...string) (string, error) {
 	t.Helper()
 	gateway := p.oneContainer(t, "waggle_gateway")
@@ -37,7 +38,7 @@ func (p *project) besideGateway(t *testing.T, script string, args ...string) (st
 	if err != nil {
 		t.Fatal(err)
 	}
-	return docker.Engine{}.Run(t.Context(), append([]string{"exec", p.cluster.Nodes[0].Container, "nsenter", "--target", pid, "--net", "bash", "-c", script}, args...)...)
+	return docker.Engine{}.Run(t.Context(), append([]string{"exec", "--env", "AUTHORIZATION=" + p.authorization(t), p.cluster.Nodes[0].Container, "nsenter", "--target", pid, "--net", "bash", "-c", script}, args...)...)
 }
 
 // testTable measures how long after Swarm called a replica running the gateway has it in rotation. How long is in the
