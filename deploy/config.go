@@ -18,6 +18,11 @@ type settings struct {
 	TLSCert string `envconfig:"TLS_CERT"`
 	TLSKey  string `envconfig:"TLS_KEY"`
 	TLSPort int    `envconfig:"TLS_PORT" default:"8443"`
+	// Registry is where images are pushed to and how their names begin, such as registry.example.com/waggle; empty leaves
+	// them on the nodes.
+	Registry string `envconfig:"REGISTRY"`
+	// Version is what this build is called in its images and programs; empty takes a name from git.
+	Version string `envconfig:"VERSION"`
 	// Workers is the number of drain workers; 1 to 64.
 	Workers int `envconfig:"WORKERS" default:"1"`
 	// RedisMaxMemory bounds the queue of each capture node, as Redis writes it; about 120 bytes hold a vote.

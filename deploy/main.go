@@ -97,6 +97,8 @@ func newSystem(ctx context.Context, s settings) (*up.System, error) {
 		Target:             target,
 		Root:               root,
 		StateDir:           stateDir,
+		Registry:           s.Registry,
+		Version:            s.Version,
 		Port:               s.Port,
 		TLSCert:            s.TLSCert,
 		TLSKey:             s.TLSKey,

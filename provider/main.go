@@ -28,10 +28,10 @@ import (
 	"waggle/provider/swarm"
 )
 
-// release and commit name the build; the linker sets them.
+// version and revision say of which sources this is a build; the linker sets them.
 var (
-	release = "dev"
-	commit  = "unknown"
+	version  = "dev"
+	revision = "unknown"
 )
 
 // usage is what `provider help` says before the settings.
@@ -86,7 +86,7 @@ func run(ctx context.Context, healthcheckOnly bool) error {
 	}
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.LogLevel}))
 	slog.SetDefault(logger)
-	logger.Info("starting", "release", release, "commit", commit, "settings", c.effective())
+	logger.Info("starting", "version", version, "revision", revision, "settings", c.effective())
 
 	group, ctx := errgroup.WithContext(ctx)
 	if c.hasProvider() {
@@ -140,7 +140,7 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	}
 	handler, err := api.New(api.Config{
 		Cluster: cluster, Autoscaler: scaler, Invocations: hub, Feed: hub.Handler(), User: c.credentials.User, Password: c.credentials.Password,
-		Timeout: c.provider.UpstreamTimeout, Release: release, Commit: commit, Metrics: registry, Logger: logger,
+		Timeout: c.provider.UpstreamTimeout, Release: version, Commit: revision, Metrics: registry, Logger: logger,
 	})
 	if err != nil {
 		return err
@@ -154,7 +154,7 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 // startGateway adds the public edge to the group. In role all it finds the provider on loopback.
 func startGateway(ctx context.Context, group *errgroup.Group, c config, logger *slog.Logger) error {
 	edge := c.gateway
-	edge.Release, edge.Logger, edge.Registry = release, logger, prometheus.NewRegistry()
+	edge.Release, edge.Logger, edge.Registry = version+"+"+revision, logger, prometheus.NewRegistry()
 	var queue *async.Queue
 	if c.hasQueue() {
 		var err error

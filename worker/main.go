@@ -37,6 +37,12 @@ const usage = `worker counts votes, as the environment tells it.
 //go:embed README.md
 var readme string
 
+// version and revision say of which sources this is a build; the linker sets them.
+var (
+	version  = "dev"
+	revision = "unknown"
+)
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -82,7 +88,7 @@ func command(ctx context.Context, args []string) error {
 // run wires the worker up and blocks until ctx ends or it can't go on.
 func run(ctx context.Context, cfg config) error {
 	log := cfg.logger()
-	log.Info("starting", "settings", settings.List(cfg))
+	log.Info("starting", "version", version, "revision", revision, "settings", settings.List(cfg))
 	polls, err := drain.LoadPolls(cfg.PollsFile)
 	if err != nil {
 		return err

@@ -47,6 +47,8 @@ type BuildOptions struct {
 	Tag string
 	// BuildArgs are passed as they are; a Dockerfile that does not declare one ignores it.
 	BuildArgs map[string]string
+	// Labels are put on the result.
+	Labels map[string]string
 	// Output receives the builder's output while it runs; nil discards it.
 	Output io.Writer
 }
@@ -62,6 +64,9 @@ func (e Engine) Build(ctx context.Context, options BuildOptions) (string, error)
 	}
 	for _, name := range slices.Sorted(maps.Keys(options.BuildArgs)) {
 		args = append(args, "--build-arg", name+"="+options.BuildArgs[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(options.Labels)) {
+		args = append(args, "--label", name+"="+options.Labels[name])
 	}
 	args = append(args, options.Context)
 

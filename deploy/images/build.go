@@ -6,8 +6,10 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,9 +28,9 @@ const (
 	Node = "node"
 )
 
-// prefix names a registry that does not exist: Swarm asks the one in an image's name before it uses a local image of
-// that name, and nobody must be able to answer for ours.
-const prefix = "localhost/waggle/"
+// NoRegistry begins the names of images that no registry has. Swarm asks the registry in an image's name before it uses
+// a local image of that name, and nobody must be able to answer for ours.
+const NoRegistry = "localhost/waggle"
 
 // All is what a running system needs.
 var All = []string{Redis, Postgres, Provider, Worker}
@@ -53,6 +55,11 @@ type Builder struct {
 	Engine docker.Engine
 	// Root is the repository's directory.
 	Root string
+	// Registry begins the images' names: a registry's host and a path in it, such as registry.example.com/waggle;
+	// "" is [NoRegistry].
+	Registry string
+	// Version is the operator's name for these sources; "" takes one from git, see [Stamp].
+	Version string
 	// Progress receives one line per step that takes time; nil discards them.
 	Progress func(line string)
 }
@@ -65,7 +72,7 @@ func (b *Builder) progress(format string, args ...any) {
 
 // Image is an image that was built.
 type Image struct {
-	// Reference is localhost/waggle/<name>:<first 12 digits of the id>.
+	// Reference is <registry>/<name>:<first 12 digits of the id>, so that a name never means another content.
 	Reference string
 	// ID is the engine's id, "sha256:…".
 	ID string
@@ -94,27 +101,46 @@ func (b *Builder) Build(ctx context.Context, names ...string) (map[string]Image,
 	return built, nil
 }
 
-func (b *Builder) build(ctx context.Context, name string, r recipe, args map[string]string) (Image, error) {
-	options := docker.BuildOptions{
-		Context: filepath.Join(b.Root, filepath.FromSlash(r.context)), Tag: prefix + name + ":latest", BuildArgs: args,
+// BuildFunction builds a function from a build context as faas-cli lays it out. Sources are the files and folders of the
+// repository that it was laid out from. Arguments are the function's own, over those by which builds reach modules.
+func (b *Builder) BuildFunction(ctx context.Context, name, buildContext string, arguments map[string]string, sources ...string) (Image, error) {
+	args, err := BuildArgs(ctx)
+	if err != nil {
+		return Image{}, err
 	}
+	maps.Copy(args, arguments)
+	return b.stamped(ctx, name, docker.BuildOptions{Context: buildContext, BuildArgs: args}, sources)
+}
+
+func (b *Builder) build(ctx context.Context, name string, r recipe, args map[string]string) (Image, error) {
+	options := docker.BuildOptions{Context: filepath.Join(b.Root, filepath.FromSlash(r.context)), BuildArgs: args}
 	if r.dockerfile != "" {
 		options.Dockerfile = filepath.Join(b.Root, filepath.FromSlash(r.dockerfile))
 	}
-	for _, path := range []string{options.Context, options.Dockerfile} {
-		if path == "" {
-			continue
-		}
-		if _, err := os.Stat(path); err != nil {
-			return Image{}, fmt.Errorf("building waggle/%s: %w", name, err)
-		}
+	if _, err := os.Stat(options.Context); err != nil {
+		return Image{}, fmt.Errorf("building waggle/%s: %w", name, err)
 	}
+	sources, err := r.sources(b.Root)
+	if err != nil {
+		return Image{}, fmt.Errorf("building waggle/%s: %w", name, err)
+	}
+	return b.stamped(ctx, name, options, sources)
+}
+
+// stamped builds an image with the stamp of its sources and names it by its content.
+func (b *Builder) stamped(ctx context.Context, name string, options docker.BuildOptions, sources []string) (Image, error) {
+	stamp, err := ReadStamp(ctx, b.Root, b.Version, sources...)
+	if err != nil {
+		return Image{}, fmt.Errorf("building waggle/%s: %w", name, err)
+	}
+	repository := cmp.Or(b.Registry, NoRegistry) + "/" + name
+	options.Tag, options.BuildArgs, options.Labels = repository+":latest", stamp.args(options.BuildArgs), stamp.Labels()
 	id, err := b.Engine.Build(ctx, options)
 	if err != nil {
 		return Image{}, err
 	}
 	digits := strings.TrimPrefix(id, "sha256:")
-	image := Image{ID: id, Reference: prefix + name + ":" + digits[:min(12, len(digits))]}
+	image := Image{ID: id, Reference: repository + ":" + digits[:min(12, len(digits))]}
 	if _, err := b.Engine.Run(ctx, "tag", id, image.Reference); err != nil {
 		return Image{}, fmt.Errorf("tagging %s: %w", image.Reference, err)
 	}

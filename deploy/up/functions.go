@@ -17,11 +17,8 @@ import (
 
 	"github.com/openfaas/faas-provider/types"
 	sdk "github.com/openfaas/go-sdk"
-	"github.com/openfaas/go-sdk/builder"
+	sdkbuilder "github.com/openfaas/go-sdk/builder"
 	"github.com/openfaas/go-sdk/stack"
-
-	"waggle/deploy/docker"
-	"waggle/deploy/images"
 )
 
 // functionLabel is on every Swarm service that is a function of ours.
@@ -47,7 +44,7 @@ func (s *System) deployFunctions(ctx context.Context) (string, error) {
 	names := slices.Sorted(maps.Keys(services.Functions))
 	for _, name := range names {
 		function := services.Functions[name]
-		if err := s.buildFunction(ctx, name, function, services.StackConfiguration.CopyExtraPaths); err != nil {
+		if function.Image, err = s.buildFunction(ctx, name, function, services.StackConfiguration.CopyExtraPaths); err != nil {
 			return "", err
 		}
 		if err := deployFunction(ctx, client, name, function); err != nil {
@@ -64,8 +61,8 @@ func (s *System) DeployFunction(ctx context.Context, name, handler string) error
 	if err != nil {
 		return err
 	}
-	function := stack.Function{Name: name, Language: "go-http", Handler: handler, Image: "localhost/waggle/" + name + ":latest"}
-	if err := s.buildFunction(ctx, name, function, []string{"go.mod", "go.sum"}); err != nil {
+	function := stack.Function{Name: name, Language: "go-http", Handler: handler}
+	if function.Image, err = s.buildFunction(ctx, name, function, []string{"go.mod", "go.sum"}); err != nil {
 		return err
 	}
 	if err := deployFunction(ctx, client, name, function); err != nil {
@@ -137,27 +134,25 @@ func (s *System) applyFunctionSecrets(ctx context.Context, client *sdk.Client) e
 	return nil
 }
 
-// buildFunction lays out the build context as faas-cli does, builds it, and brings the image to the nodes.
-func (s *System) buildFunction(ctx context.Context, name string, function stack.Function, copyExtra []string) error {
+// buildFunction lays out the build context as faas-cli does, builds it, and brings the image to the nodes. The image is
+// named by its content, whatever the stack file calls it: a node that has missed one cannot run an older one by that name.
+func (s *System) buildFunction(ctx context.Context, name string, function stack.Function, copyExtra []string) (reference string, err error) {
 	// The builder's paths are relative to the working directory, and it refuses files outside of it.
 	restore, err := chdir(s.Root)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer restore()
-	buildContext, err := builder.CreateBuildContext(name, function.Handler, function.Language, copyExtra)
+	buildContext, err := sdkbuilder.CreateBuildContext(name, function.Handler, function.Language, copyExtra)
 	if err != nil {
-		return fmt.Errorf("laying out the build of %s: %w", name, err)
+		return "", fmt.Errorf("laying out the build of %s: %w", name, err)
 	}
-	args, err := images.BuildArgs(ctx)
+	builder := s.builder()
+	image, err := builder.BuildFunction(ctx, name, buildContext, function.BuildArgs, append(copyExtra, function.Handler, "template/"+function.Language)...)
 	if err != nil {
-		return err
+		return "", fmt.Errorf("building function %s: %w", name, err)
 	}
-	maps.Copy(args, function.BuildArgs)
-	if _, err = s.Target.Builder.Build(ctx, docker.BuildOptions{Context: buildContext, Tag: function.Image, BuildArgs: args}); err != nil {
-		return fmt.Errorf("building function %s: %w", name, err)
-	}
-	return s.distribute(ctx, function.Image)
+	return image.Reference, s.distribute(ctx, image.Reference)
 }
 
 // chdir changes the working directory and returns the way back.

@@ -30,7 +30,7 @@ func (i imageSet) String() string {
 
 // buildImages makes the base images if they are missing, builds the parts and brings them to the nodes.
 func (s *System) buildImages(ctx context.Context) (imageSet, error) {
-	builder := images.Builder{Engine: s.Target.Builder, Root: s.Root, Progress: s.progress.Note}
+	builder := s.builder()
 	if err := builder.EnsureBase(ctx); err != nil {
 		return nil, err
 	}
@@ -45,8 +45,23 @@ func (s *System) buildImages(ctx context.Context) (imageSet, error) {
 	return set, s.distribute(ctx, strings.Fields(set.String())...)
 }
 
-// distribute brings images to all nodes where the builder is not the only one.
+// builder makes the images of this run.
+func (s *System) builder() images.Builder {
+	return images.Builder{Engine: s.Target.Builder, Root: s.Root, Registry: s.Registry, Version: s.Version, Progress: s.progress.Note}
+}
+
+// distribute brings images to where the nodes find them: to the registry, or to each node where the builder is not the
+// only one.
 func (s *System) distribute(ctx context.Context, images ...string) error {
+	if s.Registry != "" {
+		for _, image := range images {
+			s.progress.Note("pushing " + image)
+			if _, err := s.Target.Builder.Run(ctx, "push", "--quiet", image); err != nil {
+				return advise(fmt.Errorf("pushing %s: %w", image, err), "See `docker login`.")
+			}
+		}
+		return nil
+	}
 	if s.Target.Distribute == nil {
 		return nil
 	}
@@ -85,7 +100,8 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 	}
 	dir := filepath.Join(s.Root, "deploy")
 	files, more := s.stackFiles(dir)
-	args := slices.Concat([]string{"stack", "deploy", "--resolve-image", "never", "--prune"}, files, []string{stackName})
+	// Images are named by content already. Managers pass the credentials of whoever deploys on to the nodes that pull.
+	args := slices.Concat([]string{"stack", "deploy", "--resolve-image", "never", "--with-registry-auth", "--prune"}, files, []string{stackName})
 	if _, err := s.Target.Manager.RunEnv(ctx, slices.Concat(env, more, registries), args...); err != nil {
 		return "", fmt.Errorf("deploying %s/stack.yml: %w", dir, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +53,11 @@ type Config struct {
 	Root string
 	// StateDir keeps the generated credentials between runs.
 	StateDir string
+	// Registry is where images are pushed to and how their names begin, such as registry.example.com/waggle; "" leaves them
+	// on the nodes.
+	Registry string
+	// Version is what this build is called; "" takes a name from git.
+	Version string
 	// Port is the port of the gateway on each edge node, 1 to 65535.
 	Port int
 	// TLSCert and TLSKey are files with a certificate and its key, in PEM, for TLS at the gateway; both empty: no TLS.
@@ -93,6 +99,12 @@ func New(c Config) (*System, error) {
 	if c.Port < 1 || c.Port > 65535 {
 		return nil, fmt.Errorf("PORT is %d; legal are 1 to 65535", c.Port)
 	}
+	if !versionPattern.MatchString(c.Version) {
+		return nil, fmt.Errorf("VERSION is %q; legal are 1 to 64 letters, digits, dots, dashes and plus signs, or nothing", c.Version)
+	}
+	if !registryPattern.MatchString(c.Registry) {
+		return nil, fmt.Errorf("REGISTRY is %q; legal are names such as registry.example.com/waggle, or nothing", c.Registry)
+	}
 	if c.Workers < 1 || c.Workers > 64 {
 		return nil, fmt.Errorf("WORKERS is %d; legal are 1 to 64", c.Workers)
 	}
@@ -132,6 +144,12 @@ func New(c Config) (*System, error) {
 		client:      &http.Client{Timeout: 10 * time.Second},
 	}, nil
 }
+
+// registryPattern is a registry's host, which has a dot or a port, and a path.
+var registryPattern = regexp.MustCompile(`^([a-z0-9-]+(\.[a-z0-9-]+)*(\.[a-z0-9-]+|:[0-9]+)(/[a-z0-9._-]+)+)?$`)
+
+// versionPattern is what a tag of an image and a header may hold.
+var versionPattern = regexp.MustCompile(`^[0-9A-Za-z.+-]{0,64}$`)
 
 // redisMegabytes reads a setting whose form the Redis image defines.
 func redisMegabytes(name, text string) (int, error) {

@@ -51,7 +51,7 @@ func setup(t *testing.T, nodes int) (context.Context, docker.Engine, *Cluster) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	engine := docker.Engine{}
-	builder := images.Builder{Engine: engine, Root: filepath.Join("..", ".."), Progress: func(line string) { t.Log(line) }}
+	builder := images.Builder{Engine: engine, Root: filepath.Join("..", "..", ".."), Progress: func(line string) { t.Log(line) }}
 	if err := builder.EnsureBase(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -68,7 +68,7 @@ func (s *system) newProject(t *testing.T) *project {
 		}
 	}
 	for _, file := range []string{"go.mod", "go.sum"} {
-		content, err := os.ReadFile(filepath.Join("..", "..", file))
+		content, err := os.ReadFile(filepath.Join("..", "..", "..", file))
 		if err != nil {
 			t.Fatal(err)
 		}

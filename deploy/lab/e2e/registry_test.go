@@ -84,7 +84,7 @@ func (p *project) testRegistries(t *testing.T) {
 	if got := p.runs(t, "pulled"); got != first {
 		t.Errorf("the same request again made the service run %q, before %q", got, first)
 	}
-	push("localhost/waggle/results:latest", "/me/probe:1")
+	push(p.runs(t, "results"), "/me/probe:1")
 	d.Constraints = []string{"node.hostname == nowhere"} // what runs there is not of interest
 	right.accepted(t, request{"PUT", "/system/functions", d, 202})
 	if got := p.runs(t, "pulled"); got == first || !strings.HasPrefix(got, d.Image+"@sha256:") {

@@ -1,0 +1,74 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"waggle/deploy/images"
+)
+
+// testBuild asks each part of which sources it was made.
+func (s *system) testBuild(t *testing.T) {
+	want, err := images.ReadStamp(t.Context(), s.config.Root, "", "provider/Dockerfile", "go.mod", "go.sum", "provider")
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.gateway+"/system/info", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", s.authorization(t))
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	var info struct{ Version struct{ Release, SHA string } }
+	if err != nil || json.Unmarshal(body, &info) != nil || info.Version.Release != want.Version || info.Version.SHA != want.Revision {
+		t.Errorf("info is %s, %v; want version %s and revision %s", body, err, want.Version, want.Revision)
+	}
+	page, err := http.Get(s.gateway + "/nothing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page.Body.Close()
+	if got := page.Header.Get("X-Served-By"); got != "waggle/"+want.Version+"+"+want.Revision {
+		t.Errorf("served by %q", got)
+	}
+	login := exec.CommandContext(t.Context(), "faas-cli", "login", "-g", s.gateway, "--password-stdin")
+	login.Stdin = strings.NewReader(s.credential(t, "basic-auth-password"))
+	login.Env = append(login.Environ(), "HOME="+t.TempDir())
+	version := exec.CommandContext(t.Context(), "faas-cli", "version", "-g", s.gateway)
+	version.Env = login.Env
+	if out, err := login.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := version.CombinedOutput(); err != nil || !strings.Contains(string(out), want.Revision) {
+		t.Errorf("faas-cli version: %v: %s", err, out)
+	}
+	for _, service := range []string{"waggle_gateway", "waggle_worker", "waggle_redis", "waggle_postgres", "vote", "results"} {
+		image, err := s.target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", service)
+		if err != nil {
+			t.Fatal(err)
+		}
+		labels, err := s.target.Builder.Run(t.Context(), "image", "inspect", "--format", "{{json .Config.Labels}}", image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"version", "revision", "created", "licenses"} {
+			if !strings.Contains(labels, `"org.opencontainers.image.`+name+`":"`) {
+				t.Errorf("the image %s of %s has labels %s, want a %s", image, service, labels, name)
+			}
+		}
+		if strings.HasSuffix(image, ":latest") {
+			t.Errorf("%s runs %s, which is not named by its content", service, image)
+		}
+	}
+}
