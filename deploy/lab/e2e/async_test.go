@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // testAsync makes asynchronous calls through the real gateway, its queue's Redis, and real replicas.
@@ -22,7 +24,7 @@ func (p *project) testAsync(t *testing.T) {
 	p.deploy(t, flaky)
 	p.deploy(t, p.probe("collector", nil))
 	for _, name := range []string{"flaky", "collector"} {
-		eventually(t, time.Minute, func() error { return p.answers("/function/"+name+"/x", "GET /x") })
+		testbed.Eventually(t, time.Minute, func() error { return p.answers("/function/"+name+"/x", "GET /x") })
 	}
 	t.Run("cancelled before and during a run", p.testCancel)
 	t.Run("5,000 calls while the gateway is killed twice", p.testKilledGateway)
@@ -36,7 +38,7 @@ type memories struct {
 
 func (p *project) noted(t *testing.T, function string) (m memories) {
 	t.Helper()
-	response, err := callers.Get(p.gateway + "/function/" + function + "/noted")
+	response, err := callers.Get(p.Gateway + "/function/" + function + "/noted")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +52,7 @@ func (p *project) noted(t *testing.T, function string) (m memories) {
 // submit sends a call until it is acknowledged. The same id tells the gateway that it has it already.
 func (p *project) submit(t *testing.T, id, target, callback string) {
 	for t.Context().Err() == nil {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.gateway+"/async-function/"+target, strings.NewReader("hello"))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.Gateway+"/async-function/"+target, strings.NewReader("hello"))
 		if err != nil {
 			t.Error(err)
 			return
@@ -93,7 +95,7 @@ func (p *project) queue(t *testing.T) (q queue, err error) {
 
 func (p *project) queueBecomes(t *testing.T, within time.Duration, holds func(queue) bool) {
 	t.Helper()
-	eventually(t, within, func() error {
+	testbed.Eventually(t, within, func() error {
 		q, err := p.queue(t)
 		if err == nil && !holds(q) {
 			err = fmt.Errorf("the queue is %+v", q)
@@ -110,8 +112,8 @@ func (p *project) testCancel(t *testing.T) {
 	away.Constraints = []string{"node.hostname == nowhere"}
 	p.call(t, "POST", "/system/functions", away, http.StatusAccepted)
 	t.Cleanup(func() { p.remove(t, "nowhere") })
-	eventually(t, time.Minute, func() error {
-		response, err := callers.Post(p.gateway+"/async-function/nowhere", "text/plain", nil)
+	testbed.Eventually(t, time.Minute, func() error {
+		response, err := callers.Post(p.Gateway+"/async-function/nowhere", "text/plain", nil)
 		if err != nil {
 			return err
 		}
@@ -165,7 +167,7 @@ func (p *project) testKilledGateway(t *testing.T) {
 			t.Fatal(t.Context().Err())
 		}
 		if n == calls/3 || n == 2*calls/3 {
-			if _, err := p.target.Manager.Run(t.Context(), "kill", "--signal", "KILL", p.oneContainer(t, "waggle_gateway")); err != nil {
+			if _, err := p.Target.Manager.Run(t.Context(), "kill", "--signal", "KILL", p.oneContainer(t, "waggle_gateway")); err != nil {
 				t.Fatal(err)
 			}
 		}

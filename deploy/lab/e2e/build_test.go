@@ -15,15 +15,15 @@ import (
 
 // testBuild asks each part of which sources it was made.
 func (s *system) testBuild(t *testing.T) {
-	want, err := images.ReadStamp(t.Context(), s.config.Root, "", "provider/Dockerfile", "go.mod", "go.sum", "provider")
+	want, err := images.ReadStamp(t.Context(), s.Root, "", "provider/Dockerfile", "go.mod", "go.sum", "provider")
 	if err != nil {
 		t.Fatal(err)
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.gateway+"/system/info", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.Gateway+"/system/info", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Header.Set("Authorization", s.authorization(t))
+	request.Header.Set("Authorization", s.Authorization(t))
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +34,7 @@ func (s *system) testBuild(t *testing.T) {
 	if err != nil || json.Unmarshal(body, &info) != nil || info.Version.Release != want.Version || info.Version.SHA != want.Revision {
 		t.Errorf("info is %s, %v; want version %s and revision %s", body, err, want.Version, want.Revision)
 	}
-	page, err := http.Get(s.gateway + "/nothing")
+	page, err := http.Get(s.Gateway + "/nothing")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,10 +42,10 @@ func (s *system) testBuild(t *testing.T) {
 	if got := page.Header.Get("X-Served-By"); got != "waggle/"+want.Version+"+"+want.Revision {
 		t.Errorf("served by %q", got)
 	}
-	login := exec.CommandContext(t.Context(), "faas-cli", "login", "-g", s.gateway, "--password-stdin")
-	login.Stdin = strings.NewReader(s.credential(t, "basic-auth-password"))
+	login := exec.CommandContext(t.Context(), "faas-cli", "login", "-g", s.Gateway, "--password-stdin")
+	login.Stdin = strings.NewReader(s.Credential(t, "basic-auth-password"))
 	login.Env = append(login.Environ(), "HOME="+t.TempDir())
-	version := exec.CommandContext(t.Context(), "faas-cli", "version", "-g", s.gateway)
+	version := exec.CommandContext(t.Context(), "faas-cli", "version", "-g", s.Gateway)
 	version.Env = login.Env
 	if out, err := login.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -54,11 +54,11 @@ func (s *system) testBuild(t *testing.T) {
 		t.Errorf("faas-cli version: %v: %s", err, out)
 	}
 	for _, service := range []string{"waggle_gateway", "waggle_worker", "waggle_redis", "waggle_postgres", "vote", "results"} {
-		image, err := s.target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", service)
+		image, err := s.Target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", service)
 		if err != nil {
 			t.Fatal(err)
 		}
-		labels, err := s.target.Builder.Run(t.Context(), "image", "inspect", "--format", "{{json .Config.Labels}}", image)
+		labels, err := s.Target.Builder.Run(t.Context(), "image", "inspect", "--format", "{{json .Config.Labels}}", image)
 		if err != nil {
 			t.Fatal(err)
 		}

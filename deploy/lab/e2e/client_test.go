@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // voteByJSON votes as an API client: one call for the token, one for the vote. It returns the cookies that the vote was sent with.
@@ -60,8 +62,8 @@ func (s *system) voteThrough(t *testing.T, gateway string, n int) {
 // delivered waits until the workers have taken n votes from the queues, counted or not.
 func (s *system) delivered(t *testing.T, n int64) {
 	t.Helper()
-	eventually(t, 5*time.Second, func() error {
-		r, err := s.results()
+	testbed.Eventually(t, 5*time.Second, func() error {
+		r, err := s.Results()
 		if err != nil {
 			return err
 		}
@@ -73,7 +75,7 @@ func (s *system) delivered(t *testing.T, n int64) {
 }
 
 // sameTotals compares the counts of two results.
-func sameTotals(before, after results) error {
+func sameTotals(before, after testbed.Results) error {
 	for i, poll := range before.Polls {
 		if len(after.Polls) <= i {
 			return fmt.Errorf("poll %s is gone", poll.Slug)
@@ -89,7 +91,7 @@ func sameTotals(before, after results) error {
 
 // status404 returns nil once path answers 404.
 func (s *system) status404(path string) error {
-	response, err := http.Get(s.gateway + path)
+	response, err := http.Get(s.Gateway + path)
 	if err != nil {
 		return err
 	}
@@ -131,11 +133,11 @@ func (s *system) ask(t *testing.T, method, path string, body any) (status int, t
 		}
 		content = bytes.NewReader(encoded)
 	}
-	request, err := http.NewRequestWithContext(t.Context(), method, s.gateway+path, content)
+	request, err := http.NewRequestWithContext(t.Context(), method, s.Gateway+path, content)
 	if err != nil {
 		return 0, "", err
 	}
-	request.SetBasicAuth("admin", s.credential(t, "basic-auth-password"))
+	request.SetBasicAuth("admin", s.Credential(t, "basic-auth-password"))
 	response, err := callers.Do(request)
 	if err != nil {
 		return 0, "", err

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // mutator changes one object again and again, until the provider dies under it.
@@ -40,7 +42,7 @@ func (p *project) testProviderKilled(t *testing.T) {
 		rounds = 20
 	}
 	p.deploy(t, p.probe("steady", nil))
-	eventually(t, 30*time.Second, func() error { return p.answers("/function/steady/x", "GET /x") })
+	testbed.Eventually(t, 30*time.Second, func() error { return p.answers("/function/steady/x", "GET /x") })
 	mutators := p.mutators(t)
 
 	stop := make(chan struct{})
@@ -92,12 +94,12 @@ func (p *project) killDuring(t *testing.T, mutators []*mutator) {
 		group.Go(func() { p.mutate(t, m) })
 	}
 	time.Sleep(rand.N(500 * time.Millisecond)) // Not a wait for something: the moment of the fault.
-	if _, err := p.target.Manager.Run(t.Context(), "kill", "--signal", "KILL", provider); err != nil {
+	if _, err := p.Target.Manager.Run(t.Context(), "kill", "--signal", "KILL", provider); err != nil {
 		t.Fatal(err)
 	}
 	killed := time.Now()
 	group.Wait()
-	eventually(t, time.Minute, func() error {
+	testbed.Eventually(t, time.Minute, func() error {
 		status, text, err := p.ask(t, "GET", "/system/functions", nil)
 		if err == nil && status != http.StatusOK {
 			err = fmt.Errorf("status %d: %s", status, text)
@@ -110,7 +112,7 @@ func (p *project) killDuring(t *testing.T, mutators []*mutator) {
 // oneContainer is the id of the only running container of a service on the manager's node.
 func (p *project) oneContainer(t *testing.T, service string) string {
 	t.Helper()
-	id, err := p.target.Manager.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+service)
+	id, err := p.Target.Manager.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+service)
 	if err != nil || id == "" || strings.Contains(id, "\n") {
 		t.Fatalf("containers of %s: %q, %v; want one", service, id, err)
 	}
@@ -145,7 +147,7 @@ func (p *project) compare(t *testing.T, round int, m *mutator) {
 	m.last = state
 	m.changes++
 	if m.whole != nil {
-		eventually(t, time.Minute, m.whole)
+		testbed.Eventually(t, time.Minute, m.whole)
 	}
 }
 
@@ -198,11 +200,11 @@ func (p *project) forget(t *testing.T) {
 	for _, r := range []struct{ path, body string }{
 		{"/system/secrets", `{"name":"killed-secret"}`}, {"/system/secrets", `{"name":"killed-brief"}`}, {"/system/namespace/killed-space", `{}`},
 	} {
-		request, err := http.NewRequestWithContext(p.background, http.MethodDelete, p.gateway+r.path, strings.NewReader(r.body))
+		request, err := http.NewRequestWithContext(p.background, http.MethodDelete, p.Gateway+r.path, strings.NewReader(r.body))
 		if err != nil {
 			t.Fatal(err)
 		}
-		request.SetBasicAuth("admin", p.credential(t, "basic-auth-password"))
+		request.SetBasicAuth("admin", p.Credential(t, "basic-auth-password"))
 		response, err := callers.Do(request)
 		if err != nil {
 			t.Errorf("removing %s: %v", r.body, err)
@@ -251,7 +253,7 @@ func (p *project) updates(t *testing.T, d types.FunctionDeployment) *mutator {
 // inService wants what Docker runs to be what the API says: the two are written in one call.
 func (p *project) inService(t *testing.T, service, mark string, places int) error {
 	t.Helper()
-	out, err := p.target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{json .Spec.TaskTemplate.ContainerSpec.Env}}", service)
+	out, err := p.Target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{json .Spec.TaskTemplate.ContainerSpec.Env}}", service)
 	if err != nil {
 		return err
 	}
@@ -290,7 +292,7 @@ func (p *project) scales(t *testing.T) *mutator {
 // function moved over, the old version removed.
 func (p *project) secretUpdates(t *testing.T) *mutator {
 	versions := func() ([]string, error) {
-		out, err := p.target.Manager.Run(t.Context(), "secret", "ls", "--filter", "label=com.waggle.secret=killed-secret", "--format", "{{.Name}}")
+		out, err := p.Target.Manager.Run(t.Context(), "secret", "ls", "--filter", "label=com.waggle.secret=killed-secret", "--format", "{{.Name}}")
 		return strings.Fields(out), err
 	}
 	return &mutator{
@@ -319,7 +321,7 @@ func (p *project) secretUpdates(t *testing.T) *mutator {
 			if err != nil {
 				return err
 			}
-			mounted, err := p.target.Manager.Run(t.Context(), "service", "inspect", "--format",
+			mounted, err := p.Target.Manager.Run(t.Context(), "service", "inspect", "--format",
 				"{{range .Spec.TaskTemplate.ContainerSpec.Secrets}}{{.SecretName}} {{end}}", "killed-reader")
 			if err != nil {
 				return err

@@ -15,6 +15,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"waggle/deploy/lab/testbed"
+	"waggle/deploy/lab/traffic"
 )
 
 // metric reads one sample of the first node's gateway.
@@ -45,7 +48,7 @@ func (p *project) testCrowdAtZero(t *testing.T) {
 	p.deploy(t, p.probe("sleeper", nil))
 	p.scaleTo(t, "sleeper", 0)
 	p.available(t, "sleeper", 0)
-	eventually(t, 10*time.Second, func() error {
+	testbed.Eventually(t, 10*time.Second, func() error {
 		if ready := p.metric(t, `gateway_service_ready_count{function_name="sleeper.openfaas-fn"}`); ready != 0 {
 			return fmt.Errorf("the gateway has %g replicas", ready)
 		}
@@ -58,7 +61,7 @@ func (p *project) testCrowdAtZero(t *testing.T) {
 	answers := make([]string, crowd)
 	for i := range answers {
 		group.Go(func() {
-			response, err := client.Post(fmt.Sprintf("%s/function/sleeper/%d", p.nodeGateways()[0], i), "text/plain", strings.NewReader("x"))
+			response, err := client.Post(fmt.Sprintf("%s/function/sleeper/%d", p.NodeGateways()[0], i), "text/plain", strings.NewReader("x"))
 			if err != nil {
 				answers[i] = err.Error()
 				return
@@ -84,7 +87,7 @@ func (p *project) testCrowdAtZero(t *testing.T) {
 	if memory > 128e6 {
 		t.Errorf("the gateway has grown to %.0f MB", memory/1e6)
 	}
-	log, err := p.target.Manager.Logs(t.Context(), p.oneContainer(t, "waggle_provider"), 1000)
+	log, err := p.Target.Manager.Logs(t.Context(), p.oneContainer(t, "waggle_provider"), 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +117,7 @@ func (p *project) testStrangeNames(t *testing.T) {
 			t.Fatalf("a function that does not exist is %s", response.Status)
 		}
 	}
-	conn, err := net.Dial("tcp", p.cluster.Nodes[0].Address+":8080")
+	conn, err := net.Dial("tcp", p.Cluster.Nodes[0].Address+":8080")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,25 +148,25 @@ func (p *project) testTricklers(t *testing.T) {
 	told := map[string]int{}
 	for range slow {
 		group.Go(func() {
-			line := trickle(ctx, p.cluster.Nodes[0].Address+":8080")
+			line := trickle(ctx, p.Cluster.Nodes[0].Address+":8080")
 			mu.Lock()
 			defer mu.Unlock()
 			told[line]++
 		})
 	}
-	eventually(t, 30*time.Second, func() error {
+	testbed.Eventually(t, 30*time.Second, func() error {
 		if open := p.metric(t, "gateway_client_connections"); open < slow {
 			return fmt.Errorf("%g connections are open", open)
 		}
 		return nil
 	})
-	tr := p.send(t, "served", 200)
+	tr := traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: "served", PerSecond: 200})
 	group.Wait()
-	calls, failed := tr.stop()
+	calls, failed := tr.Stop()
 	t.Logf("%d calls beside %d slow clients, %d failed; those were told %v", calls, slow, len(failed), told)
 	for i, f := range failed {
 		if i < 3 {
-			t.Errorf("a call failed: %s", f.why)
+			t.Errorf("a call failed: %s", f.Why)
 		}
 	}
 	if told["HTTP/1.1 408 Request Timeout"] != slow {

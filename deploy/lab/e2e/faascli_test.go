@@ -19,6 +19,8 @@ import (
 
 	"github.com/openfaas/faas-provider/logs"
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // binary is a secret that is no text, and that trimming would change.
@@ -101,7 +103,7 @@ func (p *project) accountCommands(t *testing.T) []command {
 	twin := p.probe("twin", nil)
 	twin.Namespace = "trial-space"
 	return []command{
-		{name: "login", args: []string{"login", "--username", "admin", "--password-stdin"}, stdin: p.credential(t, "basic-auth-password"),
+		{name: "login", args: []string{"login", "--username", "admin", "--password-stdin"}, stdin: p.Credential(t, "basic-auth-password"),
 			says: []string{"credentials saved for admin"}, calls: []request{{"GET", "/system/functions", nil, 200}}},
 		{name: "version", args: []string{"version", "--warn-update=false"}, says: []string{"waggle", "swarm", "Gateway"},
 			calls: []request{{"GET", "/system/info", nil, 200}}},
@@ -127,7 +129,7 @@ func (p *project) accountCommands(t *testing.T) []command {
 			calls: []request{{"DELETE", "/system/namespace/trial-space", nil, 409}}},
 		{name: "ready in a namespace", args: []string{"ready", "twin", "--namespace", "trial-space"}, says: []string{"twin is ready"},
 			holds: func(t *testing.T) {
-				eventually(t, time.Minute, func() error { return p.answers("/function/twin.trial-space/x", "GET /x") })
+				testbed.Eventually(t, time.Minute, func() error { return p.answers("/function/twin.trial-space/x", "GET /x") })
 			}},
 		{name: "invoke in a namespace", args: []string{"invoke", "twin", "--namespace", "trial-space"}, stdin: "hello", says: []string{"POST /\nhello"},
 			calls: []request{{"POST", "/function/twin.trial-space", "hello", 200}}},
@@ -196,7 +198,7 @@ func (p *project) functionCommands(t *testing.T) []command {
 				if p.cli == "" {
 					p.submit(t, "from-the-client", "probe.openfaas-fn", "http://gateway:8080/function/probe/note")
 				}
-				eventually(t, time.Minute, func() error {
+				testbed.Eventually(t, time.Minute, func() error {
 					if told := p.noted(t, "probe").Told["from-the-client"]; told != "200" {
 						return fmt.Errorf("its callback was told %q", told)
 					}
@@ -216,7 +218,7 @@ func (p *project) logCommands() []command {
 			}},
 		{name: "logs --lines", holds: func(t *testing.T) {
 			p.invoke(t, "/function/probe/lines", "11 12 13")
-			eventually(t, 10*time.Second, func() error {
+			testbed.Eventually(t, 10*time.Second, func() error {
 				if lines := p.logLines(t, "name=probe&tail=2"); len(lines) != 2 || len(lines[0].Text) != 12 || len(lines[1].Text) != 13 {
 					return fmt.Errorf("the last two lines are %+v, want those of 12 and 13 bytes", lines)
 				}
@@ -300,7 +302,7 @@ func (p *project) changeCommands(t *testing.T) []command {
 	}
 	round := func(want string) func(*testing.T) {
 		return func(t *testing.T) {
-			eventually(t, time.Minute, func() error { return p.answers("/function/flags/env?name=round", want) })
+			testbed.Eventually(t, time.Minute, func() error { return p.answers("/function/flags/env?name=round", want) })
 		}
 	}
 	return []command{
@@ -334,7 +336,7 @@ func (p *project) changeCommands(t *testing.T) []command {
 func (p *project) lastCommands() []command {
 	gone := func(name string) func(*testing.T) {
 		return func(t *testing.T) {
-			eventually(t, 30*time.Second, func() error { return p.status404("/function/" + name) })
+			testbed.Eventually(t, 30*time.Second, func() error { return p.status404("/function/" + name) })
 		}
 	}
 	removal := func(name string, status int) request {
@@ -357,7 +359,7 @@ func (p *project) lastCommands() []command {
 
 // answers returns nil if a function answers 200 with a text that begins so.
 func (p *project) answers(path, want string) error {
-	response, err := callers.Get(p.gateway + path)
+	response, err := callers.Get(p.Gateway + path)
 	if err != nil {
 		return err
 	}
@@ -375,7 +377,7 @@ func (p *project) answers(path, want string) error {
 // invoke posts to a function and wants 200.
 func (p *project) invoke(t *testing.T, path, body string) string {
 	t.Helper()
-	response, err := callers.Post(p.gateway+path, "text/plain", strings.NewReader(body))
+	response, err := callers.Post(p.Gateway+path, "text/plain", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -398,7 +400,7 @@ func (p *project) secretIs(t *testing.T, name, want string) {
 // answering.
 func (p *project) secretBecomes(t *testing.T, name, want string) {
 	t.Helper()
-	eventually(t, 2*time.Minute, func() error {
+	testbed.Eventually(t, 2*time.Minute, func() error {
 		if got := p.invoke(t, "/function/probe/secret?name="+name, ""); got != want {
 			return fmt.Errorf("in the function secret %s is %q, want %q", name, got, want)
 		}
@@ -430,11 +432,11 @@ func (p *project) sameAs(t *testing.T, d types.FunctionDeployment) {
 // openLogs opens a stream of lines through the gateway.
 func (p *project) openLogs(ctx context.Context, t *testing.T, query string) io.ReadCloser {
 	t.Helper()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.gateway+"/system/logs?"+query, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.Gateway+"/system/logs?"+query, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.SetBasicAuth("admin", p.credential(t, "basic-auth-password"))
+	request.SetBasicAuth("admin", p.Credential(t, "basic-auth-password"))
 	response, err := callers.Do(request)
 	if err != nil {
 		t.Fatal(err)

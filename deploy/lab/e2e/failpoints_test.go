@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/deploy/lab/provider"
+	"waggle/deploy/lab/testbed"
 )
 
 // operation is one changing call of the API, and what it finds.
@@ -30,34 +33,13 @@ type operation struct {
 	separate bool
 }
 
-// failpoint is where the provider dies: just before the engine gets its nth changing request, or just after it answered.
-type failpoint struct {
-	nth   int
-	after bool
-}
-
-func (f failpoint) String() string {
-	if f.after {
-		return fmt.Sprintf("after change %d", f.nth)
-	}
-	return fmt.Sprintf("before change %d", f.nth)
-}
-
-// reached is how many changing requests of the call have reached the engine.
-func (f failpoint) reached() int {
-	if f.after {
-		return f.nth
-	}
-	return f.nth - 1
-}
-
 // testFailpoints kills a provider at every point of every changing call where the Swarm could be left half changed, and
 // wants its successor to find, and complete, what was before or what was asked for: by the API and by Docker.
 func (p *project) testFailpoints(t *testing.T) {
 	p.scale(t, "waggle_provider", 0)
 	defer func() {
 		p.scale(t, "waggle_provider", 1)
-		eventually(t, time.Minute, func() error {
+		testbed.Eventually(t, time.Minute, func() error {
 			status, text, err := p.ask(t, http.MethodGet, "/system/functions", nil)
 			if err == nil && status != http.StatusOK {
 				err = fmt.Errorf("status %d: %s", status, text)
@@ -133,7 +115,7 @@ func (l *lab) try(t *testing.T, op operation) (kills int) {
 	before, asked, twice, changes := l.undisturbed(t, op)
 	for nth := 1; nth <= changes; nth++ {
 		for _, after := range []bool{false, true} {
-			point := failpoint{nth, after}
+			point := provider.Failpoint{Nth: nth, After: after}
 			l.prepare(t, op)
 			l.die(t, op, point)
 			kills++
@@ -155,7 +137,7 @@ func (l *lab) try(t *testing.T, op operation) (kills int) {
 }
 
 // undisturbed is what is there before the call, after it, and after it was made twice; and how many changes it takes.
-func (l *lab) undisturbed(t *testing.T, op operation) (before, asked, twice picture, changes int) {
+func (l *lab) undisturbed(t *testing.T, op operation) (before, asked, twice provider.Picture, changes int) {
 	t.Helper()
 	l.prepare(t, op)
 	if op.held != nil {
@@ -163,12 +145,12 @@ func (l *lab) undisturbed(t *testing.T, op operation) (before, asked, twice pict
 	}
 	before = l.picture(t)
 	l.prepare(t, op)
-	l.steady.kill()
-	cut := &cutter{}
+	l.steady.Kill()
+	cut := &provider.Cutter{}
 	l.steady = l.victim(t, op, cut)
-	cut.arm(failpoint{}, nil)
+	cut.Arm(provider.Failpoint{}, nil)
 	l.steady.accepted(t, op.call)
-	changes = cut.count()
+	changes = cut.Count()
 	asked = l.picture(t)
 	if maps.Equal(before, asked) || changes == 0 {
 		t.Fatalf("the call changed nothing, in %d changes", changes)
@@ -180,43 +162,43 @@ func (l *lab) undisturbed(t *testing.T, op operation) (before, asked, twice pict
 }
 
 // victim starts a provider that is to die, and lets it do what is held.
-func (l *lab) victim(t *testing.T, op operation, cut *cutter) *child {
+func (l *lab) victim(t *testing.T, op operation, cut *provider.Cutter) *child {
 	t.Helper()
 	v := l.start(t, cut)
 	if op.held != nil {
-		cut.refuse(true)
+		cut.Refuse(true)
 		v.accepted(t, *op.held)
-		cut.refuse(false)
+		cut.Refuse(false)
 	}
 	return v
 }
 
 // die makes the call through a provider that is killed at the point, and starts its successor.
-func (l *lab) die(t *testing.T, op operation, point failpoint) {
+func (l *lab) die(t *testing.T, op operation, point provider.Failpoint) {
 	t.Helper()
-	l.steady.kill()
-	cut := &cutter{}
+	l.steady.Kill()
+	cut := &provider.Cutter{}
 	v := l.victim(t, op, cut)
-	cut.arm(point, v.kill)
+	cut.Arm(point, v.Kill)
 	if status, _, err := v.ask(t.Context(), op.call); err == nil {
 		t.Errorf("%s: a provider that was killed answered %d", point, status)
 	}
-	if cut.count() != point.nth {
+	if cut.Count() != point.Nth {
 		t.Fatalf("%s: the call never got there", point)
 	}
 	l.steady = l.start(t, nil)
 }
 
 // settled waits until what is there is what was before or what was asked for, as far as the point leaves a choice.
-func (l *lab) settled(t *testing.T, op operation, point failpoint, changes int, before, asked picture) (found picture) {
+func (l *lab) settled(t *testing.T, op operation, point provider.Failpoint, changes int, before, asked provider.Picture) (found provider.Picture) {
 	t.Helper()
-	eventually(t, 20*time.Second, func() error {
+	testbed.Eventually(t, 20*time.Second, func() error {
 		found = l.picture(t)
 		untouched, done := maps.Equal(found, before), maps.Equal(found, asked)
 		switch {
-		case point.reached() == 0 && !untouched:
+		case point.Reached() == 0 && !untouched:
 			return fmt.Errorf("%s: not as before: %s", point, difference(found, before))
-		case point.reached() == changes && !done:
+		case point.Reached() == changes && !done:
 			return fmt.Errorf("%s: not as asked: %s", point, difference(found, asked))
 		case op.separate && mixed(found, before, asked):
 			return nil
@@ -229,7 +211,7 @@ func (l *lab) settled(t *testing.T, op operation, point failpoint, changes int, 
 }
 
 // mixed is true where each thing is as before or as asked.
-func mixed(found, before, asked picture) bool {
+func mixed(found, before, asked provider.Picture) bool {
 	for name := range merged(found, before, asked) {
 		if found[name] != before[name] && found[name] != asked[name] {
 			return false
@@ -238,8 +220,8 @@ func mixed(found, before, asked picture) bool {
 	return true
 }
 
-func merged(pictures ...picture) picture {
-	all := picture{}
+func merged(pictures ...provider.Picture) provider.Picture {
+	all := provider.Picture{}
 	for _, one := range pictures {
 		maps.Copy(all, one)
 	}
@@ -247,7 +229,7 @@ func merged(pictures ...picture) picture {
 }
 
 // difference names what two pictures do not share.
-func difference(got, want picture) string {
+func difference(got, want provider.Picture) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(merged(got, want))) {
 		if got[name] != want[name] {
@@ -275,8 +257,8 @@ func (l *lab) prepare(t *testing.T, op operation) {
 	for _, r := range op.prepare {
 		l.steady.accepted(t, r)
 	}
-	eventually(t, 10*time.Second, func() error {
-		left, err := l.unwanted()
+	testbed.Eventually(t, 10*time.Second, func() error {
+		left, err := l.Unwanted()
 		if err == nil && left > 0 {
 			err = errors.New("replicas of functions that should have none are still there")
 		}

@@ -12,6 +12,8 @@ import (
 
 	"waggle/deploy/docker"
 	"waggle/deploy/lab/cluster"
+	"waggle/deploy/lab/testbed"
+	"waggle/deploy/lab/traffic"
 )
 
 // testInvocations changes everything about a function, and about what serves it, while 500 calls a second go on.
@@ -22,16 +24,16 @@ func (p *project) testInvocations(t *testing.T) {
 	p.deploy(t, d)
 	p.scaleTo(t, "target", 4)
 	p.available(t, "target", 4)
-	tr := p.send(t, "target", 500)
+	tr := traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: "target", PerSecond: 500})
 
-	tr.unharmed(t, "three rolling updates", func() {
+	tr.Unharmed(t, "three rolling updates", func() {
 		for round := 1; round <= 3; round++ {
 			d.EnvVars["round"] = fmt.Sprint(round)
 			p.call(t, http.MethodPut, "/system/functions", d, http.StatusAccepted)
 			p.updated(t, "target")
 		}
 	})
-	tr.unharmed(t, "scaling from 4 to 1 to 4, five times", func() {
+	tr.Unharmed(t, "scaling from 4 to 1 to 4, five times", func() {
 		for range 5 {
 			for _, replicas := range []uint64{1, 4} {
 				p.scaleTo(t, "target", replicas)
@@ -39,17 +41,17 @@ func (p *project) testInvocations(t *testing.T) {
 			}
 		}
 	})
-	tr.unharmed(t, "draining a node", func() { p.drainNode(t, p.cluster.Nodes[2]) })
-	tr.unharmed(t, "the provider away for two minutes", func() { p.withoutProvider(t, 2*time.Minute) })
-	calls, failed := tr.stop()
+	tr.Unharmed(t, "draining a node", func() { p.drainNode(t, p.Cluster.Nodes[2]) })
+	tr.Unharmed(t, "the provider away for two minutes", func() { p.withoutProvider(t, 2*time.Minute) })
+	calls, failed := tr.Stop()
 	t.Logf("%d calls in all, %d failed", calls, len(failed))
 }
 
 // updated waits until Swarm says that the function's last update is complete.
 func (p *project) updated(t *testing.T, name string) {
 	t.Helper()
-	eventually(t, 2*time.Minute, func() error {
-		state, err := p.target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.UpdateStatus.State}}", name)
+	testbed.Eventually(t, 2*time.Minute, func() error {
+		state, err := p.Target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.UpdateStatus.State}}", name)
 		if err == nil && state != "completed" {
 			err = fmt.Errorf("the update of %s is %s", name, state)
 		}
@@ -64,12 +66,12 @@ func (p *project) drainNode(t *testing.T, node *cluster.Node) {
 	t.Helper()
 	availability := func(value string) {
 		t.Helper()
-		if _, err := p.target.Manager.Run(t.Context(), "node", "update", "--availability", value, node.Name); err != nil {
+		if _, err := p.Target.Manager.Run(t.Context(), "node", "update", "--availability", value, node.Name); err != nil {
 			t.Fatal(err)
 		}
 	}
 	availability("drain")
-	eventually(t, 2*time.Minute, func() error {
+	testbed.Eventually(t, 2*time.Minute, func() error {
 		left, err := node.Engine.Run(t.Context(), "ps", "--quiet")
 		if err == nil && left != "" {
 			err = fmt.Errorf("%d containers are left on %s", len(strings.Fields(left)), node.Name)
@@ -88,7 +90,7 @@ func (p *project) drainNode(t *testing.T, node *cluster.Node) {
 	}
 	health := func(want string) {
 		t.Helper()
-		eventually(t, 2*time.Minute, func() error {
+		testbed.Eventually(t, 2*time.Minute, func() error {
 			response, err := http.Get("http://" + node.Address + ":8080/healthz")
 			if err != nil {
 				return err
@@ -122,8 +124,8 @@ func (p *project) withoutProvider(t *testing.T, long time.Duration) {
 		return text
 	}
 	// The gateway must know of it before its provider goes.
-	eventually(t, 30*time.Second, func() error {
-		left, err := p.target.Manager.Run(t.Context(), "service", "ps", "--quiet", "--filter", "desired-state=running", "asleep")
+	testbed.Eventually(t, 30*time.Second, func() error {
+		left, err := p.Target.Manager.Run(t.Context(), "service", "ps", "--quiet", "--filter", "desired-state=running", "asleep")
 		if err == nil && left != "" {
 			err = fmt.Errorf("replicas of asleep: %s", left)
 		}
@@ -131,7 +133,7 @@ func (p *project) withoutProvider(t *testing.T, long time.Duration) {
 	})
 	p.scale(t, "waggle_provider", 0)
 	away := time.Now()
-	eventually(t, 30*time.Second, func() error {
+	testbed.Eventually(t, 30*time.Second, func() error {
 		if text := health(); !strings.Contains(text, `"status":"degraded"`) || !strings.Contains(text, `"provider":"gone"`) {
 			return fmt.Errorf("healthz says %s", text)
 		}
@@ -146,13 +148,13 @@ func (p *project) withoutProvider(t *testing.T, long time.Duration) {
 	}
 	time.Sleep(time.Until(away.Add(long))) // Not a wait for something: the fault's length.
 	p.scale(t, "waggle_provider", 1)
-	eventually(t, time.Minute, func() error {
+	testbed.Eventually(t, time.Minute, func() error {
 		if text := health(); !strings.Contains(text, `"status":"ok"`) {
 			return fmt.Errorf("healthz says %s", text)
 		}
 		return nil
 	})
-	eventually(t, time.Minute, func() error { return p.answers("/function/asleep/x", "GET /x") })
+	testbed.Eventually(t, time.Minute, func() error { return p.answers("/function/asleep/x", "GET /x") })
 }
 
 // testReplicasKilled kills a replica every five seconds under traffic: of a function that may be repeated nobody notices,
@@ -162,13 +164,13 @@ func (p *project) testReplicasKilled(t *testing.T) {
 	delete(*unsafe.Annotations, "com.waggle.idempotent")
 	p.deploy(t, safe)
 	p.deploy(t, unsafe)
-	var all []*traffic
+	var all []*traffic.Traffic
 	for _, name := range []string{"safe", "unsafe"} {
 		p.scaleTo(t, name, 4)
 	}
 	for _, name := range []string{"safe", "unsafe"} {
 		p.available(t, name, 4)
-		all = append(all, p.send(t, name, 250))
+		all = append(all, traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: name, PerSecond: 250}))
 	}
 	var kills []killing
 	for round := range 6 {
@@ -178,16 +180,16 @@ func (p *project) testReplicasKilled(t *testing.T) {
 		}
 		time.Sleep(time.Until(next)) // Not a wait for something: the pace of the fault.
 	}
-	calls, failed := all[0].stop()
+	calls, failed := all[0].Stop()
 	t.Logf("idempotent: %d calls, %d failed", calls, len(failed))
 	for _, f := range failed {
-		t.Errorf("a call that may be repeated failed from %s to %s: %s", f.begun.Format("05.000"), f.ended.Format("05.000"), f.why)
+		t.Errorf("a call that may be repeated failed from %s to %s: %s", f.Begun.Format("05.000"), f.Ended.Format("05.000"), f.Why)
 	}
-	calls, failed = all[1].stop()
+	calls, failed = all[1].Stop()
 	t.Logf("not idempotent: %d calls, %d failed", calls, len(failed))
 	for _, f := range failed {
 		if !underWay(f, kills) {
-			t.Errorf("a call failed from %s to %s, when nothing was killed: %s", f.begun.Format("05.000"), f.ended.Format("05.000"), f.why)
+			t.Errorf("a call failed from %s to %s, when nothing was killed: %s", f.Begun.Format("05.000"), f.Ended.Format("05.000"), f.Why)
 		}
 	}
 	// Two or three are under way in a replica at any moment.
@@ -202,8 +204,8 @@ type killing struct{ from, to time.Time }
 // killReplica ends the container of one of a function's replicas without a chance to say anything.
 func (p *project) killReplica(t *testing.T, name string, round int) killing {
 	t.Helper()
-	for i := range p.cluster.Nodes {
-		node := p.cluster.Nodes[(round+i)%len(p.cluster.Nodes)]
+	for i := range p.Cluster.Nodes {
+		node := p.Cluster.Nodes[(round+i)%len(p.Cluster.Nodes)]
 		ids, err := node.Engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+name)
 		if err != nil {
 			t.Fatal(err)
@@ -222,9 +224,9 @@ func (p *project) killReplica(t *testing.T, name string, round int) killing {
 }
 
 // underWay reports whether a call was being served while something was killed.
-func underWay(f failedCall, kills []killing) bool {
+func underWay(f traffic.Failure, kills []killing) bool {
 	for _, k := range kills {
-		if f.begun.Before(k.to) && f.ended.After(k.from) {
+		if f.Begun.Before(k.to) && f.Ended.After(k.from) {
 			return true
 		}
 	}

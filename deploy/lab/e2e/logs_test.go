@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/openfaas/faas-provider/logs"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // line is what the probe writes for a length.
@@ -54,7 +56,7 @@ func (p *project) testLogLines(t *testing.T) {
 		}
 		p.invoke(t, "/function/writer/lines", strings.Join(fields, " "))
 	}
-	eventually(t, 30*time.Second, func() error {
+	testbed.Eventually(t, 30*time.Second, func() error {
 		var got []string
 		for _, message := range p.logLines(t, "name=writer&follow=false") {
 			if !strings.HasPrefix(message.Text, "{") { // what the template itself says is JSON
@@ -103,7 +105,7 @@ func (p *project) testFollow(t *testing.T) {
 	p.scaleTo(t, "beater", 1)
 	p.available(t, "beater", 1)
 	// All but one fall silent; the one that is left goes on.
-	status, err := p.target.Manager.Run(t.Context(), "service", "ps", "--no-trunc", "--filter", "desired-state=running", "--format", "{{.ID}}", "beater")
+	status, err := p.Target.Manager.Run(t.Context(), "service", "ps", "--no-trunc", "--filter", "desired-state=running", "--format", "{{.ID}}", "beater")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // A single machine: votes by form and by JSON, redeploys that change nothing, and a restart that keeps the votes.
@@ -16,23 +18,23 @@ func TestOneNode(t *testing.T) {
 	t.Run("a vote by form is counted, and a changed one moves", func(t *testing.T) {
 		first := s.newVoter(t)
 		first.voteByForm("cats")
-		s.counts(t, 3*time.Second, 1, 0)
+		s.Counts(t, 3*time.Second, 1, 0)
 		first.voteByForm("dogs")
-		s.counts(t, 3*time.Second, 0, 1)
+		s.Counts(t, 3*time.Second, 0, 1)
 	})
 
 	t.Run("a vote by JSON is counted, and delivered twice it counts once", func(t *testing.T) {
 		second := s.newVoter(t)
 		sent := second.voteByJSON("cats")
-		s.counts(t, 3*time.Second, 1, 1)
+		s.Counts(t, 3*time.Second, 1, 1)
 		second.useCookies(sent)
 		second.postJSON("cats")
 		s.delivered(t, 4)
-		s.counts(t, time.Second, 1, 1)
+		s.Counts(t, time.Second, 1, 1)
 	})
 
 	t.Run("a second make up changes nothing and says so", func(t *testing.T) {
-		if out := s.up(t); !strings.Contains(out, "nothing changed") {
+		if out := s.MakeUp(t); !strings.Contains(out, "nothing changed") {
 			t.Fatalf("the second run says:\n%s", out)
 		}
 	})
@@ -46,23 +48,23 @@ func TestOneNode(t *testing.T) {
 	t.Run("the control plane", s.testControlPlane)
 
 	t.Run("20,000 voters", func(t *testing.T) {
-		s.judge(t, "-voters", "20000", "-double", "10%")
+		s.Judge(t, "-voters", "20000", "-double", "10%")
 	})
 
 	t.Run("make down and make up keep the votes", func(t *testing.T) {
-		before, err := s.results()
+		before, err := s.Results()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Down(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := http.Get(s.gateway + "/healthz"); err == nil {
+		if _, err := http.Get(s.Gateway + "/healthz"); err == nil {
 			t.Fatal("the gateway still answers after make down")
 		}
-		s.up(t)
-		eventually(t, 10*time.Second, func() error {
-			after, err := s.results()
+		s.MakeUp(t)
+		testbed.Eventually(t, 10*time.Second, func() error {
+			after, err := s.Results()
 			if err != nil {
 				return err
 			}
@@ -75,7 +77,7 @@ func TestOneNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, kind := range []string{"service", "secret", "config", "volume"} {
-			if left, err := s.target.Manager.Run(t.Context(), kind, "ls", "--quiet"); err != nil || left != "" {
+			if left, err := s.Target.Manager.Run(t.Context(), kind, "ls", "--quiet"); err != nil || left != "" {
 				t.Errorf("docker %s ls after purge: %q, %v", kind, left, err)
 			}
 		}

@@ -16,7 +16,7 @@ import (
 func (p *project) testOwnership(t *testing.T) {
 	docker := func(stdin string, args ...string) string {
 		t.Helper()
-		out, err := p.target.Manager.RunInput(t.Context(), strings.NewReader(stdin), args...)
+		out, err := p.Target.Manager.RunInput(t.Context(), strings.NewReader(stdin), args...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +89,7 @@ func (p *project) testOwnership(t *testing.T) {
 // cleanUp removes what a test made with Docker, and fails if it is gone already: then somebody else removed it.
 func (p *project) cleanUp(t *testing.T, args ...string) {
 	t.Helper()
-	if _, err := p.target.Manager.Run(p.background, args...); err != nil {
+	if _, err := p.Target.Manager.Run(p.background, args...); err != nil {
 		t.Errorf("docker %s: %v", strings.Join(args, " "), err)
 	}
 }

@@ -26,7 +26,7 @@ type container struct {
 func (s *system) containersOf(t *testing.T, service string) map[docker.Engine][]container {
 	t.Helper()
 	found := map[docker.Engine][]container{}
-	for _, engine := range s.target.Nodes {
+	for _, engine := range s.Target.Nodes {
 		ids, err := engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+service)
 		if err != nil {
 			t.Fatal(err)
@@ -94,7 +94,7 @@ func (s *system) testContainer(t *testing.T, engine docker.Engine, c container) 
 // nodeOf names the node container behind an engine.
 func (s *system) nodeOf(t *testing.T, engine docker.Engine) string {
 	t.Helper()
-	for _, node := range s.cluster.Nodes {
+	for _, node := range s.Cluster.Nodes {
 		if node.Engine == engine {
 			return node.Container
 		}
@@ -105,7 +105,7 @@ func (s *system) nodeOf(t *testing.T, engine docker.Engine) string {
 
 // testRedisRights speaks to Redis as a function does: same user, same socket, same identity.
 func (s *system) testRedisRights(t *testing.T) {
-	password := s.credential(t, "redis-capture")
+	password := s.Credential(t, "redis-capture")
 	for engine, all := range s.containersOf(t, "waggle_redis") {
 		image, err := engine.Run(t.Context(), "inspect", "--format", "{{.Config.Image}}", strings.TrimPrefix(all[0].Name, "/"))
 		if err != nil {
@@ -138,12 +138,12 @@ func (s *system) testRedisRights(t *testing.T) {
 // testMetrics asks for figures from the network that functions are on and from the one where an operator's Prometheus is.
 func (s *system) testMetrics(t *testing.T) {
 	const get = `exec 3<>/dev/tcp/$0/$1 && printf 'GET /metrics HTTP/1.0\r\nAuthorization: %s\r\n\r\n' "$2" >&3 && cat <&3`
-	image, err := s.target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "waggle_redis")
+	image, err := s.Target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "waggle_redis")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ask := func(network, host, port, authorization string) string {
-		out, err := s.target.Manager.Run(t.Context(), "run", "--rm", "--network", network, "--entrypoint", "bash", image, "-c", get, host, port, authorization)
+		out, err := s.Target.Manager.Run(t.Context(), "run", "--rm", "--network", network, "--entrypoint", "bash", image, "-c", get, host, port, authorization)
 		if err != nil {
 			return err.Error()
 		}
@@ -153,7 +153,7 @@ func (s *system) testMetrics(t *testing.T) {
 		"a function: gateway":  {"waggle-functions", "tasks.waggle_gateway", "8082", "Basic none", " 401 Unauthorized"},
 		"a function: provider": {"waggle-functions", "tasks.waggle_provider", "8081", "", "Name or service not known"},
 		"a function: worker":   {"waggle-functions", "tasks.waggle_worker", "8081", "", "Name or service not known"},
-		"operator: gateway":    {"waggle-metrics", "tasks.waggle_gateway", "8082", s.authorization(t), "\ngateway_provider_connected 1\n"},
+		"operator: gateway":    {"waggle-metrics", "tasks.waggle_gateway", "8082", s.Authorization(t), "\ngateway_provider_connected 1\n"},
 		"operator: provider":   {"waggle-metrics", "tasks.waggle_provider", "8081", "", "\nprovider_watch_task_events "},
 		"operator: worker":     {"waggle-metrics", "tasks.waggle_worker", "8081", "", "\nprocess_open_fds "},
 	} {

@@ -22,6 +22,7 @@ import (
 	"github.com/openfaas/go-sdk/stack"
 
 	"waggle/deploy/docker"
+	"waggle/deploy/lab/testbed"
 )
 
 // project is a developer's directory on a running system, with a function that is built: the probe of testdata.
@@ -80,7 +81,7 @@ func (s *system) newProject(t *testing.T) *project {
 			t.Errorf("removing %s: %v: %s", p.image, err, out)
 		}
 	})
-	if err := s.cluster.Load(t.Context(), p.image); err != nil {
+	if err := s.Cluster.Load(t.Context(), p.image); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -126,7 +127,7 @@ func (p *project) command(t *testing.T, dir, stdin string, args ...string) *exec
 	t.Helper()
 	command := exec.CommandContext(t.Context(), p.cli, args...)
 	command.Dir = dir
-	command.Env = append(os.Environ(), "OPENFAAS_URL="+p.gateway, "OPENFAAS_CONFIG="+filepath.Join(p.empty, ".openfaas"), "HOME="+p.empty)
+	command.Env = append(os.Environ(), "OPENFAAS_URL="+p.Gateway, "OPENFAAS_CONFIG="+filepath.Join(p.empty, ".openfaas"), "HOME="+p.empty)
 	command.Stdin = strings.NewReader(stdin)
 	return command
 }
@@ -174,11 +175,11 @@ func (p *project) deploy(t *testing.T, d types.FunctionDeployment) {
 // remove deletes a function also after the test's own context has ended.
 func (p *project) remove(t *testing.T, name string) {
 	t.Helper()
-	request, err := http.NewRequest(http.MethodDelete, p.gateway+"/system/functions", strings.NewReader(`{"functionName":"`+name+`"}`))
+	request, err := http.NewRequest(http.MethodDelete, p.Gateway+"/system/functions", strings.NewReader(`{"functionName":"`+name+`"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.SetBasicAuth("admin", p.credential(t, "basic-auth-password"))
+	request.SetBasicAuth("admin", p.Credential(t, "basic-auth-password"))
 	response, err := callers.Do(request)
 	if err != nil {
 		t.Errorf("removing %s: %v", name, err)
@@ -207,7 +208,7 @@ func (p *project) status(t *testing.T, name string) (types.FunctionStatus, error
 // available waits until a function has exactly so many replicas that serve.
 func (p *project) available(t *testing.T, name string, replicas uint64) {
 	t.Helper()
-	eventually(t, time.Minute, func() error {
+	testbed.Eventually(t, time.Minute, func() error {
 		status, err := p.status(t, name)
 		if err == nil && (status.AvailableReplicas != replicas || status.Replicas != replicas) {
 			err = fmt.Errorf("%s has %d of %d replicas, want %d: %v", name, status.AvailableReplicas, status.Replicas, replicas, *status.Annotations)
@@ -239,7 +240,7 @@ func (p *project) functionNames(t *testing.T) []string {
 // serviceNames lists what Docker shows that carries our label, sorted.
 func (p *project) serviceNames(t *testing.T) []string {
 	t.Helper()
-	out, err := p.target.Manager.Run(t.Context(), "service", "ls", "--filter", "label=com.waggle.namespace=openfaas-fn", "--format", "{{.Name}}")
+	out, err := p.Target.Manager.Run(t.Context(), "service", "ls", "--filter", "label=com.waggle.namespace=openfaas-fn", "--format", "{{.Name}}")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/openfaas/faas-provider/types"
 
 	"waggle/deploy/docker"
+	"waggle/deploy/lab/testbed"
 )
 
 const (
@@ -33,7 +34,7 @@ func (p *project) testRegistries(t *testing.T) {
 	push := func(image, as string) {
 		t.Helper()
 		for _, args := range [][]string{{"tag", image, openRegistry + as}, {"push", "--quiet", openRegistry + as}, {"image", "rm", "--force", openRegistry + as}} {
-			if _, err := p.target.Manager.Run(t.Context(), args...); err != nil {
+			if _, err := p.Target.Manager.Run(t.Context(), args...); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -113,7 +114,7 @@ func (p *project) startRegistries(t *testing.T) {
 	} {
 		p.write(t, filepath.Join(dir, name), text)
 	}
-	machine, node := docker.Engine{}, p.cluster.Nodes[0].Container
+	machine, node := docker.Engine{}, p.Cluster.Nodes[0].Container
 	for from, to := range map[string]string{dir: "/opt/registry", program: "/usr/local/bin/docker-registry"} {
 		if _, err := machine.Run(t.Context(), "cp", from, node+":"+to); err != nil {
 			t.Fatal(err)
@@ -125,7 +126,7 @@ func (p *project) startRegistries(t *testing.T) {
 		}
 	}
 	for _, address := range []string{openRegistry, privateRegistry} {
-		eventually(t, 10*time.Second, func() error {
+		testbed.Eventually(t, 10*time.Second, func() error {
 			_, err := machine.Run(t.Context(), "exec", node, "bash", "-c", "exec 3<>/dev/tcp/"+strings.Replace(address, ":", "/", 1))
 			return err
 		})
@@ -135,7 +136,7 @@ func (p *project) startRegistries(t *testing.T) {
 // runs is the image that a service is told to run.
 func (p *project) runs(t *testing.T, service string) string {
 	t.Helper()
-	image, err := p.target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", service)
+	image, err := p.Target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", service)
 	if err != nil {
 		t.Fatal(fmt.Errorf("looking at %s: %w", service, err))
 	}

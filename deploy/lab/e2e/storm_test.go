@@ -26,7 +26,7 @@ import (
 // testConformance runs the suite that the Swarm in memory passes on this Swarm: what unit tests rely on is so. It runs on
 // the manager's node, where the engine's control socket is.
 func (p *project) testConformance(t *testing.T) {
-	file, node, there := filepath.Join(t.TempDir(), "swarm.test"), p.cluster.Nodes[0].Container, "/usr/local/bin/swarm.test"
+	file, node, there := filepath.Join(t.TempDir(), "swarm.test"), p.Cluster.Nodes[0].Container, "/usr/local/bin/swarm.test"
 	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", file, "waggle/provider/swarm")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -96,7 +96,7 @@ func (p *project) testStorm(t *testing.T) {
 		operations += n
 	}
 	if t.Failed() {
-		out, err := docker.Engine{}.Run(t.Context(), "logs", "--tail", "80", p.cluster.Nodes[0].Container)
+		out, err := docker.Engine{}.Run(t.Context(), "logs", "--tail", "80", p.Cluster.Nodes[0].Container)
 		t.Logf("the last words of the node's engine: %v\n%s", err, out)
 	}
 	t.Logf("%d calls in %s, by status: %v, the slowest took %s", operations, stormDuration, st.statuses, st.slowest)

@@ -34,11 +34,11 @@ const readMetrics = `exec 3<>/dev/tcp/127.0.0.1/8082 && printf 'GET /metrics HTT
 func (p *project) besideGateway(t *testing.T, script string, args ...string) (string, error) {
 	t.Helper()
 	gateway := p.oneContainer(t, "waggle_gateway")
-	pid, err := p.target.Manager.Run(t.Context(), "inspect", "--format", "{{.State.Pid}}", gateway)
+	pid, err := p.Target.Manager.Run(t.Context(), "inspect", "--format", "{{.State.Pid}}", gateway)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return docker.Engine{}.Run(t.Context(), append([]string{"exec", "--env", "AUTHORIZATION=" + p.authorization(t), p.cluster.Nodes[0].Container, "nsenter", "--target", pid, "--net", "bash", "-c", script}, args...)...)
+	return docker.Engine{}.Run(t.Context(), append([]string{"exec", "--env", "AUTHORIZATION=" + p.Authorization(t), p.Cluster.Nodes[0].Container, "nsenter", "--target", pid, "--net", "bash", "-c", script}, args...)...)
 }
 
 // testTable measures how long after Swarm called a replica running the gateway has it in rotation. How long is in the
@@ -74,11 +74,11 @@ func (p *project) testTable(t *testing.T) {
 // newestRunning is when the newest replica of a function was called running.
 func (p *project) newestRunning(t *testing.T, service string) time.Time {
 	t.Helper()
-	ids, err := p.target.Manager.Run(t.Context(), "service", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", service)
+	ids, err := p.Target.Manager.Run(t.Context(), "service", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", service)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := p.target.Manager.Run(t.Context(), append([]string{"inspect", "--type", "task", "--format", "{{json .Status}}"}, strings.Fields(ids)...)...)
+	out, err := p.Target.Manager.Run(t.Context(), append([]string{"inspect", "--type", "task", "--format", "{{json .Status}}"}, strings.Fields(ids)...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

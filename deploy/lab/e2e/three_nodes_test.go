@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // Three nodes: two capture, the third drains and stores. Nothing here could pass on one machine by accident.
@@ -14,13 +16,13 @@ func TestThreeNodes(t *testing.T) {
 	s := start(t, 3)
 
 	t.Run("each capture node's votes are drained by the third node", func(t *testing.T) {
-		s.judge(t, "-voters", "20000", "-double", "10%", "-change", "5%")
-		r, err := s.results()
+		s.Judge(t, "-voters", "20000", "-double", "10%", "-change", "5%")
+		r, err := s.Results()
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, node := range []int{1, 2} {
-			name := s.cluster.Nodes[node].Name
+			name := s.Cluster.Nodes[node].Name
 			entries := int64(-1)
 			for _, stream := range r.Ledger.Streams {
 				if stream.Node == name {
@@ -37,21 +39,21 @@ func TestThreeNodes(t *testing.T) {
 
 	t.Run("votes are acknowledged while no worker runs and counted when one does", func(t *testing.T) {
 		s.scale(t, "waggle_worker", 0)
-		before, err := s.results()
+		before, err := s.Results()
 		if err != nil {
 			t.Fatal(err)
 		}
 		restarted := make(chan error, 1)
 		go func() {
 			time.Sleep(8 * time.Second) // Not a wait for something: the time without a worker is the fault injected.
-			_, err := s.target.Manager.Run(t.Context(), "service", "scale", "--detach", "waggle_worker=1")
+			_, err := s.Target.Manager.Run(t.Context(), "service", "scale", "--detach", "waggle_worker=1")
 			restarted <- err
 		}()
-		s.judge(t, "-voters", "20000", "-double", "10%")
+		s.Judge(t, "-voters", "20000", "-double", "10%")
 		if err := <-restarted; err != nil {
 			t.Fatal(err)
 		}
-		after, err := s.results()
+		after, err := s.Results()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,8 +73,8 @@ func TestThreeNodes(t *testing.T) {
 	})
 
 	t.Run("a capture node loses power and comes back with its votes", func(t *testing.T) {
-		node := s.cluster.Nodes[2]
-		s.voteThrough(t, s.target.Gateways[2], 50)
+		node := s.Cluster.Nodes[2]
+		s.voteThrough(t, s.Target.Gateways[2], 50)
 		if err := node.Kill(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -81,8 +83,8 @@ func TestThreeNodes(t *testing.T) {
 		if err := node.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 90*time.Second, func() error {
-			r, err := s.results()
+		testbed.Eventually(t, 90*time.Second, func() error {
+			r, err := s.Results()
 			if err != nil {
 				return err
 			}
@@ -97,11 +99,11 @@ func TestThreeNodes(t *testing.T) {
 // scale asks Swarm for another number of replicas and waits until it is so.
 func (s *system) scale(t *testing.T, service string, replicas int) {
 	t.Helper()
-	if _, err := s.target.Manager.Run(t.Context(), "service", "scale", "--detach", fmt.Sprintf("%s=%d", service, replicas)); err != nil {
+	if _, err := s.Target.Manager.Run(t.Context(), "service", "scale", "--detach", fmt.Sprintf("%s=%d", service, replicas)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() error {
-		out, err := s.target.Manager.Run(t.Context(), "service", "ps", "--filter", "desired-state=running", "--format", "{{.CurrentState}}", service)
+	testbed.Eventually(t, time.Minute, func() error {
+		out, err := s.Target.Manager.Run(t.Context(), "service", "ps", "--filter", "desired-state=running", "--format", "{{.CurrentState}}", service)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // testFailingUpdate scales a function while an update brings it replicas that do not start. Swarm goes back to the spec
@@ -20,7 +22,7 @@ func (p *project) testFailingUpdate(t *testing.T) {
 	d.EnvVars["port"] = "none"
 	p.call(t, http.MethodPut, "/system/functions", d, http.StatusAccepted)
 	p.scaleTo(t, "failing", 2)
-	eventually(t, 2*time.Minute, func() error {
+	testbed.Eventually(t, 2*time.Minute, func() error {
 		if err := p.answers("/function/failing/x", "GET /x"); err != nil {
 			t.Errorf("while the update fails: %v", err)
 		}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/openfaas/faas-provider/types"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // testUsage wants the description of a function of which no replica runs on the manager's node to tell what all of them
@@ -21,7 +23,7 @@ func (s *system) testUsage(t *testing.T) {
 	var memory float64
 	replicas := 0
 	for engine, all := range s.containersOf(t, "vote") {
-		if engine == s.target.Manager {
+		if engine == s.Target.Manager {
 			t.Fatal("a vote replica runs on the manager's node, where usage proves nothing")
 		}
 		for _, c := range all {
@@ -39,7 +41,7 @@ func (s *system) testUsage(t *testing.T) {
 		}
 	}
 	var status types.FunctionStatus
-	eventually(t, 30*time.Second, func() error {
+	testbed.Eventually(t, 30*time.Second, func() error {
 		code, text, err := s.ask(t, http.MethodGet, "/system/function/vote?usage=1", nil)
 		if err != nil || code != http.StatusOK {
 			return fmt.Errorf("status %d, %w: %s", code, err, text)

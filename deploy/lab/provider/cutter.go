@@ -1,8 +1,7 @@
-//go:build e2e
-
-package e2e
+package provider
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,24 +11,47 @@ import (
 	"testing"
 )
 
-// cutter stands between a provider and its engine, and ends the provider at a failpoint. It counts the requests that
+// Failpoint is where the provider dies: just before the engine gets its nth changing request, or just after it answered.
+type Failpoint struct {
+	// Nth counts from 1; no change is the 0th.
+	Nth   int
+	After bool
+}
+
+// String says it in words.
+func (f Failpoint) String() string {
+	if f.After {
+		return fmt.Sprintf("after change %d", f.Nth)
+	}
+	return fmt.Sprintf("before change %d", f.Nth)
+}
+
+// Reached is how many changing requests of the call have reached the engine.
+func (f Failpoint) Reached() int {
+	if f.After {
+		return f.Nth
+	}
+	return f.Nth - 1
+}
+
+// Cutter stands between a provider and its engine, and ends the provider at a failpoint. It counts the requests that
 // change something, POST and DELETE, alone: between two of those the Swarm stays as it is, so that to die before or
 // after any other request is to die at one of the points it has. What a provider does by itself in the meantime, which
 // is to watch and to look for something to complete, changes nothing while nothing is incomplete.
-type cutter struct {
+type Cutter struct {
 	engine http.Handler
 	server *http.Server
 
 	mu       sync.Mutex
 	armed    bool
-	point    failpoint
+	point    Failpoint
 	die      func()
 	changes  int
 	refusing bool
 }
 
 // listen starts it at a socket of its own and returns its address for DOCKER_HOST.
-func (c *cutter) listen(t *testing.T, socket string, engine http.RoundTripper) string {
+func (c *Cutter) listen(t *testing.T, socket string, engine http.RoundTripper) string {
 	t.Helper()
 	c.engine = &httputil.ReverseProxy{Transport: engine, FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) {
 		r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine"
@@ -43,27 +65,29 @@ func (c *cutter) listen(t *testing.T, socket string, engine http.RoundTripper) s
 	return "unix://" + socket
 }
 
-// arm begins to count. The zero failpoint is never met.
-func (c *cutter) arm(point failpoint, die func()) {
+// Arm begins to count. The zero [Failpoint] is never met.
+func (c *Cutter) Arm(point Failpoint, die func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.armed, c.point, c.die = true, point, die
 }
 
-// refuse makes the engine seem to use every secret that is to be removed.
-func (c *cutter) refuse(refusing bool) {
+// Refuse makes the engine seem to use every secret that is to be removed.
+func (c *Cutter) Refuse(refusing bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refusing = refusing
 }
 
-func (c *cutter) count() int {
+// Count is how many changes there were since Arm.
+func (c *Cutter) Count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.changes
 }
 
-func (c *cutter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP implements http.Handler.
+func (c *Cutter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost && r.Method != http.MethodDelete {
 		c.engine.ServeHTTP(w, r)
 		return
@@ -77,11 +101,11 @@ func (c *cutter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c.armed {
 		c.changes++
 	}
-	if !c.armed || c.changes != c.point.nth {
+	if !c.armed || c.changes != c.point.Nth {
 		c.engine.ServeHTTP(w, r)
 		return
 	}
-	if c.point.after {
+	if c.point.After {
 		c.engine.ServeHTTP(httptest.NewRecorder(), r)
 	}
 	c.die()
