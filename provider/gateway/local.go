@@ -89,7 +89,9 @@ func (ex *exchange) health(_ []byte) (keep bool) {
 }
 
 // authorised reports whether the request carries the API's credentials.
-func (ex *exchange) authorised() bool { return ex.g.cfg.Credentials.Accepts(string(ex.req.Authorization)) }
+func (ex *exchange) authorised() bool {
+	return ex.g.cfg.Credentials.Accepts(string(ex.req.Authorization))
+}
 
 // refuseHead answers a request whose head could not be read; its end is unknown, so the connection ends with it.
 func (ex *exchange) refuseHead(status int, reason string) {
