@@ -66,7 +66,7 @@ var buildFunction = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	const reference = prefix + "test-sample:latest"
+	const reference = NoRegistry + "/test-sample:latest"
 	_, err = docker.Engine{}.Build(ctx, docker.BuildOptions{Context: files, Tag: reference, BuildArgs: args})
 	return reference, err
 })

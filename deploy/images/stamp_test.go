@@ -131,7 +131,7 @@ func TestSourcesAreWhatDockerfilesCopy(t *testing.T) {
 	for name, want := range map[string][]string{
 		Provider: {"provider/Dockerfile", "go.mod", "go.sum", "provider"},
 		Worker:   {"worker/Dockerfile", "worker", "provider/settings"},
-		Redis:    {"deploy/images/redis"},
+		Redis:    {"deploy/images/redis/server.sh"},
 	} {
 		got, err := recipes[name].sources("../..")
 		if err != nil {
