@@ -1,6 +1,7 @@
 package vote
 
 import (
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -9,10 +10,13 @@ import (
 	"sync"
 )
 
+//go:embed openapi.json
+var openAPI []byte
+
 // Header values that every reply shares; nothing may write into them.
 var (
 	noStore     = []string{"no-store"}
-	varyCookie  = []string{"Cookie, Accept"}
+	varyCookie  = []string{"Cookie, Accept, Accept-Language, Authorization"}
 	policyValue = []string{policy}
 	noSniff     = []string{"nosniff"}
 	// same-origin, not no-referrer: with the latter browsers send "Origin: null" with the form.
@@ -32,45 +36,53 @@ func setHeaders(header http.Header) {
 	header["Referrer-Policy"] = referrer
 }
 
-func (v *visit) noToken() *problem {
-	text := "Your vote is not recorded yet: your browser had no valid ballot token. It has one now: please press again. " +
-		"If you keep seeing this, allow cookies for this site."
+// noToken refuses a ballot without a valid token: 401 if there was none, 403 if it was another's.
+func (h *handler) noToken(v *visit) *problem {
+	p := newProblem(http.StatusUnauthorized, "no_token")
+	if len(v.cookies.values(v.r, tokenName)) > 0 {
+		p = newProblem(http.StatusForbidden, "foreign_token")
+	}
 	if v.answer != pageAnswer {
-		text = "No vote was recorded: the request had no valid token. This reply sets one as a cookie; send it back. " +
+		p.text = "No vote was recorded: the request had no valid token. This reply sets one as a cookie; send it back. " +
 			"With curl: curl -c jar -b jar URL, then the same POST with -c jar -b jar."
 	}
-	return &problem{http.StatusForbidden, "no_token", text}
+	return p
 }
 
 // reject answers a ballot that cannot count.
 func (h *handler) reject(v *visit, p *problem) {
 	h.stats.rejected.Add(1)
-	h.answerFailed(v, p)
-}
-
-// answerForeign refuses a ballot that another site sent. Browsers keep our cookie out of such a request, but store one
-// from its answer. A new token would replace the voter's own, and the voter could vote twice; so there is none, and the
-// page links to the ballot instead of having a form.
-func (h *handler) answerForeign(v *visit) {
-	h.stats.rejected.Add(1)
-	p := h.refuseForeign(v)
+	if p.code != "cross_origin" {
+		h.answerFailed(v, p)
+		return
+	}
+	// Browsers keep our cookie out of a request of another site, but store one from its answer. A new token would
+	// replace the voter's own, and the voter could vote twice; so there is none, and the page links to the ballot.
 	if v.answer != pageAnswer {
-		v.answerProblem(p)
+		h.answerProblem(v, p)
 		return
 	}
 	if v.paper == nil {
 		v.paper = h.current()
 	}
-	h.sendPage(v, p.status, view{problem: p})
+	h.sendPage(v, p.status, view{problem: p.in(v.language())})
 }
 
 // answerFailed shows a browser the ballot again with a note, so that a voter never sees a bare error.
 func (h *handler) answerFailed(v *visit, p *problem) {
-	if v.answer == pageAnswer || p.code == "no_token" {
+	switch p.code {
+	case "no_login":
+		v.w.Header()["Www-Authenticate"] = []string{"Bearer"}
+	case "no_token":
+		v.w.Header()["Www-Authenticate"] = []string{`Cookie realm="vote"`}
+	case "try_again", "unconfirmed":
+		v.w.Header()["Retry-After"] = retryAfter
+	}
+	if v.answer == pageAnswer || !v.known() && p.status != http.StatusNotFound {
 		h.giveToken(v)
 	}
 	if v.answer != pageAnswer {
-		v.answerProblem(p)
+		h.answerProblem(v, p)
 		return
 	}
 	h.answerPage(v, p.status, p)
@@ -79,19 +91,21 @@ func (h *handler) answerFailed(v *visit, p *problem) {
 // answerNotRecorded is the 503 of a vote with sequence seq that Redis did not confirm. The cookie keeps its sequence, so
 // the same request again is the same vote again; a gateway that knows the function to be idempotent repeats it first, on
 // another replica. If the vote may have been stored, the form on the page has the next sequence: a new press then is
-// newer, whatever the clocks of the two nodes say.
-func (h *handler) answerNotRecorded(v *visit, seq int64, err error) {
-	p := &problem{http.StatusServiceUnavailable, "unconfirmed",
-		"Your vote is not confirmed. Please press again: it counts once, however often you press."}
+// newer, whatever the clocks of the two nodes say. Where the first vote counts, note keeps the voter to the same choice.
+func (h *handler) answerNotRecorded(v *visit, seq int64, note string, err error) {
+	p := newProblem(http.StatusServiceUnavailable, "unconfirmed")
 	v.token.seq = seq
 	if errors.Is(err, errNotStored) {
 		h.stats.refused.Add(1)
-		p.code, p.text = "try_again", "Your vote could not be recorded just now. Please press again."
+		p.code = "try_again"
 	} else {
 		h.stats.unconfirmed.Add(1)
 		v.token.seq = min(seq+1, maxSeq)
+		if v.paper.poll.KeepsFirst() {
+			v.cookies.setPending(v.w, note, v.paper.poll.ID)
+			v.pending = note
+		}
 	}
-	v.w.Header()["Retry-After"] = retryAfter
 	h.answerFailed(v, p)
 }
 
@@ -101,19 +115,26 @@ func (h *handler) answerPage(v *visit, status int, p *problem) {
 	if v.paper == nil {
 		v.paper = h.current()
 	}
-	shown := view{token: v.token, problem: p, nonce: h.keys.nonce(v.token.voter, v.paper.poll.ID, v.token.seq)}
-	for _, text := range v.cookies.receipts(v.r, v.paper.poll.ID) {
-		if shown.chosen = h.keys.chosen(text, v.token.voter, v.paper.poll); shown.chosen != nil {
-			shown.receipt = text
-			break
+	poll := v.paper.poll
+	shown := view{token: v.token, code: v.code, nonce: h.keys.nonce(v.token.voter, poll.ID, v.token.seq), kept: v.query.Has("kept")}
+	voter := ""
+	if poll.Mode == modeSSO {
+		// Whoever is signed in sees their own vote, and not that of who used this browser before.
+		subject, problem := v.paper.login.subject(v)
+		if shown.signedIn = problem == nil; shown.signedIn {
+			voter = v.paper.pseudonym(poll.SSO.identity(subject))
 		}
+	}
+	shown.standing = h.standingOf(v, voter)
+	if p != nil {
+		shown.problem = p.in(v.language())
 	}
 	h.sendPage(v, status, shown)
 }
 
 func (h *handler) sendPage(v *visit, status int, shown view) {
 	buffer := pages.Get().(*[]byte)
-	page := v.paper.page((*buffer)[:0], shown, v.now)
+	page := v.paper.sheets[v.language()].page((*buffer)[:0], shown, v.paper.poll.state(v.now))
 	v.w.Header()["Content-Type"] = htmlType
 	send(v.w, status, page)
 	*buffer = page
@@ -122,19 +143,50 @@ func (h *handler) sendPage(v *visit, status int, shown view) {
 
 // answerRecorded confirms. A form's sender is redirected, so that reloading the page does not post again.
 func (h *handler) answerRecorded(v *visit, chosen *option, seq int64, receipt string) {
-	slug := v.paper.poll.Slug
 	if v.answer != jsonAnswer {
-		// The location is a query alone: only the gateway knows under which path the browser sees this function.
-		v.w.Header()["Location"] = []string{"?poll=" + slug}
-		v.w.Header()["Content-Type"] = textType
-		send(v.w, http.StatusSeeOther, []byte("Recorded: "+chosen.Slug+". Receipt: "+receipt+"\n"))
+		v.redirect("", "Recorded: "+chosen.Slug+". Receipt: "+receipt+"\n")
 		return
 	}
-	out := make([]byte, 0, 512) // every value has only characters that JSON leaves as they are
-	out = append(out, `{"status":"recorded","poll":"`...)
-	out = append(out, slug...)
+	// Where the first vote of a code or a subject counts, another browser may have sent one: nothing is said then.
+	counts := !v.paper.poll.KeepsFirst() || !v.paper.poll.sharesVoters()
+	v.answerVote("recorded", counts, counts, chosen.Slug, seq, receipt)
+}
+
+// answerKept says that an earlier vote counts and that this press changed nothing.
+func (h *handler) answerKept(v *visit) {
+	h.stats.kept.Add(1)
+	if v.answer != jsonAnswer {
+		v.redirect("&kept=1", "Unchanged: "+v.standing.chosen.Slug+". Receipt: "+v.standing.receipt+"\n")
+		return
+	}
+	r, _, _ := h.keys.readReceipt(v.standing.receipt)
+	v.answerVote("unchanged", true, false, v.standing.chosen.Slug, r.seq, v.standing.receipt)
+}
+
+// redirect leads to the poll's page. The location is a query alone: only the gateway knows under which path the browser
+// sees this function.
+func (v *visit) redirect(more, text string) {
+	v.w.Header()["Location"] = []string{"?poll=" + v.paper.poll.Slug + more}
+	v.w.Header()["Content-Type"] = textType
+	send(v.w, http.StatusSeeOther, []byte(text))
+}
+
+// answerVote tells a program what became of a ballot. counts says whether it changed the count, if known says so.
+// Every value has only characters that JSON leaves as they are.
+func (v *visit) answerVote(status string, known, counts bool, choice string, seq int64, receipt string) {
+	out := make([]byte, 0, 512)
+	out = append(out, `{"status":"`...)
+	out = append(out, status...)
+	if known {
+		out = append(out, `","counts":`...)
+		out = strconv.AppendBool(out, counts)
+		out = append(out, `,"poll":"`...)
+	} else {
+		out = append(out, `","poll":"`...)
+	}
+	out = append(out, v.paper.poll.Slug...)
 	out = append(out, `","choice":"`...)
-	out = append(out, chosen.Slug...)
+	out = append(out, choice...)
 	out = append(out, `","seq":`...)
 	out = strconv.AppendInt(out, seq, 10)
 	out = append(out, `,"receipt":"`...)
@@ -161,26 +213,42 @@ func (h *handler) answerPolls(v *visit) {
 	v.answerJSON(http.StatusOK, reply)
 }
 
-// verify answers GET /receipt/<receipt>: whether this system signed it. Whether the vote is counted is not known here.
+// verify answers GET /receipt/<receipt>: whether this system signed it. Whether the vote is counted the results know.
 func (h *handler) verify(v *visit) {
-	receipt, _, ok := h.keys.readReceipt(strings.TrimPrefix(v.r.URL.Path, "/receipt/"))
-	if !ok {
-		v.answerProblem(&problem{http.StatusNotFound, "bad_receipt", "This receipt is not one of ours."})
+	text := strings.TrimPrefix(v.r.URL.Path, "/receipt/")
+	receipt, _, ok := h.keys.readReceipt(text)
+	if !ok || receipt.entry == "" {
+		h.answerProblem(v, newProblem(http.StatusNotFound, "bad_receipt"))
+		return
+	}
+	if v.answer == pageAnswer {
+		h.answerBare(v, http.StatusOK, v.language().text("signed"), v.language().text("reference")+": "+reference(text))
 		return
 	}
 	v.answerJSON(http.StatusOK, map[string]any{
 		"status": "signed", "poll_id": receipt.poll, "seq": receipt.seq, "incarnation": receipt.incarnation, "entry": receipt.entry,
+		"reference": reference(text),
 	})
 }
 
-// answerProblem is the bare answer, without a ballot.
-func (v *visit) answerProblem(p *problem) {
-	if v.answer == jsonAnswer {
-		v.answerJSON(p.status, map[string]string{"status": "error", "code": p.code, "message": p.text})
-		return
+// answerProblem is the answer without a ballot.
+func (h *handler) answerProblem(v *visit, p *problem) {
+	text := p.in(v.language())
+	switch v.answer {
+	case jsonAnswer:
+		v.answerJSON(p.status, map[string]string{"status": "error", "code": p.code, "message": text})
+	case pageAnswer:
+		h.answerBare(v, p.status, text, "")
+	default:
+		v.w.Header()["Content-Type"] = textType
+		send(v.w, p.status, []byte(text+"\n"))
 	}
-	v.w.Header()["Content-Type"] = textType
-	send(v.w, p.status, []byte(p.text+"\n"))
+}
+
+// answerBare is a page without a ballot, which leads to the ballots.
+func (h *handler) answerBare(v *visit, status int, title, text string) {
+	v.w.Header()["Content-Type"] = htmlType
+	send(v.w, status, barePage(v.language(), title, text, v.root(), h.polls))
 }
 
 func (v *visit) answerJSON(status int, value any) {

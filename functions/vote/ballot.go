@@ -8,7 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
+	"strconv"
 )
 
 // maxBody bounds a POST; a ballot has some 200 bytes.
@@ -20,25 +20,17 @@ type ballot struct {
 	choice string
 	seq    int64
 	nonce  string
+	code   string // a ballot code, for mode once
 }
-
-// problem is a refusal with its status; code is for programs, text for people.
-type problem struct {
-	status int
-	code   string
-	text   string
-}
-
-func (p *problem) Error() string { return p.code + ": " + p.text }
 
 // readBallot reads and parses the body of a POST.
 func readBallot(v *visit) (ballot, *problem) {
 	body, err := io.ReadAll(http.MaxBytesReader(v.w, v.r.Body, maxBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return ballot{}, &problem{http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("A ballot has at most %d bytes.", maxBody)}
+		return ballot{}, newProblem(http.StatusRequestEntityTooLarge, "too_large", strconv.Itoa(maxBody))
 	}
 	if err != nil {
-		return ballot{}, &problem{http.StatusBadRequest, "bad_body", "The ballot did not arrive whole."}
+		return ballot{}, badBody("The ballot did not arrive whole.")
 	}
 	if v.body == formBody {
 		return parseForm(string(body))
@@ -47,10 +39,10 @@ func readBallot(v *visit) (ballot, *problem) {
 }
 
 func badBody(format string, args ...any) *problem {
-	return &problem{http.StatusBadRequest, "bad_body", fmt.Sprintf(format, args...)}
+	return &problem{status: http.StatusBadRequest, code: "bad_body", text: fmt.Sprintf(format, args...)}
 }
 
-// parseForm takes the fields poll, choice, seq and nonce, each at most once, and ignores others.
+// parseForm takes the fields poll, choice, seq, nonce and code, each at most once, and ignores others.
 func parseForm(body string) (ballot, *problem) {
 	values, err := url.ParseQuery(body)
 	if err != nil {
@@ -61,7 +53,7 @@ func parseForm(body string) (ballot, *problem) {
 	for _, field := range []struct {
 		name string
 		to   *string
-	}{{"poll", &b.poll}, {"choice", &b.choice}, {"seq", &seq}, {"nonce", &b.nonce}} {
+	}{{"poll", &b.poll}, {"choice", &b.choice}, {"seq", &seq}, {"nonce", &b.nonce}, {"code", &b.code}} {
 		switch given := values[field.name]; len(given) {
 		case 0:
 		case 1:
@@ -80,7 +72,7 @@ func parseForm(body string) (ballot, *problem) {
 	return b, nil
 }
 
-// parseJSON takes {"poll": "…", "choice": "…"} and nothing else. encoding/json would take a key twice, or in another
+// parseJSON takes {"poll": "…", "choice": "…"}, in mode once with "code", and nothing else. encoding/json would take a key twice, or in another
 // case, which is another ballot than its sender meant; and its errors name Go types.
 func parseJSON(body []byte) (ballot, *problem) {
 	var b ballot
@@ -88,7 +80,7 @@ func parseJSON(body []byte) (ballot, *problem) {
 	if !fields.take('{') {
 		return ballot{}, badBody("The JSON is not an object: send %s.", jsonForm)
 	}
-	var seen [2]bool
+	var seen [3]bool
 	for first := true; !fields.take('}'); first = false {
 		if !first && !fields.take(',') {
 			return ballot{}, badBody("The JSON is malformed: send %s.", jsonForm)
@@ -102,6 +94,8 @@ func parseJSON(body []byte) (ballot, *problem) {
 		case "poll":
 		case "choice":
 			field, to = 1, &b.choice
+		case "code":
+			field, to = 2, &b.code
 		default:
 			return ballot{}, badBody("The key %s is not known: send %s.", quoted(key), jsonForm)
 		}
@@ -167,21 +161,20 @@ func (h *handler) find(v *visit, b ballot) (*paperOption, *problem) {
 		v.paper = h.papers[b.poll]
 	}
 	if v.paper == nil && b.poll == "" {
-		return nil, &problem{http.StatusBadRequest, "no_poll", "Say which poll: " + strings.Join(h.slugs(), ", ") + "."}
+		return nil, newProblem(http.StatusBadRequest, "no_poll", h.slugs)
 	}
 	if v.paper == nil {
 		return nil, h.unknownPoll(b.poll)
 	}
 	switch poll := v.paper.poll; poll.state(v.now) {
 	case "waiting":
-		return nil, &problem{http.StatusConflict, "not_open", "This poll opens on " + written(poll.Opens) + "."}
+		return nil, newProblem(http.StatusConflict, "not_open", v.language().moment(poll.Opens, poll.Zone))
 	case "closed":
-		return nil, &problem{http.StatusConflict, "closed", "This poll closed on " + written(poll.Closes) + "."}
+		return nil, newProblem(http.StatusConflict, "closed", v.language().moment(poll.Closes, poll.Zone))
 	}
 	chosen := v.paper.option(b.choice)
 	if chosen == nil {
-		return nil, &problem{http.StatusBadRequest, "unknown_choice",
-			fmt.Sprintf("The choice %s is not on this ballot; there are: %s.", quoted(b.choice), strings.Join(v.paper.optionSlugs(), ", "))}
+		return nil, newProblem(http.StatusBadRequest, "unknown_choice", quoted(b.choice), v.paper.optionSlugs())
 	}
 	return chosen, nil
 }

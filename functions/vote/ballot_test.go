@@ -14,7 +14,7 @@ func TestBallotBodies(t *testing.T) {
 		want ballot
 		code string
 	}{
-		"form":                    {"poll=pets&choice=cats&seq=3&nonce=k1.x", true, ballot{"pets", "cats", 3, "k1.x"}, ""},
+		"form":                    {"poll=pets&choice=cats&seq=3&nonce=k1.x", true, ballot{"pets", "cats", 3, "k1.x", ""}, ""},
 		"form with other fields":  {"choice=cats&utm=1", true, ballot{choice: "cats"}, ""},
 		"empty form":              {"", true, ballot{}, ""},
 		"two choices":             {"choice=cats&choice=dogs", true, ballot{}, "bad_body"},
@@ -30,6 +30,7 @@ func TestBallotBodies(t *testing.T) {
 		"JSON of another type":    {`["cats"]`, false, ballot{}, "bad_body"},
 		"JSON with spaces":        {" {\n\"poll\" : \"pets\" ,\t\"choice\":\"cats\" } \n", false, ballot{poll: "pets", choice: "cats"}, ""},
 		"JSON with escapes":       {`{"poll":"p\u0065ts","choice":"c\"ö"}`, false, ballot{poll: "pets", choice: `c"ö`}, ""},
+		"JSON with a code":        {`{"poll":"pets","choice":"cats","code":"X"}`, false, ballot{poll: "pets", choice: "cats", code: "X"}, ""},
 		"empty object":            {`{}`, false, ballot{}, ""},
 		"JSON with two choices":   {`{"poll":"pets","choice":"cats","choice":"dogs"}`, false, ballot{}, "bad_body"},
 		"JSON with two polls":     {`{"poll":"pets","poll":"pets","choice":"dogs"}`, false, ballot{}, "bad_body"},
@@ -53,8 +54,8 @@ func TestBallotBodies(t *testing.T) {
 				parse = func(body string) (ballot, *problem) { return parseJSON([]byte(body)) }
 			}
 			got, p := parse(test.body)
-			if p != nil && (strings.Contains(p.text, "Go ") || strings.Contains(p.text, "json:")) {
-				t.Errorf("the refusal speaks of the program: %s", p.text)
+			if p != nil && (strings.Contains(p.in(english), "Go ") || strings.Contains(p.in(english), "json:")) {
+				t.Errorf("the refusal speaks of the program: %s", p.in(english))
 			}
 			if p != nil && p.code != test.code || p == nil && test.code != "" || got != test.want {
 				t.Errorf("got %+v, %v; want %+v, %q", got, p, test.want, test.code)
@@ -71,15 +72,15 @@ func FuzzBallot(f *testing.F) {
 		if p == nil && b.seq < 0 || p == nil && b.seq > maxSeq {
 			t.Errorf("sequence %d accepted", b.seq)
 		}
-		if p != nil && (p.status < 400 || p.status > 499 || len(p.text) > 4*maxBody) {
+		if p != nil && (p.status < 400 || p.status > 499 || len(p.in(english)) > 4*maxBody) {
 			t.Errorf("problem %+v", p)
 		}
 		got, p := parseJSON([]byte(body))
 		if p != nil && !strings.HasPrefix(p.code, "bad_") {
 			t.Errorf("problem %+v", p)
 		}
-		var want struct{ Poll, Choice string }
-		if p == nil && (json.Unmarshal([]byte(body), &want) != nil || got != ballot{poll: want.Poll, choice: want.Choice}) {
+		var want struct{ Poll, Choice, Code string }
+		if p == nil && (json.Unmarshal([]byte(body), &want) != nil || got != ballot{poll: want.Poll, choice: want.Choice, code: want.Code}) {
 			t.Errorf("%q reads as %+v, and for encoding/json as %+v", body, got, want)
 		}
 	})

@@ -3,9 +3,11 @@ package vote
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -15,10 +17,13 @@ type config struct {
 	user       string // redis_user: default capture
 	resultsURL string // results_url: where the page links to the count; default none
 
-	origins  *origins // public_origins: where browsers see the ballot, comma separated; default: what the request says
-	keys     *keys
-	password string
-	polls    []poll
+	origins *origins // public_origins: where browsers see the ballot, comma separated; default: what the request says
+	trusted int      // trusted_proxies: how many proxies there are before the gateway; default 0
+	// codeFiles has the hashes of ballot codes; tests give others than those of the binary.
+	codeFiles fs.FS
+	keys      *keys
+	password  string
+	polls     []poll
 }
 
 const maxSecret = maxPollFile
@@ -43,9 +48,13 @@ func configFromEnv(getenv func(string) string) (config, error) {
 	if u, err := url.Parse(c.resultsURL); err != nil || (u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https") {
 		errs = append(errs, fmt.Errorf("results_url=%q: must be a path or an http or https address", c.resultsURL))
 	}
+	c.codeFiles = codeFiles
 	var err error
 	c.origins, err = parseOrigins(getenv("public_origins"))
 	errs = append(errs, err)
+	if c.trusted, err = strconv.Atoi(setting("trusted_proxies", "0")); err != nil || c.trusted < 0 || c.trusted > 10 {
+		errs = append(errs, fmt.Errorf("trusted_proxies=%q: must be 0 to 10", getenv("trusted_proxies")))
+	}
 	directory := setting("secret_mount_path", "/var/openfaas/secrets")
 	secret := func(name string) string {
 		text, err := readSecret(directory, name)

@@ -41,6 +41,11 @@ func (c cookies) setToken(w http.ResponseWriter, value string, seconds int64) {
 	w.Header()["Set-Cookie"] = []string{c.line(tokenName, value, seconds)}
 }
 
+// setPending gives the browser a note of a vote that nobody confirmed.
+func (c cookies) setPending(w http.ResponseWriter, note string, poll int32) {
+	w.Header().Add("Set-Cookie", c.line(receiptName+strconv.Itoa(int(poll)), note, int64(tokenLife/time.Second)))
+}
+
 // setVoted gives the browser the token of the next vote and the receipt of this one.
 func (c cookies) setVoted(w http.ResponseWriter, token, receipt string, poll int32) {
 	life := int64(tokenLife / time.Second)

@@ -16,8 +16,8 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -26,13 +26,20 @@ type handler struct {
 	keys    *keys
 	papers  map[string]*ballotPaper
 	polls   []poll
-	capture *capture
-	gate    *gate
-	stats   *stats
-	logger  *slog.Logger
-	origins *origins
-	end     context.CancelFunc // ends the probe
-	now     func() time.Time
+	slugs   string
+	codes   map[string]*codeList
+	images  map[string]image
+	trusted int
+	// sharesVoters: there is a poll whose voters may come from several browsers.
+	sharesVoters bool
+	capture      *capture
+	gate         *gate
+	stats        *stats
+	logger       *slog.Logger
+	origins      *origins
+	end          context.CancelFunc // ends the probe and the readers of keys
+	logins       sync.WaitGroup
+	now          func() time.Time
 }
 
 // New is the function's start: see README.md of the template go-http. ctx ends when the function stops.
@@ -46,23 +53,58 @@ func New(ctx context.Context) (http.Handler, error) {
 
 func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, error) {
 	h := &handler{
-		keys: c.keys, papers: map[string]*ballotPaper{}, polls: c.polls,
+		keys: c.keys, papers: map[string]*ballotPaper{}, polls: c.polls, codes: map[string]*codeList{}, trusted: c.trusted,
 		gate: newGate(logger), stats: &stats{}, logger: logger,
 		origins: c.origins, now: time.Now,
 	}
-	for i := range c.polls {
-		paper, err := newPaper(&c.polls[i], c.polls, c.keys, c.resultsURL)
-		if err != nil {
-			return nil, fmt.Errorf("preparing poll %s: %w", c.polls[i].Slug, err)
-		}
-		h.papers[paper.poll.Slug] = paper
+	var err error
+	if h.images, err = readImages(imageFiles); err != nil {
+		return nil, err
 	}
+	slugs := make([]string, len(c.polls))
+	for i := range c.polls {
+		slugs[i] = c.polls[i].Slug
+		if err := h.prepare(&c.polls[i], c); err != nil {
+			return nil, fmt.Errorf("preparing poll %s: %w", slugs[i], err)
+		}
+	}
+	h.slugs = strings.Join(slugs, ", ")
 	h.capture = newCapture(newAppender(c.socket, c.user, c.password), h.gate, h.stats)
 	ctx, h.end = context.WithCancel(ctx)
 	h.capture.start(ctx)
-	logger.Info("vote starting", "polls", h.slugs(), "redis_socket", c.socket, "redis_user", c.user, "signing_key", c.keys.signing.kid,
-		"public_origins", c.origins.public, "results_url", c.resultsURL)
+	for _, paper := range h.papers {
+		if paper.login != nil {
+			h.logins.Go(func() { paper.login.run(ctx) })
+		}
+	}
+	logger.Info("vote starting", "polls", slugs, "redis_socket", c.socket, "redis_user", c.user, "signing_key", c.keys.signing.kid,
+		"public_origins", c.origins.public, "results_url", c.resultsURL, "trusted_proxies", c.trusted)
 	return h, nil
+}
+
+// prepare makes what a poll's pages and voters need.
+func (h *handler) prepare(p *poll, c config) error {
+	paper, err := h.newPaper(p, c.polls, c.resultsURL)
+	if err != nil {
+		return err
+	}
+	for _, o := range p.Options {
+		if o.Image != "" && h.images[o.Image].data == nil {
+			return fmt.Errorf("option %s: there is no file functions/vote/images/%s", o.Slug, o.Image)
+		}
+	}
+	paper.limits = newLimiters(p.Limits)
+	switch p.Mode {
+	case modeOnce:
+		if h.codes[p.Slug], err = readCodes(c.codeFiles, p.Slug); err != nil {
+			return err
+		}
+	case modeSSO:
+		paper.login = newLogin(p.SSO, h.logger, h.now)
+	}
+	h.sharesVoters = h.sharesVoters || p.sharesVoters()
+	h.papers[p.Slug] = paper
+	return nil
 }
 
 // Ready is nil while this node's Redis takes votes.
@@ -71,6 +113,7 @@ func (h *handler) Ready() error { return h.gate.err() }
 // Shutdown sends what is queued and closes the connections.
 func (h *handler) Shutdown(ctx context.Context) error {
 	h.end()
+	h.logins.Wait() // their requests end with the context
 	return h.capture.close(ctx)
 }
 
@@ -78,33 +121,37 @@ func (h *handler) Shutdown(ctx context.Context) error {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	setHeaders(w.Header())
 	v := h.newVisit(w, r)
+	path := r.URL.Path
 	switch {
-	case strings.HasPrefix(r.URL.Path, "/receipt/"):
-		if v.allow(http.MethodGet, http.MethodHead) {
-			h.verify(v)
-		}
-	case r.URL.Path != "/" && r.URL.Path != "":
-		v.answerProblem(&problem{http.StatusNotFound, "not_found", "There is nothing here; the ballot is at the function's root."})
-	case r.Method == http.MethodPost:
+	case path != "/" && path != "" && path != "/openapi.json" && !strings.HasPrefix(path, "/receipt/"):
+		h.answerProblem(v, newProblem(http.StatusNotFound, "not_found"))
+	case r.Method == http.MethodPost && len(path) <= 1:
 		h.vote(v)
-	case v.allow(http.MethodGet, http.MethodHead, http.MethodPost):
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		allowed := "GET, HEAD"
+		if len(path) <= 1 {
+			allowed += ", POST"
+		}
+		w.Header().Set("Allow", allowed)
+		h.answerProblem(v, newProblem(http.StatusMethodNotAllowed, "bad_method", allowed))
+	case path == "/openapi.json":
+		w.Header()["Content-Type"] = jsonType
+		send(w, http.StatusOK, openAPI)
+	case len(path) > 1:
+		h.verify(v)
+	default:
 		h.show(v)
 	}
 }
 
-func (v *visit) allow(methods ...string) bool {
-	if slices.Contains(methods, v.r.Method) {
-		return true
-	}
-	v.w.Header().Set("Allow", strings.Join(methods, ", "))
-	v.answerProblem(&problem{http.StatusMethodNotAllowed, "bad_method", "Only " + strings.Join(methods, ", ") + "."})
-	return false
-}
-
-// show answers GET: the page, or the polls as JSON. Whoever has no valid token gets one.
+// show answers GET: the page, an image of it, or the polls as JSON. Whoever has no valid token gets one.
 func (h *handler) show(v *visit) {
+	if name := v.query.Get("image"); name != "" {
+		h.answerImage(v, name)
+		return
+	}
 	if v.paper == nil && v.slug != "" {
-		v.answerProblem(h.unknownPoll(v.slug))
+		h.answerProblem(v, h.unknownPoll(v.slug))
 		return
 	}
 	h.giveToken(v)
@@ -117,28 +164,7 @@ func (h *handler) show(v *visit) {
 
 // vote answers POST. The order of the checks is that of their cost, and nothing is stored before all have passed.
 func (h *handler) vote(v *visit) {
-	if !h.origins.allows(v.r) {
-		h.answerForeign(v)
-		return
-	}
-	if v.body == otherBody {
-		h.reject(v, &problem{http.StatusUnsupportedMediaType, "bad_type",
-			"The Content-Type must be application/x-www-form-urlencoded or application/json."})
-		return
-	}
-	b, p := readBallot(v)
-	if p != nil {
-		h.reject(v, p)
-		return
-	}
-	if !v.known() {
-		if b.poll != "" {
-			v.paper = h.papers[b.poll]
-		}
-		h.reject(v, v.noToken())
-		return
-	}
-	chosen, p := h.find(v, b)
+	b, chosen, identity, p := h.judge(v)
 	if p != nil {
 		h.reject(v, p)
 		return
@@ -148,10 +174,21 @@ func (h *handler) vote(v *visit) {
 		h.reject(v, p)
 		return
 	}
-	poll, voter := v.paper.poll, v.paper.pseudonym(v.token.voter)
+	poll, voter := v.paper.poll, v.paper.pseudonym(identity)
+	if poll.KeepsFirst() {
+		switch v.standing = h.standingOf(v, voter); {
+		case v.standing.pending && v.standing.chosen != chosen.option:
+			h.reject(v, newProblem(http.StatusConflict, "pending", v.standing.chosen.Name))
+			return
+		case v.standing.chosen != nil && !v.standing.pending:
+			h.answerKept(v)
+			return
+		}
+	}
 	at, err := h.capture.add(v.paper.args, chosen.arg, voter, seq, v.now)
 	if err != nil {
-		h.answerNotRecorded(v, seq, err)
+		note := receipt{poll: poll.ID, voter: voter, seq: seq}
+		h.answerNotRecorded(v, seq, h.keys.signReceipt(note, v.token.voter, chosen.option.ID), err)
 		return
 	}
 	h.stats.recorded.Add(1)
@@ -162,6 +199,37 @@ func (h *handler) vote(v *visit) {
 	h.answerRecorded(v, chosen.option, seq, receipt)
 }
 
+// judge reads a ballot and says for what it is and who votes, or why it cannot count.
+func (h *handler) judge(v *visit) (b ballot, chosen *paperOption, identity string, p *problem) {
+	if !h.origins.allows(v.r) {
+		return b, nil, "", h.refuseForeign(v)
+	}
+	if v.body == otherBody {
+		return b, nil, "", &problem{status: http.StatusUnsupportedMediaType, code: "bad_type",
+			text: "The Content-Type must be application/x-www-form-urlencoded or application/json."}
+	}
+	if b, p = readBallot(v); p != nil {
+		return b, nil, "", p
+	}
+	v.code = b.code
+	if !v.known() {
+		if b.poll != "" {
+			v.paper = h.papers[b.poll]
+		}
+		return b, nil, "", h.noToken(v)
+	}
+	if chosen, p = h.find(v, b); p != nil {
+		return b, nil, "", p
+	}
+	if p = v.limit(v.paper.limits.network, v.network(h.trusted)); p != nil {
+		return b, nil, "", p
+	}
+	if identity, p = h.identify(v, b); p != nil {
+		return b, nil, "", p
+	}
+	return b, chosen, identity, v.limit(v.paper.limits.voter, identity)
+}
+
 // sequence decides the vote's place among the voter's votes. It is the token's sequence, or the form's if that is higher:
 // a slow reply to an older press may have put an older cookie back. The nonce signs the form's sequence.
 // A form that stayed open in another tab has a lower sequence; pressing it is the voter's newest wish all the same.
@@ -170,16 +238,14 @@ func (h *handler) sequence(v *visit, b ballot) (int64, *problem) {
 		return v.token.seq, nil
 	}
 	if b.seq == 0 || !h.keys.nonceValid(b.nonce, v.token.voter, v.paper.poll.ID, b.seq) {
-		return 0, &problem{http.StatusForbidden, "stale_form",
-			"This ballot paper was not made for this browser, or is too old. Here is a new one: please press again."}
+		return 0, newProblem(http.StatusForbidden, "stale_form")
 	}
 	return max(v.token.seq, b.seq), nil
 }
 
 // unknownPoll refuses a poll that is not in the poll file.
 func (h *handler) unknownPoll(slug string) *problem {
-	return &problem{http.StatusNotFound, "unknown_poll",
-		fmt.Sprintf("There is no poll %s; there are: %s.", quoted(slug), strings.Join(h.slugs(), ", "))}
+	return newProblem(http.StatusNotFound, "unknown_poll", quoted(slug), h.slugs)
 }
 
 // current is the first poll that is open, or the first.
@@ -190,12 +256,4 @@ func (h *handler) current() *ballotPaper {
 		}
 	}
 	return h.papers[h.polls[0].Slug]
-}
-
-func (h *handler) slugs() []string {
-	slugs := make([]string, len(h.polls))
-	for i := range h.polls {
-		slugs[i] = h.polls[i].Slug
-	}
-	return slugs
 }

@@ -40,7 +40,7 @@ func TestABrowserVotesAndChangesItsMind(t *testing.T) {
 			t.Fatalf("vote %d = %d to %q: %s", i, voted.Code, voted.Header().Get("Location"), voted.Body)
 		}
 		page = b.send("GET", "/?poll=pets", "", j, browser)
-		if want := map[string]string{"cats": "<strong>Cats</strong>", "dogs": "<strong>Dogs &amp; co</strong>"}[choice]; !strings.Contains(page.Body.String(), "Your vote for "+want+" is recorded") {
+		if want := map[string]string{"cats": "Cats", "dogs": "Dogs &amp; co"}[choice]; !strings.Contains(page.Body.String(), `You voted for <strong dir="auto">`+want+"</strong>.") {
 			t.Errorf("the page after vote %d does not show %s:\n%s", i, want, page.Body)
 		}
 		if strings.Count(page.Body.String(), `aria-pressed="true"`) != 1 {
@@ -95,9 +95,9 @@ func TestBallotsThatCannotCount(t *testing.T) {
 		want   int
 		text   string
 	}{
-		"no token":                     {"poll=pets&choice=cats", nil, false, 403, "curl -c jar -b jar"},
-		"no token, JSON":               {`{"poll":"pets","choice":"cats"}`, asJSON, false, 403, `"no_token"`},
-		"no token, browser":            {"poll=pets&choice=cats", browser, false, 403, "please press again"},
+		"no token":                     {"poll=pets&choice=cats", nil, false, 401, "curl -c jar -b jar"},
+		"no token, JSON":               {`{"poll":"pets","choice":"cats"}`, asJSON, false, 401, `"no_token"`},
+		"no token, browser":            {"poll=pets&choice=cats", browser, false, 401, "please press again"},
 		"forged token":                 {"poll=pets&choice=cats", map[string]string{"Cookie": "waggle=v1.x.1.1.k1.x"}, false, 403, "No vote was recorded"},
 		"browser form without a nonce": {"poll=pets&choice=cats", browser, true, 403, "please press again"},
 		"browser form, nonce invented": {"poll=pets&choice=cats&seq=1&nonce=k1.AAAA", browser, true, 403, "please press again"},
@@ -169,7 +169,7 @@ func TestCookiesBehindTLS(t *testing.T) {
 		}
 	}
 	j := b.voter()
-	if w := b.send("POST", "/", "poll=pets&choice=cats", j, https); w.Code != 403 {
+	if w := b.send("POST", "/", "poll=pets&choice=cats", j, https); w.Code != 401 {
 		t.Errorf("a plain cookie behind TLS = %d, want it ignored", w.Code)
 	}
 	if w := b.send("POST", "/", "poll=pets&choice=cats", j, https); w.Code != 303 {
@@ -229,8 +229,8 @@ func TestEveryReplyIsPrivate(t *testing.T) {
 		}
 	}
 	page := b.send("GET", "/", "", nil, browser).Body.String()
-	if strings.Contains(page, "<script") || regexp.MustCompile(`(src|href|action)="(https?:)?//`).MatchString(page) {
-		t.Errorf("the page has a script or another host:\n%s", page)
+	if strings.Count(page, "<script") != 1 || !strings.Contains(page, "<script>"+pageScript) || regexp.MustCompile(`(src|href|action)="(https?:)?//`).MatchString(page) {
+		t.Errorf("the page has another script than ours, or another host:\n%s", page)
 	}
 	if len(page) > 6<<10 {
 		t.Errorf("the page has %d bytes", len(page))

@@ -8,7 +8,7 @@ import (
 
 // stats are counters since the start; all of them are safe for concurrent use.
 type stats struct {
-	recorded, refused, unconfirmed, rejected, batches atomic.Uint64
+	recorded, kept, refused, unconfirmed, rejected, batches atomic.Uint64
 }
 
 // WriteMetrics adds the function's own lines to the server's /metrics.
@@ -16,6 +16,7 @@ func (h *handler) WriteMetrics(w io.Writer) {
 	s := h.stats
 	fmt.Fprint(w, "# HELP vote_ballots_total Ballots by what became of them.\n# TYPE vote_ballots_total counter\n")
 	fmt.Fprintf(w, "vote_ballots_total{outcome=\"recorded\"} %d\n", s.recorded.Load())
+	fmt.Fprintf(w, "vote_ballots_total{outcome=\"kept\"} %d\n", s.kept.Load())
 	fmt.Fprintf(w, "vote_ballots_total{outcome=\"refused\"} %d\n", s.refused.Load())
 	fmt.Fprintf(w, "vote_ballots_total{outcome=\"unconfirmed\"} %d\n", s.unconfirmed.Load())
 	fmt.Fprintf(w, "vote_ballots_total{outcome=\"rejected\"} %d\n", s.rejected.Load())

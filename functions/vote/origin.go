@@ -105,6 +105,5 @@ func (h *handler) refuseForeign(v *visit) *problem {
 		from = "a page that the browser calls " + site
 	}
 	here := strings.Join(append(hosts(v.r), h.origins.public...), ", ")
-	return &problem{http.StatusForbidden, "cross_origin", fmt.Sprintf("This ballot came from another site: it was sent by %s, "+
-		"and this site is %s. Open the ballot here and press again.", quoted(from), quoted(here))}
+	return newProblem(http.StatusForbidden, "cross_origin", quoted(from), quoted(here))
 }

@@ -19,69 +19,51 @@ var pageSource string
 //go:embed page.css
 var pageStyle string
 
-var pageTemplate = template.Must(template.New("page").Parse(pageSource))
+//go:embed script.js
+var pageScript string
 
-// policy permits the page's own style, by its hash, and its own form; nothing else, and no frame around it.
-var policy = func() string {
-	sum := sha256.Sum256([]byte(pageStyle))
-	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; img-src data:; " +
-		"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-}()
+// policy permits the page's own style and script, by their hashes, its own images and its own form; nothing else, and
+// no frame around it.
+var policy = "default-src 'none'; style-src '" + hashOf(pageStyle) + "'; script-src '" + hashOf(pageScript) + "'; " +
+	"img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// ballotPaper is a poll with its page, rendered when the function starts: at a request only the voter's own parts
-// are put in between.
+func hashOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// ballotPaper is a poll as the function serves it.
 type ballotPaper struct {
 	poll       *poll
 	args       *pollArgs
 	pseudonyms *mac
-	head, tail []byte
 	options    []paperOption
+	sheets     map[*language]*sheet
+	limits     *limiters
+	login      *login // nil but in mode sso
 }
 
 type paperOption struct {
-	option        *option
-	arg           any
-	plain, chosen []byte
+	option *option
+	arg    any
 }
 
-func newPaper(p *poll, all []poll, k *keys, resultsURL string) (*ballotPaper, error) {
-	paper := &ballotPaper{poll: p, args: &pollArgs{id: int64(p.ID)}, pseudonyms: k.pseudonyms(p.ID)}
-	var others []*poll
-	for i := range all {
-		if all[i].ID != p.ID {
-			others = append(others, &all[i])
-		}
-	}
-	var err error
-	if paper.head, err = render("head", map[string]any{"Question": p.Question, "Style": template.CSS(pageStyle)}); err != nil {
-		return nil, err
-	}
-	if paper.tail, err = render("tail", map[string]any{
-		"Mode": p.Mode, "Closes": written(p.Closes), "ClosesISO": p.Closes.UTC().Format(time.RFC3339),
-		"ResultsURL": resultsURL, "Others": others,
-	}); err != nil {
-		return nil, err
-	}
+func (h *handler) newPaper(p *poll, all []poll, resultsURL string) (*ballotPaper, error) {
+	b := &ballotPaper{poll: p, args: &pollArgs{id: int64(p.ID)}, pseudonyms: h.keys.pseudonyms(p.ID), sheets: map[*language]*sheet{}}
 	for i := range p.Options {
-		o := &p.Options[i]
-		done := paperOption{option: o, arg: int64(o.ID)}
-		if done.plain, err = render("option", map[string]any{"Slug": o.Slug, "Name": o.Name, "Chosen": false}); err != nil {
+		b.options = append(b.options, paperOption{option: &p.Options[i], arg: int64(p.Options[i].ID)})
+	}
+	for _, l := range languages {
+		if p.Lang != "" && p.Lang != l.code {
+			continue
+		}
+		s, err := newSheet(l, p, all, resultsURL)
+		if err != nil {
 			return nil, err
 		}
-		if done.chosen, err = render("option", map[string]any{"Slug": o.Slug, "Name": o.Name, "Chosen": true}); err != nil {
-			return nil, err
-		}
-		paper.options = append(paper.options, done)
+		b.sheets[l] = s
 	}
-	return paper, nil
-}
-
-func render(name string, data any) ([]byte, error) {
-	var out bytes.Buffer
-	if err := pageTemplate.ExecuteTemplate(&out, name, data); err != nil {
-		return nil, fmt.Errorf("rendering the page's %s: %w", name, err)
-	}
-	return out.Bytes(), nil
+	return b, nil
 }
 
 func (b *ballotPaper) option(slug string) *paperOption {
@@ -93,91 +75,228 @@ func (b *ballotPaper) option(slug string) *paperOption {
 	return nil
 }
 
-func (b *ballotPaper) optionSlugs() []string {
+func (b *ballotPaper) optionSlugs() string {
 	slugs := make([]string, len(b.options))
 	for i := range b.options {
 		slugs[i] = b.options[i].option.Slug
 	}
-	return slugs
+	return strings.Join(slugs, ", ")
 }
 
-// pseudonym is what the stream knows of the voter: base64url of the first 16 bytes of the keyed hash of the id.
-func (b *ballotPaper) pseudonym(voter string) string {
-	sum := b.pseudonyms.of([]byte(voter))
+// pseudonym is what the stream knows of the voter: base64url of the first 16 bytes of the keyed hash of the identity.
+func (b *ballotPaper) pseudonym(identity string) string {
+	sum := b.pseudonyms.of([]byte(identity))
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// view is what a page shows of one voter.
-type view struct {
-	token   token // without a voter: a link to the ballot stands in for the form
-	nonce   string
-	chosen  *option // the acknowledged choice, if the browser still has its receipt
-	receipt string
-	problem *problem // nil, or why the last press was not recorded
-}
+// mark stands in a template for a value that only a request has. It is a character of private use, which no poll file
+// may contain.
+const mark = "\uE000"
 
-// page puts the ballot together; now decides whether there is a form.
-func (b *ballotPaper) page(out []byte, v view, now time.Time) []byte {
-	out = append(out, b.head...)
-	switch {
-	case v.problem != nil:
-		out = append(out, `<p class="note warn" role="alert">`...)
-		out = append(out, html.EscapeString(v.problem.text)...)
-		out = append(out, "</p>\n"...)
-	case v.chosen != nil:
-		out = append(out, `<p class="note" role="status">Your vote for <strong>`...)
-		out = append(out, html.EscapeString(v.chosen.Name)...)
-		out = append(out, "</strong> is recorded.</p>\n"...)
-	}
-	state := b.poll.state(now)
-	if state == "open" && v.token.voter == "" {
-		out = append(out, `<p><a href="?poll=`...)
-		out = append(out, b.poll.Slug...)
-		out = append(out, "\">Open the ballot</a></p>\n"...)
-	} else if state == "open" {
-		out = b.form(out, v)
-	} else if v.problem == nil {
-		out = append(out, `<p class="note warn">`...)
-		out = append(out, closedText(b.poll, state)...)
-		out = append(out, "</p>\n"...)
-	}
-	if v.chosen != nil {
-		out = append(out, `<details><summary>Receipt</summary><code>`...)
-		out = append(out, v.receipt...) // verified, so of our own characters
-		out = append(out, "</code></details>\n"...)
-	}
-	return append(out, b.tail...)
-}
+// piece is a part of a page, rendered when the function starts: at a request only its marks are filled in.
+type piece [][]byte
 
-func (b *ballotPaper) form(out []byte, v view) []byte {
-	// The links of the page are queries alone: they stay right wherever a gateway mounts the function.
-	out = append(out, `<form method="post" action="?poll=`...)
-	out = append(out, b.poll.Slug...)
-	out = append(out, `"><input type="hidden" name="poll" value="`...)
-	out = append(out, b.poll.Slug...)
-	out = append(out, `"><input type="hidden" name="seq" value="`...)
-	out = strconv.AppendInt(out, v.token.seq, 10)
-	out = append(out, `"><input type="hidden" name="nonce" value="`...)
-	out = append(out, v.nonce...)
-	out = append(out, "\">\n"...)
-	for i := range b.options {
-		if b.options[i].option == v.chosen {
-			out = append(out, b.options[i].chosen...)
-		} else {
-			out = append(out, b.options[i].plain...)
+// fill appends the piece with its marks replaced by values, which must be HTML already.
+func (p piece) fill(out []byte, values ...string) []byte {
+	for i, part := range p {
+		out = append(out, part...)
+		if i < len(values) && i < len(p)-1 {
+			out = append(out, values[i]...)
 		}
 	}
-	return append(out, "</form>\n"...)
+	return out
 }
 
-func closedText(p *poll, state string) string {
-	if state == "waiting" {
-		return "This poll opens on " + written(p.Opens) + "."
+// sheet is a poll's page in one language, in pieces.
+type sheet struct {
+	language *language
+	poll     *poll
+	question string // as HTML
+	pieces   map[string]piece
+	// options are in the poll's order: as they are, and as the voter's choice.
+	options, chosen []piece
+}
+
+// sheetData is what the templates see.
+type sheetData struct {
+	*poll
+	Lang, Dir                  string
+	Style                      template.CSS
+	KeepsFirst, Many, Hidden   bool
+	Choice, Closes             template.HTML
+	Intro, Recorded, Login     string
+	ResultsURL, CheckURL, Mark string
+	Others                     []*poll
+}
+
+func newSheet(l *language, p *poll, all []poll, resultsURL string) (*sheet, error) {
+	s := &sheet{language: l, poll: p, question: html.EscapeString(p.Question), pieces: map[string]piece{}}
+	closes := template.HTML(`<time datetime="` + p.Closes.UTC().Format(time.RFC3339) + `">` + html.EscapeString(l.moment(p.Closes, p.Zone)) + "</time>")
+	data := sheetData{
+		poll: p, Lang: l.code, Dir: l.direction, Style: template.CSS(pageStyle), KeepsFirst: p.KeepsFirst(), Many: len(p.Options) > 8,
+		Hidden: p.Results == resultsClose, Choice: `<strong dir="auto">` + mark + "</strong>", Closes: closes,
+		Intro: p.Texts["intro"], Recorded: p.Texts["recorded"], ResultsURL: resultsURL, Mark: mark,
 	}
-	return "This poll closed on " + written(p.Closes) + "."
+	if p.SSO != nil {
+		data.Login = p.SSO.Login
+	}
+	if resultsURL != "" {
+		data.CheckURL = resultsURL + map[bool]string{false: "?", true: "&"}[strings.Contains(resultsURL, "?")] + "receipt="
+	}
+	for i := range all {
+		if all[i].ID != p.ID {
+			data.Others = append(data.Others, &all[i])
+		}
+	}
+	r := renderer{language: l}
+	for _, name := range []string{"head", "panel", "stands", "kept", "pending", "question", "link", "login", "form", "rule", "receipt", "tail", "end"} {
+		s.pieces[name] = r.piece(name, data)
+	}
+	for state, t := range map[string]time.Time{"waiting": p.Opens, "closed": p.Closes} {
+		text := ""
+		if state == "closed" {
+			text = p.Texts["closed"]
+		}
+		s.pieces[state] = r.piece("state", map[string]any{"State": state, "Text": text,
+			"Time": template.HTML(`<time datetime="` + t.UTC().Format(time.RFC3339) + `">` + html.EscapeString(l.moment(t, p.Zone)) + "</time>")})
+	}
+	s.pieces["script"] = r.piece("script", template.JS(pageScript))
+	for i := range p.Options {
+		s.options = append(s.options, r.piece("option", optionData{&p.Options[i], false}))
+		s.chosen = append(s.chosen, r.piece("option", optionData{&p.Options[i], true}))
+	}
+	return s, r.err
 }
 
-// written is a time for people, in the one zone that is right everywhere.
-func written(t time.Time) string {
-	return strings.TrimSpace(t.UTC().Format("2 January 2006, 15:04 UTC"))
+type optionData struct {
+	*option
+	Chosen bool
+}
+
+// renderer renders pieces in one language and keeps the first error.
+type renderer struct {
+	language *language
+	err      error
+}
+
+func (r *renderer) piece(name string, data any) piece {
+	var out bytes.Buffer
+	if err := pageTemplates[r.language].ExecuteTemplate(&out, name, data); err != nil && r.err == nil {
+		r.err = fmt.Errorf("rendering the page's %s: %w", name, err)
+	}
+	text := bytes.ReplaceAll(out.Bytes(), []byte("%ee%80%80"), []byte(mark)) // the mark, escaped for an address
+	return bytes.Split(text, []byte(mark))
+}
+
+// pageTemplates are the page's templates in each language: {{t "key"}} is a message, {{rich "key" html}} one with HTML
+// in its place.
+var pageTemplates = func() map[*language]*template.Template {
+	all := map[*language]*template.Template{}
+	for _, l := range languages {
+		all[l] = template.Must(template.New("page").Funcs(template.FuncMap{
+			"t": l.text,
+			"rich": func(key string, inner template.HTML) template.HTML {
+				return template.HTML(strings.ReplaceAll(html.EscapeString(l.texts[key]), "{0}", string(inner)))
+			},
+		}).Parse(pageSource))
+	}
+	return all
+}()
+
+// view is what a page shows of one voter.
+type view struct {
+	token token // without a voter: a link to the ballot stands in for the form
+	nonce string
+	code  string // the ballot code that the address brought
+	// standing is the voter's vote as far as this browser knows.
+	standing standing
+	// kept: the voter has pressed again although the first vote counts.
+	kept bool
+	// signedIn is for mode sso: the request has a valid token of the provider.
+	signedIn bool
+	problem  string // or why the last press was not recorded
+}
+
+// page puts the ballot together; state is the poll's.
+func (s *sheet) page(out []byte, v view, state string) []byte {
+	voted := v.standing.chosen != nil && !v.standing.pending
+	name := ""
+	if v.standing.chosen != nil {
+		name = html.EscapeString(v.standing.chosen.Name)
+	}
+	switch {
+	case v.problem != "":
+		out = s.pieces["head"].fill(out, html.EscapeString(s.language.text("title_not_recorded", s.poll.Question)))
+		out = append(out, `<p class="note warn" role="alert">`...)
+		out = append(out, html.EscapeString(v.problem)...)
+		out = append(out, "</p>\n"...)
+	case voted:
+		out = s.pieces["head"].fill(out, html.EscapeString(s.language.text("title_recorded", s.poll.Question)))
+	default:
+		out = s.pieces["head"].fill(out, s.question)
+	}
+	switch {
+	case voted && (v.problem != "" || state != "open"):
+		out = s.pieces["stands"].fill(out, name)
+	case voted:
+		if v.kept {
+			out = s.pieces["kept"].fill(out, name)
+		}
+		out = s.pieces["panel"].fill(out, name, reference(v.standing.receipt))
+	case v.standing.pending && v.problem == "":
+		out = s.pieces["pending"].fill(out, name)
+	}
+	out, form := s.ballot(out, v, state, voted)
+	if voted {
+		out = s.pieces["receipt"].fill(out, v.standing.receipt, v.standing.receipt) // verified, so of our own characters
+	}
+	out = s.pieces["tail"].fill(out)
+	if form {
+		out = s.pieces["script"].fill(out)
+	}
+	return s.pieces["end"].fill(out)
+}
+
+// ballot appends the question and, if the voter may press, a form with the options.
+func (s *sheet) ballot(out []byte, v view, state string, voted bool) (page []byte, form bool) {
+	switch {
+	case state != "open":
+		out = s.pieces["question"].fill(out)
+		if v.problem == "" {
+			out = s.pieces[state].fill(out)
+		}
+		return out, false
+	case v.token.voter == "":
+		return s.pieces["link"].fill(out), false
+	case voted && s.poll.KeepsFirst() && s.poll.Mode != modeOnce: // another code may come from this browser
+		return s.pieces["question"].fill(out), false
+	case s.poll.Mode == modeSSO && !v.signedIn:
+		return s.pieces["login"].fill(out), false
+	}
+	out = s.pieces["form"].fill(out, strconv.FormatInt(v.token.seq, 10), v.nonce, html.EscapeString(v.code))
+	for i := range s.poll.Options {
+		switch {
+		case v.standing.pending && s.poll.KeepsFirst() && v.standing.chosen != &s.poll.Options[i]:
+			// The unconfirmed vote may be stored, and then it counts: nothing else may be promised.
+		case voted && v.standing.chosen == &s.poll.Options[i]:
+			out = s.chosen[i].fill(out)
+		default:
+			out = s.options[i].fill(out)
+		}
+	}
+	out = append(out, "</div></fieldset></form>\n"...)
+	if !voted {
+		out = s.pieces["rule"].fill(out)
+	}
+	return out, true
+}
+
+// barePage is a page without a ballot. root leads to the function's own address.
+func barePage(l *language, title, text, root string, polls []poll) []byte {
+	var out bytes.Buffer
+	data := map[string]any{"Lang": l.code, "Dir": l.direction, "Style": template.CSS(pageStyle), "Title": title, "Text": text, "Root": root, "Polls": polls}
+	if err := pageTemplates[l].ExecuteTemplate(&out, "bare", data); err != nil {
+		return []byte(html.EscapeString(title))
+	}
+	return out.Bytes()
 }

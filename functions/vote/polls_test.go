@@ -16,7 +16,7 @@ func FuzzPage(f *testing.F) {
 			return
 		}
 		for i := range polls {
-			if _, err := newPaper(&polls[i], polls, k, ""); err != nil {
+			if _, err := (&handler{keys: k}).newPaper(&polls[i], polls, ""); err != nil {
 				t.Errorf("an accepted poll has no page: %v", err)
 			}
 		}

@@ -170,7 +170,7 @@ func votesThrough(t *testing.T, listen, ballot string) {
 		return string(text)
 	}
 	page := do("POST", press(t, do("GET", ""), "cats"))
-	if !strings.Contains(page, "<strong>Cats</strong>") {
+	if !strings.Contains(page, ">Cats</strong>") {
 		t.Errorf("after the vote:\n%s", page)
 	}
 	link := resultsLink.FindStringSubmatch(page)

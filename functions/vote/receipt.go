@@ -1,7 +1,6 @@
 package vote
 
 import (
-	"crypto/hmac"
 	"encoding/base32"
 	"encoding/base64"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 //	r2.<poll id>.<voter's pseudonym>.<sequence>.<incarnation>.<entry id>.<choice tag>.<kid>.<signature>
 //
 // Incarnation and entry name the vote's place: the key votes:inc of the Redis that took it, and the id in its stream.
+// Both are empty in a note for the ballot itself that nobody confirmed the vote; the results know no such receipt.
 // With the pseudonym they find the vote in Postgres, so the results can say whether it is counted, was replaced or waits.
 // The tag is a keyed hash of cookie, poll, sequence and choice. So the receipt alone tells nobody what was voted, and
 // is worth nothing to somebody who buys votes. With the voter's cookie the ballot can show the choice.
@@ -84,22 +84,11 @@ func (k *keys) readReceipt(text string) (receipt, *signer, bool) {
 	return receipt{poll: int32(poll), voter: parts[2], seq: seq, incarnation: parts[4], entry: parts[5], tag: parts[6]}, s, true
 }
 
-// chosen finds the option that the receipt is for. It returns nil if the receipt is of another cookie or poll.
-func (k *keys) chosen(text, cookieVoter string, p *poll) *option {
-	r, s, ok := k.readReceipt(text)
-	if !ok || r.poll != p.ID {
-		return nil
-	}
-	for i := range p.Options {
-		if hmac.Equal([]byte(s.tag(cookieVoter, p.ID, p.Options[i].ID, r.seq)), []byte(r.tag)) {
-			return &p.Options[i]
-		}
-	}
-	return nil
-}
-
 // spoken is an alphabet without letters that sound or look alike: Crockford's base 32.
-var spoken = base32.NewEncoding("0123456789ABCDEFGHJKMNPQRSTVWXYZ").WithPadding(base32.NoPadding)
+var spoken = base32.NewEncoding(codeAlphabet).WithPadding(base32.NoPadding)
+
+// codeAlphabet is that of ballot codes and references.
+const codeAlphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 // reference is a receipt's short form for people, such as 7K3M-Q2ZD: 40 bits of its signature. It finds nothing by itself.
 func reference(receipt string) string {

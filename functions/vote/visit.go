@@ -2,6 +2,7 @@ package vote
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -17,6 +18,15 @@ type visit struct {
 	// slug is the poll that the address names, or empty. paper is that poll's, or that of the only poll, or nil.
 	slug  string
 	paper *ballotPaper
+	// query is the address's; code the ballot code that it or the ballot brought.
+	query url.Values
+	code  string
+	// standing is the voter's vote in the paper's poll as far as is known; see standingOf.
+	standing standing
+	// pending is the note of a vote of this very visit that nobody confirmed.
+	pending string
+	// tongue is the language of the answer; see language.
+	tongue *language
 	// body is what the Content-Type announces, answer what the client understands.
 	body   bodyKind
 	answer answerKind
@@ -42,7 +52,11 @@ func (h *handler) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 	v := &visit{w: w, r: r, now: h.now(), cookies: cookies{secure: h.origins.secure() || isHTTPS(r)}, body: readBodyKind(r)}
 	v.answer = v.readAnswerKind()
 	v.token = h.readVoter(v)
-	v.slug = h.readSlug(r)
+	if r.URL.RawQuery != "" {
+		v.query = r.URL.Query()
+		v.slug = h.readSlug(v.query["poll"])
+		v.code = v.query.Get("code")
+	}
 	switch {
 	case v.slug != "":
 		v.paper = h.papers[v.slug]
@@ -63,12 +77,8 @@ func (h *handler) readVoter(v *visit) token {
 	return token{}
 }
 
-// readSlug returns the first poll of the query that there is, else the first.
-func (h *handler) readSlug(r *http.Request) string {
-	if r.URL.RawQuery == "" {
-		return ""
-	}
-	slugs := r.URL.Query()["poll"]
+// readSlug returns the first poll that there is, else the first.
+func (h *handler) readSlug(slugs []string) string {
 	for _, slug := range slugs {
 		if h.papers[slug] != nil {
 			return slug
@@ -102,6 +112,24 @@ func (v *visit) readAnswerKind() answerKind {
 	return textAnswer
 }
 
+// language is that of the poll, else the one that the client prefers. It is looked up when it is first needed.
+func (v *visit) language() *language {
+	code := ""
+	if v.paper != nil {
+		code = v.paper.poll.Lang
+	}
+	if v.tongue == nil || code != "" && v.tongue.code != code {
+		v.tongue = languageOf(code, strings.Join(v.r.Header["Accept-Language"], ","))
+	}
+	return v.tongue
+}
+
+// root leads from this address to the function's own: links are relative, because only the gateway knows under which
+// path the browser sees the function.
+func (v *visit) root() string {
+	return strings.Repeat("../", max(0, strings.Count(v.r.URL.Path, "/")-1))
+}
+
 // known reports whether the request came with a valid token.
 func (v *visit) known() bool { return v.token.voter != "" }
 
@@ -112,11 +140,18 @@ func (v *visit) fromBrowser() bool {
 	return h["Origin"] != nil || h["Sec-Fetch-Site"] != nil || h["Referer"] != nil || v.answer == pageAnswer
 }
 
-// giveToken sets a new token as a cookie if the request had none.
+// giveToken sets a new token as a cookie if the request had none. Where voters may come from several browsers, it also
+// raises the sequence to the time in seconds: their cookies do not know each other, so the clock orders what they do.
 func (h *handler) giveToken(v *visit) {
-	if v.known() {
+	now := v.now.Unix()
+	switch {
+	case !v.known():
+		v.token = newToken(v.now)
+	case !h.sharesVoters || v.token.seq >= now:
 		return
 	}
-	v.token = newToken(v.now)
-	v.cookies.setToken(v.w, h.keys.signToken(v.token), v.token.exp-v.now.Unix())
+	if h.sharesVoters {
+		v.token.seq = max(v.token.seq, now)
+	}
+	v.cookies.setToken(v.w, h.keys.signToken(v.token), v.token.exp-now)
 }

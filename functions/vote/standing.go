@@ -1,0 +1,58 @@
+package vote
+
+import (
+	"crypto/hmac"
+	"net/http"
+)
+
+// standing is a voter's vote in a poll as far as this browser knows: by the receipt that it has as a cookie.
+type standing struct {
+	chosen  *option // nil: it knows of none
+	receipt string
+	// pending: the vote may be stored, but nobody said so. In a poll whose first vote counts it must not be replaced.
+	pending bool
+}
+
+// standingOf finds the vote of voter, a pseudonym, or with an empty voter the browser's own, whoever that is.
+func (h *handler) standingOf(v *visit, voter string) standing {
+	p := v.paper.poll
+	texts := v.cookies.receipts(v.r, p.ID)
+	if v.pending != "" {
+		texts = []string{v.pending}
+	}
+	for _, text := range texts {
+		r, s, ok := h.keys.readReceipt(text)
+		if !ok || r.poll != p.ID || voter != "" && r.voter != voter {
+			continue
+		}
+		for i := range p.Options {
+			if hmac.Equal([]byte(s.tag(v.token.voter, p.ID, p.Options[i].ID, r.seq)), []byte(r.tag)) {
+				return standing{chosen: &p.Options[i], receipt: text, pending: r.entry == ""}
+			}
+		}
+	}
+	return standing{}
+}
+
+// identity names who signed in, apart from the subjects of other providers.
+func (s *sso) identity(subject string) string { return "sso:" + s.Issuer + "\n" + subject }
+
+// identify says who votes. In the modes last and first that is the browser, by its cookie; in once a ballot code; in sso
+// the subject of a token. The prefixes keep identities of different kinds apart: a cookie's is a UUID.
+func (h *handler) identify(v *visit, b ballot) (string, *problem) {
+	switch p := v.paper.poll; p.Mode {
+	case modeOnce:
+		code, ok := normalCode(b.code)
+		if b.code == "" {
+			return "", newProblem(http.StatusForbidden, "no_code")
+		}
+		if !ok || !h.codes[p.Slug].has(p.ID, code) {
+			return "", newProblem(http.StatusForbidden, "bad_code")
+		}
+		return "code:" + code, nil
+	case modeSSO:
+		subject, problem := v.paper.login.subject(v)
+		return p.SSO.identity(subject), problem
+	}
+	return v.token.voter, nil
+}
