@@ -239,3 +239,21 @@ func eachCall(t *testing.T, visit func(source, string)) {
 		})
 	}
 }
+
+// The templates python3-http and shell are each copied alone by their users, so what they share is in both.
+func TestCopiesInTheTemplatesAreEqual(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"watchdog.py", "healthcheck.py"} {
+		one, err := os.ReadFile("template/python3-http/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := os.ReadFile("template/shell/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(one) != string(other) {
+			t.Errorf("%s differs between template/python3-http and template/shell: copy the one you changed", file)
+		}
+	}
+}

@@ -18,10 +18,12 @@ import (
 
 // part is an image with what it needs to run alone.
 type part struct {
-	image   string
-	secrets map[string]string
-	args    []string
-	command []string
+	image string
+	// template is whose sample function is built instead.
+	template string
+	secrets  map[string]string
+	args     []string
+	command  []string
 	// server is the process that is stopped, if it is not the container's first.
 	server string
 }
@@ -30,57 +32,54 @@ var parts = map[string]part{
 	"gateway": {image: Provider, args: []string{"--env=role=gateway", "--env=basic_auth=false", "--env=functions_provider_url=http://127.0.0.1:9"}},
 	"worker": {image: Worker, secrets: map[string]string{"redis-drain": "x", "postgres-drain": "x"},
 		args: []string{"--env=REDIS_ADDRESSES=127.0.0.1:1", "--env=POSTGRES_HOST=127.0.0.1", "--env=START_TIMEOUT=10m", "--env=POLLS_FILE=/run/secrets/polls.json"}},
-	"function": {image: "function"},
-	"redis":    {image: Redis, secrets: redisSecrets, args: []string{"--env=NODE=it-node", "--env=REDIS_MAXMEMORY=16mb"}, server: "redis-server"},
-	"postgres": {image: Postgres, secrets: postgresSecrets},
+	"go-http":      {template: "go-http"},
+	"python3-http": {template: "python3-http"},
+	"redis":        {image: Redis, secrets: redisSecrets, args: []string{"--env=NODE=it-node", "--env=REDIS_MAXMEMORY=16mb"}, server: "redis-server"},
+	"postgres":     {image: Postgres, secrets: postgresSecrets},
 }
 
-// buildFunction makes the image of the template's sample as faas-cli does.
-var buildFunction = sync.OnceValues(func() (string, error) {
+// buildFunction makes the image of a template's sample as faas-cli does. It changes the working directory meanwhile.
+func buildFunction(language string) error {
 	if _, err := buildOnce(); err != nil { // for the base images
-		return "", err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "waggle-function-")
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer os.RemoveAll(dir)
 	if err := os.CopyFS(filepath.Join(dir, "template"), os.DirFS(filepath.Join("..", "..", "template"))); err != nil {
-		return "", err
+		return err
 	}
 	back, err := os.Getwd()
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := os.Chdir(dir); err != nil {
-		return "", err
+		return err
 	}
 	defer os.Chdir(back) //nolint:errcheck // the tests that follow say what they miss
-	files, err := builder.CreateBuildContext("sample", filepath.Join("template", "go-http", "function"), "go-http", nil)
+	files, err := builder.CreateBuildContext("sample", filepath.Join("template", language, "function"), language, nil)
 	if err != nil {
-		return "", err
+		return err
 	}
 	args, err := BuildArgs(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
-	const reference = NoRegistry + "/test-sample:latest"
+	reference := NoRegistry + "/test-" + language + ":latest"
 	_, err = docker.Engine{}.Build(ctx, docker.BuildOptions{Context: files, Tag: reference, BuildArgs: args})
-	return reference, err
-})
+	return err
+}
 
 func (p part) start(t *testing.T, name string, args ...string) *container {
 	t.Helper()
 	var b *bench
-	if p.image == "function" {
-		reference, err := buildFunction()
-		if err != nil {
-			t.Fatal(err)
-		}
+	if p.template != "" {
 		b = setup(t, Provider, p.secrets)
-		b.image = reference
+		b.image = NoRegistry + "/test-" + p.template + ":latest"
 	} else {
 		b = setup(t, p.image, p.secrets)
 	}
@@ -107,6 +106,14 @@ func (c *container) signal(server, signal string) {
 // TestSlowIsNotDead runs each part with a fiftieth of a processor, and each with a server that is stopped for 20 s again
 // and again: neither may fail its health check often enough to be replaced. One that is stopped for good must be.
 func TestSlowIsNotDead(t *testing.T) {
+	for _, p := range parts { // before other tests run beside this one, since the working directory changes
+		if p.template == "" {
+			continue
+		}
+		if err := buildFunction(p.template); err != nil {
+			t.Fatal(err)
+		}
+	}
 	t.Parallel()
 	const watched = 90 * time.Second
 	for name, p := range parts {
@@ -118,7 +125,7 @@ func TestSlowIsNotDead(t *testing.T) {
 			for _, c := range []*container{starved, stopped, paused} {
 				c.awaitHealthy()
 			}
-			// What starts with so little takes minutes: what is under test is that it is called dead only when it is.
+			// A start with so little would take minutes, and is not under test here.
 			starved.run("update", "--cpus=0.02", starved.name)
 			stopped.signal(p.server, "STOP")
 			var pauses sync.WaitGroup
