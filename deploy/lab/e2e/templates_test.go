@@ -16,6 +16,7 @@ import (
 	"github.com/openfaas/go-sdk/builder"
 
 	"waggle/deploy/docker"
+	"waggle/deploy/lab/testbed"
 )
 
 // newcomer is a developer with an empty folder, the address of this repository, and the client if there is one.
@@ -49,12 +50,12 @@ func (p *project) testTemplates(t *testing.T) {
 				t.Fatalf("building: %v\n%s", err, out)
 			}
 			t.Cleanup(func() { _, _ = docker.Engine{}.Run(p.background, "rmi", image) })
-			if err := p.cluster.Load(t.Context(), image); err != nil {
+			if err := p.Cluster.Load(t.Context(), image); err != nil {
 				t.Fatal(err)
 			}
 			p.deploy(t, types.FunctionDeployment{Service: name, Image: image, EnvVars: map[string]string{"healthcheck_interval": "500ms"},
 				EnvProcess: map[string]string{"shell": "/function/handler.sh"}[language], ReadOnlyRootFilesystem: true})
-			eventually(t, 30*time.Second, func() error {
+			testbed.Eventually(t, 30*time.Second, func() error {
 				if body := p.call(t, "POST", "/function/"+name, "bee", 200); body != "Hello! You said: bee\n" {
 					return fmt.Errorf("the function says %q", body)
 				}
