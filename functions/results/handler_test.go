@@ -28,7 +28,7 @@ const pollFile = `{"polls":[
 	{"id":3,"slug":"past","question":"Past?","options":[{"id":1,"slug":"yes","name":"Yes"},{"id":2,"slug":"no","name":"No"}],
 	 "opens":"2020-01-01T00:00:00Z","closes":"2021-01-01T00:00:00Z","mode":"last","results":"closed"}]}`
 
-func setup(t *testing.T, d *harness.Database) *handler {
+func setup(t testing.TB, d *harness.Database) *handler {
 	t.Helper()
 	polls, err := parsePolls([]byte(pollFile))
 	if err != nil {
@@ -50,7 +50,7 @@ func setup(t *testing.T, d *harness.Database) *handler {
 }
 
 // fill migrates the database and counts some votes: two nodes, one of them silent for a day and short of three.
-func fill(t *testing.T, d *harness.Database) {
+func fill(t testing.TB, d *harness.Database) {
 	t.Helper()
 	if _, err := tallystore.Migrate(context.Background(), d.DSN("waggle_admin")); err != nil {
 		t.Fatal(err)

@@ -128,7 +128,7 @@ func (h *handler) answerReceipt(w http.ResponseWriter, r *http.Request, q questi
 		bad = &problem{http.StatusNotFound, "unknown_poll", "receipt_unknown_poll"}
 	default:
 		var err error
-		if found, err = h.receipts.find(r.Context(), parsed, p.Mode == modeFirst); err != nil {
+		if found, err = h.receipts.find(r.Context(), parsed, p.KeepsFirst()); err != nil {
 			if !errors.Is(err, errBusy) && r.Context().Err() == nil {
 				h.logger.Warn("a receipt could not be looked up", "error", err)
 			}
@@ -165,7 +165,10 @@ func (f fate) sentence(l *language, p *poll, now time.Time) (text, colour string
 	case fateCounted:
 		return l.Text("receipt_counted"), "good"
 	case fateReplaced:
-		return l.Text("receipt_replaced_" + p.Mode), "good"
+		if p.KeepsFirst() {
+			return l.Text("receipt_replaced_first"), "good"
+		}
+		return l.Text("receipt_replaced_last"), "good"
 	case fateUnreachable:
 		return l.Text("receipt_unreachable", f.Node, l.Text("since", l.shortDate(*f.Since, now), l.age(now.Sub(*f.Since)))), "warn"
 	case fateLost, fateRejected:

@@ -29,14 +29,15 @@ func (v *voter) voteByJSON(choice string) []*http.Cookie {
 	return sent
 }
 
-// postJSON sends a vote with the cookies that the jar has now.
-func (v *voter) postJSON(choice string) {
+// postJSON sends a vote with the cookies that the jar has now, and returns its receipt.
+func (v *voter) postJSON(choice string) string {
 	v.t.Helper()
 	answer := v.do(http.MethodPost, "application/json", strings.NewReader(`{"poll":"pets","choice":"`+choice+`"}`), "application/json")
 	var receipt struct{ Status, Choice, Receipt string }
 	if err := json.Unmarshal([]byte(answer), &receipt); err != nil || receipt.Status != "recorded" || receipt.Choice != choice || receipt.Receipt == "" {
 		v.t.Fatalf("the vote is answered %s (%v), want a receipt for %s", answer, err, choice)
 	}
+	return receipt.Receipt
 }
 
 // useCookies makes the next request carry these cookies: the same vote again, as a proxy that retries would send it.

@@ -45,6 +45,8 @@ func TestOneNode(t *testing.T) {
 		}
 	})
 
+	t.Run("receipts, a live page and a signed summary", s.testResults)
+
 	t.Run("the control plane", s.testControlPlane)
 
 	t.Run("20,000 voters", func(t *testing.T) {
