@@ -62,7 +62,7 @@ func (s *share) Set(text string) error {
 
 const usage = `Votes like a crowd, then compares what it was told with what Postgres has counted.
 
-Exit status: 0 every promise was kept; 1 lost, missing, wrong, drift or unaccounted is not 0; 2 it could not be judged.
+Exit status: 0 every promise was kept; 1 outdated, missing, wrong, drift or unaccounted is not 0; 2 it could not be judged.
 
 `
 

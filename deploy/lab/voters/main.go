@@ -3,7 +3,7 @@
 //
 // It stands outside the system. In: addresses of the vote function, the secret that names voters in the books, and a
 // way to run SQL. Out: progress, a table, optionally JSON, and an exit status that a script can trust: 0 only if the
-// drain is complete and no acknowledged vote is lost, missing, wrong or unaccounted, and the tally is exact.
+// drain is complete and no acknowledged vote is outdated, missing, wrong or unaccounted, and the tally is exact.
 package main
 
 import (

@@ -65,7 +65,7 @@ func TestTheProgramSeesEachBrokenPromise(t *testing.T) {
 		holds  func(judge.Verdict) bool
 	}{
 		"every promise kept": {faults{}, habits + " -alone", exitKept, func(v judge.Verdict) bool {
-			return v.Acked > 60 && v.Counted == 60 && v.Unknown == 0 && v.Recovered == 0
+			return v.Acked > 60 && v.Counted == 60 && v.Unknown == 0 && v.Unconfirmed == 0
 		}},
 		"each first press fails": {faults{failFirst: true}, habits + " -alone", exitKept, func(v judge.Verdict) bool {
 			return v.Acked > 60 && v.Counted == 60 && v.Unknown == 0
@@ -74,7 +74,7 @@ func TestTheProgramSeesEachBrokenPromise(t *testing.T) {
 			return v.Acked > 60 && v.Counted == 60 && v.Unknown == 0
 		}},
 		"answers are lost, and nobody is patient": {faults{cutFirst: true}, "-double 0 -change 0 -stale 0 -replay 0 -tabs 0 -retry 0", exitKept, func(v judge.Verdict) bool {
-			return v.Recovered == 60 && v.Unknown == 60 && v.Acked == 0
+			return v.Unconfirmed == 60 && v.Unknown == 60 && v.Acked == 0
 		}},
 		"nothing is stored and nobody is patient": {faults{failFirst: true}, "-double 0 -change 0 -stale 0 -replay 0 -tabs 0 -retry 0", exitKept, func(v judge.Verdict) bool {
 			return v.Unknown == 60 && v.Counted == 0
@@ -83,7 +83,7 @@ func TestTheProgramSeesEachBrokenPromise(t *testing.T) {
 			return v.Missing == 60 && v.Unaccounted == v.Acked
 		}},
 		"captured but not counted":           {faults{dropRow: true}, habits, exitBroken, func(v judge.Verdict) bool { return v.Missing == 60 && v.Unaccounted == 0 }},
-		"the last to arrive wins":            {faults{arrivalOrder: true}, habits, exitBroken, func(v judge.Verdict) bool { return some(v.Lost) && v.Missing == 0 }},
+		"the last to arrive wins":            {faults{arrivalOrder: true}, habits, exitBroken, func(v judge.Verdict) bool { return some(v.Outdated) && v.Missing == 0 }},
 		"votes are exchanged":                {faults{swapChoice: true}, habits, exitBroken, func(v judge.Verdict) bool { return v.Wrong == 60 }},
 		"votes of nobody":                    {faults{ghost: true}, habits + " -alone", exitBroken, func(v judge.Verdict) bool { return some(v.Wrong) && v.Wrong == v.Strangers }},
 		"votes of others are nobody's fault": {faults{ghost: true}, habits, exitKept, func(v judge.Verdict) bool { return some(v.Strangers) }},

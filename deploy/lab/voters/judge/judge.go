@@ -92,8 +92,8 @@ type Rules struct {
 	Alone bool
 }
 
-// Verdict is the result. Ballots are counted in Acked, Unknown and Refused; voters in Lost, Missing, Wrong and
-// Recovered; votes in Drift; captured entries in Unaccounted.
+// Verdict is the result. Ballots are counted in Acked, Unknown and Refused; voters in Outdated, Missing, Wrong and
+// Unconfirmed; votes in Drift; captured entries in Unaccounted.
 type Verdict struct {
 	Voters  int64 `json:"voters"`
 	Acked   int64 `json:"acked"`
@@ -101,14 +101,14 @@ type Verdict struct {
 	Refused int64 `json:"refused"`
 	// Counted is the number of the run's voters who have a counted vote.
 	Counted int64 `json:"counted"`
-	// Lost counts voters whose counted vote is an earlier one than the system promised to count (a later one if the first wins).
-	Lost int64 `json:"lost"`
+	// Outdated counts voters whose counted vote is an earlier one than the system promised to count (a later one if the first wins).
+	Outdated int64 `json:"outdated"`
 	// Missing counts voters who were promised a vote and have none, also because they share another voter's identity.
 	Missing int64 `json:"missing"`
 	// Wrong counts counted votes that no voter cast, or that were refused.
 	Wrong int64 `json:"wrong"`
-	// Recovered counts counted votes whose voter never learned of it. They are right.
-	Recovered int64 `json:"recovered"`
+	// Unconfirmed counts counted votes whose voter never learned of it. They are right.
+	Unconfirmed int64 `json:"unconfirmed"`
 	// Drift is the sum over all choices of the distance between the tally and the counted votes, and of that between
 	// what is shown and the tally.
 	Drift int64 `json:"drift"`
@@ -121,7 +121,7 @@ type Verdict struct {
 
 // Clean reports whether the promise held.
 func (v Verdict) Clean() bool {
-	return v.Lost == 0 && v.Missing == 0 && v.Wrong == 0 && v.Drift == 0 && v.Unaccounted == 0
+	return v.Outdated == 0 && v.Missing == 0 && v.Wrong == 0 && v.Drift == 0 && v.Unaccounted == 0
 }
 
 // Judge compares. It keeps neither argument and changes none; memory is about 48 bytes per voter.
@@ -197,16 +197,16 @@ func (v *Verdict) count(voter *Voter) {
 	}
 }
 
-// compare judges the counted vote of a voter of the run. A vote can be both lost and wrong.
+// compare judges the counted vote of a voter of the run. A vote can be both outdated and wrong.
 func (v *Verdict) compare(rules Rules, voter *Voter, row Row) {
 	order := cmp.Compare[int64]
 	if rules.FirstWins {
 		order = func(a, b int64) int { return cmp.Compare(b, a) }
 	}
-	lost, cast, known := false, false, false
+	outdated, cast, known := false, false, false
 	for _, b := range voter.Ballots {
 		if b.Outcome == Acked && order(row.Seq, b.Seq) < 0 {
-			lost = true
+			outdated = true
 		}
 		if b.Seq == row.Seq && b.Choice == row.Choice {
 			cast = cast || b.Outcome != Refused
@@ -217,10 +217,10 @@ func (v *Verdict) compare(rules Rules, voter *Voter, row Row) {
 	case !cast:
 		v.Wrong++
 	case !known:
-		v.Recovered++
+		v.Unconfirmed++
 	}
-	if lost {
-		v.Lost++
+	if outdated {
+		v.Outdated++
 	}
 }
 

@@ -42,16 +42,16 @@ func TestJudge(t *testing.T) {
 			books:  Books{Rows: []Row{row(1, 2, 2)}, Captured: 2},
 			want:   Verdict{Voters: 1, Acked: 2, Counted: 1},
 		},
-		"a changed mind, but the earlier vote counts: lost": {
+		"a changed mind, but the earlier vote counts: outdated": {
 			voters: []Voter{voter(1, acked(1, 1), acked(2, 2))},
 			books:  Books{Rows: []Row{row(1, 1, 1)}, Captured: 2},
-			want:   Verdict{Voters: 1, Acked: 2, Counted: 1, Lost: 1},
+			want:   Verdict{Voters: 1, Acked: 2, Counted: 1, Outdated: 1},
 			broken: true,
 		},
 		"the same choice twice does not hide the loss of the second": {
 			voters: []Voter{voter(1, acked(1, 1), acked(2, 1))},
 			books:  Books{Rows: []Row{row(1, 1, 1)}, Captured: 2},
-			want:   Verdict{Voters: 1, Acked: 2, Counted: 1, Lost: 1},
+			want:   Verdict{Voters: 1, Acked: 2, Counted: 1, Outdated: 1},
 			broken: true,
 		},
 		"where the first vote counts, the first is right": {
@@ -64,7 +64,7 @@ func TestJudge(t *testing.T) {
 			rules:  Rules{FirstWins: true},
 			voters: []Voter{voter(1, acked(1, 1), acked(2, 2))},
 			books:  Books{Rows: []Row{row(1, 2, 2)}, Captured: 2},
-			want:   Verdict{Voters: 1, Acked: 2, Counted: 1, Lost: 1},
+			want:   Verdict{Voters: 1, Acked: 2, Counted: 1, Outdated: 1},
 			broken: true,
 		},
 		"an acknowledged vote without a row: missing": {
@@ -80,17 +80,17 @@ func TestJudge(t *testing.T) {
 		"an unknown vote with a row: recovered": {
 			voters: []Voter{voter(1, unknown(1, 1))},
 			books:  Books{Rows: []Row{row(1, 1, 1)}, Captured: 1},
-			want:   Verdict{Voters: 1, Unknown: 1, Counted: 1, Recovered: 1},
+			want:   Verdict{Voters: 1, Unknown: 1, Counted: 1, Unconfirmed: 1},
 		},
 		"an unknown later vote may replace an acknowledged one": {
 			voters: []Voter{voter(1, acked(1, 1), unknown(2, 2))},
 			books:  Books{Rows: []Row{row(1, 2, 2)}, Captured: 2},
-			want:   Verdict{Voters: 1, Acked: 1, Unknown: 1, Counted: 1, Recovered: 1},
+			want:   Verdict{Voters: 1, Acked: 1, Unknown: 1, Counted: 1, Unconfirmed: 1},
 		},
 		"an unknown earlier vote must not replace an acknowledged one": {
 			voters: []Voter{voter(1, unknown(1, 1), acked(2, 2))},
 			books:  Books{Rows: []Row{row(1, 1, 1)}, Captured: 2},
-			want:   Verdict{Voters: 1, Acked: 1, Unknown: 1, Counted: 1, Lost: 1, Recovered: 1},
+			want:   Verdict{Voters: 1, Acked: 1, Unknown: 1, Counted: 1, Outdated: 1, Unconfirmed: 1},
 			broken: true,
 		},
 		"two tabs: either may win": {
@@ -101,7 +101,7 @@ func TestJudge(t *testing.T) {
 		"two tabs, one without an answer: that one may win": {
 			voters: []Voter{voter(1, acked(1, 1), unknown(1, 2))},
 			books:  Books{Rows: []Row{row(1, 1, 2)}, Captured: 2},
-			want:   Verdict{Voters: 1, Acked: 1, Unknown: 1, Counted: 1, Recovered: 1},
+			want:   Verdict{Voters: 1, Acked: 1, Unknown: 1, Counted: 1, Unconfirmed: 1},
 		},
 		"two tabs, but a third choice: wrong": {
 			voters: []Voter{voter(1, acked(1, 1), acked(1, 2))},
@@ -127,10 +127,10 @@ func TestJudge(t *testing.T) {
 			want:   Verdict{Voters: 1, Counted: 1, Wrong: 1},
 			broken: true,
 		},
-		"a sequence below the promised one, and never cast: lost and wrong": {
+		"a sequence below the promised one, and never cast: outdated and wrong": {
 			voters: []Voter{voter(1, acked(5, 1))},
 			books:  Books{Rows: []Row{row(1, 4, 1)}, Captured: 1},
-			want:   Verdict{Voters: 1, Acked: 1, Counted: 1, Lost: 1, Wrong: 1},
+			want:   Verdict{Voters: 1, Acked: 1, Counted: 1, Outdated: 1, Wrong: 1},
 			broken: true,
 		},
 		"two voters with one identity: the second has no vote": {
@@ -293,7 +293,7 @@ var faults = map[string]func(*rapid.T, Rules, []Voter, *Books) (func(Verdict) in
 					if rules.FirstWins {
 						b.Rows[i].Seq = 100
 					}
-					return func(v Verdict) int64 { return v.Lost }, true
+					return func(v Verdict) int64 { return v.Outdated }, true
 				}
 			}
 		}
