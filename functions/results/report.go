@@ -41,6 +41,8 @@ type pollReport struct {
 	// is there until a day after the poll.
 	Turnout []minuteVoters `json:"turnout"`
 	Earlier int64          `json:"turnout_earlier"`
+	// TurnoutCut means that too many polls are open for this one's turnout to be read.
+	TurnoutCut bool `json:"turnout_cut"`
 }
 
 type optionReport struct {
@@ -58,8 +60,13 @@ type optionReport struct {
 // newReport puts a count beside the polls. It is pure; now decides what is open and what is hidden.
 func newReport(polls []poll, c *count, now time.Time, stale bool) report {
 	r := report{Stale: stale, Polls: make([]pollReport, 0, len(polls)), Ledger: newLedger(c, stale), now: now}
+	shown := 0
 	for i := range polls {
-		r.Polls = append(r.Polls, newPollReport(&polls[i], c, &r.Ledger, now))
+		p := &polls[i]
+		if p.hasTurnout(now) {
+			shown++
+		}
+		r.Polls = append(r.Polls, newPollReport(p, c, &r.Ledger, now, p.hasTurnout(now) && shown > maxTurnouts))
 	}
 	return r
 }
@@ -70,7 +77,7 @@ func (r report) only(slug string) report {
 	return r
 }
 
-func newPollReport(p *poll, c *count, l *ledger, now time.Time) pollReport {
+func newPollReport(p *poll, c *count, l *ledger, now time.Time, turnoutCut bool) pollReport {
 	out := pollReport{
 		ID: p.ID, Slug: p.Slug, Question: p.Question, Mode: p.Mode, State: p.state(now), Opens: p.Opens, Closes: p.Closes,
 		Entries: []nodeEntries{}, Turnout: []minuteVoters{},
@@ -96,6 +103,7 @@ func newPollReport(p *poll, c *count, l *ledger, now time.Time) pollReport {
 	if entries := c.entries[p.ID]; entries != nil {
 		out.Entries = entries
 	}
+	out.TurnoutCut = turnoutCut
 	out.addTurnout(c.turnout[p.ID])
 	return out
 }
@@ -134,6 +142,11 @@ func (p *pollReport) addTurnout(minutes []minuteVoters) {
 		p.Earlier -= m.Voters
 	}
 	p.Earlier = max(p.Earlier, 0)
+}
+
+// hasTurnout reports whether the poll's turnout is of interest at now.
+func (p *poll) hasTurnout(now time.Time) bool {
+	return !now.Before(p.Opens) && !now.After(p.Closes.Add(turnoutKept))
 }
 
 // turnoutEnd is the last minute of a poll that can have voters at now.

@@ -106,6 +106,22 @@ func TestSharesTiesAndTurnout(t *testing.T) {
 	}
 }
 
+// What is left out for want of room says so.
+func TestTurnoutOfManyPollsSaysThatItIsCut(t *testing.T) {
+	t.Parallel()
+	polls := make([]poll, maxTurnouts+2)
+	for i := range polls {
+		polls[i] = poll{ID: int32(i + 1), Opens: closing.Add(-time.Hour), Closes: closing, Results: resultsLive}
+	}
+	polls[3].Opens, polls[3].Closes = closing, closing.Add(time.Hour) // not open yet: takes no room
+	now := closing.Add(-time.Minute)
+	ids, _, _ := turnoutWindows(polls, now)
+	r := newReport(polls, &count{}, now, false)
+	if len(ids) != maxTurnouts || ids[len(ids)-1] != maxTurnouts+1 || r.Polls[maxTurnouts].TurnoutCut || !r.Polls[maxTurnouts+1].TurnoutCut || r.Polls[3].TurnoutCut {
+		t.Errorf("turnout of %d polls is read, the last two are cut: %v %v", len(ids), r.Polls[maxTurnouts].TurnoutCut, r.Polls[maxTurnouts+1].TurnoutCut)
+	}
+}
+
 func TestLanguages(t *testing.T) {
 	t.Parallel()
 	for header, want := range map[string]string{"": "en", "de-AT,en;q=0.5": "de", "fr": "en", "ar-EG": "ar", "es-419": "es", "xx, es;q=0.1": "es", "*": "en", ";;": "en"} {

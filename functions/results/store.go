@@ -133,7 +133,7 @@ func turnoutWindows(polls []poll, now time.Time) (ids []int32, firsts, lasts []i
 	ids, firsts, lasts = []int32{}, []int64{}, []int64{}
 	for i := range polls {
 		p := &polls[i]
-		if now.Before(p.Opens) || now.After(p.Closes.Add(turnoutKept)) || len(ids) == maxTurnouts {
+		if !p.hasTurnout(now) || len(ids) == maxTurnouts {
 			continue
 		}
 		last := p.turnoutEnd(now)
