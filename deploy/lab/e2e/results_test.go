@@ -4,8 +4,10 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -13,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"waggle/deploy/lab/testbed"
 )
 
 // testResults follows a vote to its look-up, watches the page's stream through the gateway, and has the count signed.
@@ -20,11 +24,11 @@ func (s *system) testResults(t *testing.T) {
 	voter := s.newVoter(t)
 	voter.do(http.MethodGet, "", nil, "application/json")
 	receipt := voter.postJSON("cats")
-	eventually(t, 10*time.Second, func() error { return s.receiptIs(receipt, "counted") })
+	testbed.Eventually(t, 10*time.Second, func() error { return s.receiptIs(receipt, "counted") })
 	voter.postJSON("dogs")
-	eventually(t, 10*time.Second, func() error { return s.receiptIs(receipt, "replaced") })
+	testbed.Eventually(t, 10*time.Second, func() error { return s.receiptIs(receipt, "replaced") })
 
-	stream, err := http.Get(s.gateway + "/function/results?format=events")
+	stream, err := http.Get(s.Gateway + "/function/results?format=events")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,14 +43,17 @@ func (s *system) testResults(t *testing.T) {
 		}
 	}
 
-	s.log.Reset()
+	var out bytes.Buffer
+	old := s.Out
+	defer func() { s.Out = old }()
+	s.Out = io.MultiWriter(&out, old)
 	if err := s.Summary(t.Context(), ""); err != nil {
 		t.Fatalf("make summary: %v", err)
 	}
-	if out := s.log.String(); !strings.Contains(out, "NOT FINAL") || !strings.Contains(out, "rows, tally and accounts agree") {
-		t.Errorf("make summary prints:\n%s", out)
+	if paper := out.String(); !strings.Contains(paper, "NOT FINAL") || !strings.Contains(paper, "rows, tally and accounts agree") {
+		t.Errorf("make summary prints:\n%s", paper)
 	}
-	files, err := filepath.Glob(filepath.Join(s.config.StateDir, "summaries", "*.json"))
+	files, err := filepath.Glob(filepath.Join(s.StateDir, "summaries", "*.json"))
 	if err != nil || len(files) != 1 {
 		t.Fatalf("summaries kept: %q, %v", files, err)
 	}
@@ -67,7 +74,7 @@ func (s *system) testResults(t *testing.T) {
 
 // receiptIs asks the results what became of a receipt's vote.
 func (s *system) receiptIs(receipt, want string) error {
-	answer, err := http.Get(s.gateway + "/function/results?format=json&receipt=" + url.QueryEscape(receipt))
+	answer, err := http.Get(s.Gateway + "/function/results?format=json&receipt=" + url.QueryEscape(receipt))
 	if err != nil {
 		return err
 	}
