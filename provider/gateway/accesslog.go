@@ -44,8 +44,8 @@ const maxLoggedPath = 256
 
 // log writes one line about an answered request, unless too many were logged within this second. There is no address,
 // no query and no header in it: a log is kept longer, and read by more people, than what voters send should be.
-func (ex *exchange) log() {
-	log := &ex.g.accessLog
+func (rq *request) log() {
+	log := &rq.g.accessLog
 	if log.most == 0 {
 		return
 	}
@@ -54,17 +54,17 @@ func (ex *exchange) log() {
 	if !ok {
 		return
 	}
-	path, _, _ := bytes.Cut(ex.req.Target, []byte("?"))
+	path, _, _ := bytes.Cut(rq.req.Target, []byte("?"))
 	attrs := []any{
-		slog.String("method", string(ex.req.Method)), slog.String("path", string(path[:min(len(path), maxLoggedPath)])),
-		slog.Int("status", ex.status), slog.Float64("seconds", now.Sub(ex.started).Seconds()),
+		slog.String("method", string(rq.req.Method)), slog.String("path", string(path[:min(len(path), maxLoggedPath)])),
+		slog.Int("status", rq.status), slog.Float64("seconds", now.Sub(rq.started).Seconds()),
 	}
-	if ex.stats != nil {
-		attrs = append(attrs, slog.String("function", ex.set.Label), slog.String("call_id", string(ex.id.callID)),
-			slog.Int("tries", ex.tries+ex.repeats+1))
+	if rq.stats != nil {
+		attrs = append(attrs, slog.String("function", rq.set.Label), slog.String("call_id", string(rq.id.callID)),
+			slog.Int("tries", max(rq.tries, 1)))
 	}
 	if skipped > 0 {
 		attrs = append(attrs, slog.Uint64("skipped", skipped))
 	}
-	ex.g.cfg.Logger.Info("request", attrs...)
+	rq.g.cfg.Logger.Info("request", attrs...)
 }

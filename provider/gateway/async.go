@@ -53,99 +53,99 @@ const (
 )
 
 // async answers for asynchronous calls: a POST is one, a DELETE cancels one, OPTIONS asks what pages may do.
-func (ex *exchange) async(address []byte) (keep bool) {
-	if ex.g.cfg.Queue == nil {
-		return ex.refuse(404, notConfigured)
+func (rq *request) async(address []byte) (keep bool) {
+	if rq.g.cfg.Queue == nil {
+		return rq.refuse(404, notConfigured)
 	}
-	switch string(ex.req.Method) {
+	switch string(rq.req.Method) {
 	case "POST":
-		return ex.enqueue(address)
+		return rq.enqueue(address)
 	case "DELETE":
-		return ex.cancelCall(address)
+		return rq.cancelCall(address)
 	case "OPTIONS":
-		return ex.function(address) // its own answer, where annotations give none
+		return rq.function(address) // its own answer, where annotations give none
 	}
-	return ex.refuse(405, "legal methods: POST for a call, DELETE to cancel one, OPTIONS")
+	return rq.refuse(405, "legal methods: POST for a call, DELETE to cancel one, OPTIONS")
 }
 
 // enqueue takes one call.
-func (ex *exchange) enqueue(address []byte) (keep bool) {
+func (rq *request) enqueue(address []byte) (keep bool) {
 	name, _ := splitAddress(address)
-	if status, reason := ex.find(address); status != 0 {
-		return ex.refuse(status, reason)
+	if status, reason := rq.find(address); status != 0 {
+		return rq.refuse(status, reason)
 	}
-	if status, reason := ex.markAsync(); status != 0 {
-		return ex.refuse(status, reason)
+	if status, reason := rq.markAsync(); status != 0 {
+		return rq.refuse(status, reason)
 	}
 	// What is parsed lies in a buffer that reading on may move.
-	call := QueuedCall{ID: string(ex.id.callID), Address: string(name), Function: ex.set.Label, Target: string(ex.path), Accepted: ex.started}
-	if ex.slash {
+	call := QueuedCall{ID: string(rq.id.callID), Address: string(name), Function: rq.set.Label, Target: string(rq.path), Accepted: rq.started}
+	if rq.slash {
 		call.Target = "/" + call.Target
 	}
 	var several bool
-	if call.Callback, several = ex.callback(); several {
-		return ex.refuse(400, "more than one X-Callback-Url")
+	if call.Callback, several = rq.callback(); several {
+		return rq.refuse(400, "more than one X-Callback-Url")
 	}
-	call.Header = ex.appendOrigin(ex.req.AppendKept(make([]byte, 0, ex.req.Size()+512)))
-	if status, reason := ex.makeable(&call); status != 0 {
-		return ex.refuse(status, reason)
+	call.Header = rq.appendOrigin(rq.req.AppendKept(make([]byte, 0, rq.req.Size()+512)))
+	if status, reason := rq.makeable(&call); status != 0 {
+		return rq.refuse(status, reason)
 	}
-	in := intake{room: &ex.g.receiving, most: ex.g.cfg.MaxAsyncBody}
-	if most := ex.g.cfg.MaxBody; most > 0 {
+	in := intake{room: &rq.g.asyncBudget, most: rq.g.cfg.MaxAsyncBody}
+	if most := rq.g.cfg.MaxBody; most > 0 {
 		in.most = min(in.most, most)
 	}
 	defer in.release()
-	if status, reason := ex.receive(&in); status != 0 {
+	if status, reason := rq.receive(&in); status != 0 {
 		in.release() // the client may go on sending for a while
-		return ex.refuse(status, reason)
+		return rq.refuse(status, reason)
 	}
 	call.Body = in.body
-	if err := ex.withQueue(func(ctx context.Context) error { return ex.g.cfg.Queue.Enqueue(ctx, call) }); err != nil {
-		return ex.refuse(statusOf(err), err.Error())
+	if err := rq.withQueue(func(ctx context.Context) error { return rq.g.cfg.Queue.Enqueue(ctx, call) }); err != nil {
+		return rq.refuse(statusOf(err), err.Error())
 	}
-	return ex.respond(202, nil, "")
+	return rq.respond(202, nil, "")
 }
 
 // makeable refuses a call that this gateway would refuse when the queue makes it: nothing but a dead letter would come of
 // that, and the client could not be told.
-func (ex *exchange) makeable(call *QueuedCall) (status int, reason string) {
+func (rq *request) makeable(call *QueuedCall) (status int, reason string) {
 	fields := bytes.Count(call.Header, []byte("\r\n"))
 	head := len(call.Address) + len(call.Target) + len(call.Header) + fields // each may get a space behind its colon
 	switch {
-	case ex.req.WebSocket:
+	case rq.req.WebSocket:
 		return 400, "an asynchronous call cannot change its protocol"
-	case fields+queueFields > http1.MaxFields || head+queueHead > ex.g.cfg.MaxHeader:
+	case fields+queueFields > http1.MaxFields || head+queueHead > rq.g.cfg.MaxHeader:
 		return 431, fmt.Sprintf("request head is too long for an asynchronous call: those of %d fields and %d bytes have to leave room for what says where it comes from",
-			http1.MaxFields, ex.g.cfg.MaxHeader)
+			http1.MaxFields, rq.g.cfg.MaxHeader)
 	}
 	return 0, ""
 }
 
 // withQueue calls the queue, which keeps to its own deadline; the client's connection has none meanwhile.
-func (ex *exchange) withQueue(do func(context.Context) error) error {
+func (rq *request) withQueue(do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), queueTimeout)
 	defer cancel()
-	ex.c.limit(0)
+	rq.c.limit(0)
 	return do(ctx)
 }
 
 // markAsync gives the call its id and decides which of its fields are kept. The id stands for the right to cancel, so
 // one that is made here cannot be guessed.
-func (ex *exchange) markAsync() (status int, reason string) {
-	ex.mark()
-	id := &ex.id
+func (rq *request) markAsync() (status int, reason string) {
+	rq.mark()
+	id := &rq.id
 	if id.ownCallID {
 		var raw [16]byte
 		_, _ = rand.Read(raw[:]) // never fails
 		id.callID = formatCallID(&id.made, raw)
 	}
 	if !feed.ValidCallID(string(id.callID)) {
-		ex.set, ex.stats = nil, nil // a call without an id is none
+		rq.set, rq.stats = nil, nil // a call without an id is none
 		return 400, "X-Call-Id: legal are " + feed.CallIDRule
 	}
 	// The connection's buffer may move under the id.
 	id.callID = append([]byte(nil), id.callID...)
-	fields := ex.req.All()
+	fields := rq.req.All()
 	for i := range fields {
 		switch fields[i].Kind {
 		case http1.ContentLength, http1.Expect, http1.Trailer:
@@ -156,12 +156,12 @@ func (ex *exchange) markAsync() (status int, reason string) {
 }
 
 // callback is the value of X-Callback-Url.
-func (ex *exchange) callback() (url string, several bool) {
-	fields := ex.req.All()
+func (rq *request) callback() (url string, several bool) {
+	fields := rq.req.All()
 	for i := range fields {
-		if f := &fields[i]; f.Kind == http1.Other && http1.EqualFold(ex.req.Name(f), "x-callback-url") {
+		if f := &fields[i]; f.Kind == http1.Other && http1.EqualFold(rq.req.Name(f), "x-callback-url") {
 			several = several || url != ""
-			url = string(ex.req.Value(f))
+			url = string(rq.req.Value(f))
 		}
 	}
 	return url, several
@@ -186,18 +186,18 @@ func (g *Gateway) Function(label string) (fn feed.Function, found, known bool) {
 }
 
 // inspectQueue lets an operator look into the queue of this gateway, and at its dead letters.
-func (ex *exchange) inspectQueue(target string) (keep bool) {
-	if ex.g.cfg.Queue == nil {
-		return ex.refuse(404, notConfigured)
+func (rq *request) inspectQueue(target string) (keep bool) {
+	if rq.g.cfg.Queue == nil {
+		return rq.refuse(404, notConfigured)
 	}
 	var status int
 	var body []byte
-	_ = ex.withQueue(func(ctx context.Context) error {
-		status, body = ex.g.cfg.Queue.Inspect(ctx, string(ex.req.Method), target)
+	_ = rq.withQueue(func(ctx context.Context) error {
+		status, body = rq.g.cfg.Queue.Inspect(ctx, string(rq.req.Method), target)
 		return nil
 	})
 	if status >= 400 {
-		return ex.refuse(status, string(body))
+		return rq.refuse(status, string(body))
 	}
-	return ex.respond(status, body, "Content-Type: application/json\r\nCache-Control: no-store\r\n")
+	return rq.respond(status, body, "Content-Type: application/json\r\nCache-Control: no-store\r\n")
 }

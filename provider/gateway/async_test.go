@@ -186,8 +186,8 @@ func TestAsyncRefusals(t *testing.T) {
 			if retry := resp.Header.Get("Retry-After") != ""; retry != (tc.status == 429 || tc.status == 503) {
 				t.Errorf("Retry-After is there: %v", retry)
 			}
-			if e.receiving.Load() != 0 {
-				t.Errorf("%d bytes are still taken", e.receiving.Load())
+			if e.asyncBudget.Used() != 0 {
+				t.Errorf("%d bytes are still taken", e.asyncBudget.Used())
 			}
 		})
 	}
@@ -309,7 +309,7 @@ func TestAsyncBodiesShareTheirRoom(t *testing.T) {
 	t.Parallel()
 	q := &fakeQueue{}
 	e := start(t, withQueue(q), function("f"))
-	e.receiving.Store(intakeRoom - 10) // what others are sending
+	e.asyncBudget.Add(intakeRoom - 10) // what others are sending
 	resp, body := e.exchange(t, "POST /async-function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\n12345678901")
 	if resp.StatusCode != 429 || !strings.Contains(body, "bytes at once") {
 		t.Errorf("got %s %q", resp.Status, body)

@@ -13,23 +13,23 @@ import (
 )
 
 // cancelCall cancels a call of this gateway's queue, or has the other gateways look for it.
-func (ex *exchange) cancelCall(id []byte) (keep bool) {
+func (rq *request) cancelCall(id []byte) (keep bool) {
 	call, _, _ := bytes.Cut(id, []byte("?"))
 	name := string(call)
 	if !feed.ValidCallID(name) {
-		return ex.refuse(400, "call id: legal are "+feed.CallIDRule)
+		return rq.refuse(400, "call id: legal are "+feed.CallIDRule)
 	}
-	err := ex.withQueue(func(ctx context.Context) error {
-		known, err := ex.g.cfg.Queue.Cancel(ctx, name)
+	err := rq.withQueue(func(ctx context.Context) error {
+		known, err := rq.g.cfg.Queue.Cancel(ctx, name)
 		if known || err != nil {
 			return err
 		}
-		return ex.g.cancelElsewhere(ctx, name)
+		return rq.g.cancelElsewhere(ctx, name)
 	})
 	if err != nil {
-		return ex.refuse(statusOf(err), err.Error())
+		return rq.refuse(statusOf(err), err.Error())
 	}
-	return ex.respond(202, nil, "")
+	return rq.respond(202, nil, "")
 }
 
 // cancelElsewhere has the other gateways look for a call. Anybody may ask for that, so the rate is bounded.

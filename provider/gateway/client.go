@@ -12,33 +12,33 @@ import (
 
 // withinRate takes a token of the client's prefix and reports whether there was one. Inner
 // connections take none: their requests were counted where they came in.
-func (ex *exchange) withinRate() bool {
-	if ex.g.limiter == nil || ex.c.inner {
+func (rq *request) withinRate() bool {
+	if rq.g.limiter == nil || rq.c.inner {
 		return true
 	}
-	return ex.g.limiter.Allow(ex.client(), ex.started.Sub(ex.g.startedAt))
+	return rq.g.limiter.Allow(rq.client(), rq.started.Sub(rq.g.startedAt))
 }
 
 // client is the address that a request counts for: the peer's or, as long as that is a trusted proxy, whatever that
 // proxy says it has the request from. What stands left of an untrusted address is only what that one claims.
-func (ex *exchange) client() netip.Addr {
-	addr := ex.c.addr
-	if !ex.c.proxy {
+func (rq *request) client() netip.Addr {
+	addr := rq.c.addr
+	if !rq.c.proxy {
 		return addr
 	}
-	fields := ex.req.All()
+	fields := rq.req.All()
 	for i := range slices.Backward(fields) {
 		if fields[i].Kind != http1.ForwardedFor {
 			continue
 		}
-		for list := ex.req.Value(&fields[i]); len(list) > 0; {
+		for list := rq.req.Value(&fields[i]); len(list) > 0; {
 			var last []byte
 			list, last = cutLast(list)
 			before, err := parseHop(last)
 			if err != nil {
 				return addr
 			}
-			if addr = before; !ex.g.trusts(addr) {
+			if addr = before; !rq.g.trusts(addr) {
 				return addr
 			}
 		}

@@ -62,12 +62,12 @@ func TestClientBehindProxies(t *testing.T) {
 			}
 			c := &conn{g: g}
 			c.from("127.0.0.1:5")
-			ex := exchange{c: c, g: g}
+			rq := request{c: c, g: g}
 			raw := []byte("GET / HTTP/1.1\r\nHost: h\r\n" + tc.fields + "\r\n")
-			if _, perr := ex.req.Parse(raw, 1000); perr != nil {
+			if _, perr := rq.req.Parse(raw, 1000); perr != nil {
 				t.Fatal(perr.Reason)
 			}
-			if got := ex.client(); got.String() != tc.want {
+			if got := rq.client(); got.String() != tc.want {
 				t.Errorf("the client is %s, want %s", got, tc.want)
 			}
 		})
@@ -86,11 +86,11 @@ func FuzzForwardedFor(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string) {
 		c := &conn{g: g}
 		c.from("127.0.0.1:5")
-		ex := exchange{c: c, g: g}
-		if n, perr := ex.req.Parse([]byte("GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: "+value+"\r\n\r\n"), 1000); perr != nil || n == 0 {
+		rq := request{c: c, g: g}
+		if n, perr := rq.req.Parse([]byte("GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: "+value+"\r\n\r\n"), 1000); perr != nil || n == 0 {
 			return
 		}
-		if got := ex.client(); !got.IsValid() {
+		if got := rq.client(); !got.IsValid() {
 			t.Fatalf("%q gives no address", value)
 		}
 	})

@@ -74,10 +74,10 @@ func (c *conn) from(address string) {
 
 // serve answers requests until the connection ends. Requests that were pipelined are taken one after the other.
 func (c *conn) serve() {
-	var ex *exchange
+	var rq *request
 	defer func() {
 		if p := recover(); p != nil {
-			c.crashed(ex, p)
+			c.crashed(rq, p)
 		}
 	}()
 	if c.tls && !c.stream && !c.handshake() {
@@ -86,14 +86,14 @@ func (c *conn) serve() {
 	}
 	for {
 		var ok bool
-		if ex, ok = c.next(ex); !ok {
+		if rq, ok = c.next(rq); !ok {
 			break
 		}
-		keep := ex.serve()
-		ex.log()
-		if ex.unread() == 0 {
-			ex.free()
-			ex = nil
+		keep := rq.serve()
+		rq.log()
+		if rq.unread() == 0 {
+			rq.free()
+			rq = nil
 		}
 		if !keep || c.stream {
 			c.lingers = c.lingers || !c.stream && !c.inner
@@ -101,12 +101,12 @@ func (c *conn) serve() {
 		}
 	}
 	var early []byte
-	if ex != nil {
+	if rq != nil {
 		if c.preface {
-			early = bytes.Clone(ex.in.B[ex.r:ex.w])
+			early = bytes.Clone(rq.in.B[rq.r:rq.w])
 		}
-		ex.free()
-		ex = nil
+		rq.free()
+		rq = nil
 	}
 	if c.preface {
 		c.serveHTTP2(early)
@@ -129,34 +129,24 @@ func (c *conn) logCrash(p any) {
 	c.g.cfg.Logger.Error("request crashed", "panic", p, "stack", string(debug.Stack()))
 }
 
-// crashed ends a connection whose request ran into a mistake of ours: the others must not pay for it. The exchange is
-// not used again, for who knows what state it is in.
-func (c *conn) crashed(ex *exchange, p any) {
+// crashed ends a connection whose request ran into a mistake of ours: the others must not pay for it. The request is not
+// used again, for who knows what state it is in.
+func (c *conn) crashed(rq *request, p any) {
 	c.logCrash(p)
-	if ex != nil && ex.conn != nil {
-		c.upstream.Store(nil)
-		_ = ex.conn.Close()
-	}
 	c.sock.Abort()
-	if ex == nil {
+	if rq == nil {
 		return
 	}
-	ex.ungather()
-	if ex.up != nil {
-		ex.g.pieces.Add(-1)
-	}
-	if ex.replica != nil {
-		ex.replica.Release()
-	}
-	if ex.begun {
-		ex.set.Completed.Add(1)
+	rq.releaseBody()
+	if rq.begun {
+		rq.set.Completed.Add(1)
 	}
 }
 
-// next waits for a request and reads its head. ex is the exchange before if bytes are left over from it, else nil.
+// next waits for a request and reads its head. rq is the request before if bytes are left over from it, else nil.
 // It answers and reports false if there is no proper head, and reports false in silence if the client is done.
-func (c *conn) next(ex *exchange) (*exchange, bool) {
-	if ex == nil {
+func (c *conn) next(rq *request) (*request, bool) {
+	if rq == nil {
 		c.idle.Store(true)
 		c.limit(c.g.cfg.IdleTimeout)
 		b, n, err := c.borrow()
@@ -164,35 +154,35 @@ func (c *conn) next(ex *exchange) (*exchange, bool) {
 		if err != nil {
 			return nil, false
 		}
-		ex = newExchange(c, b, n)
+		rq = newRequest(c, b, n)
 	} else {
-		ex.reset()
+		rq.reset()
 	}
 	c.requests.Add(1)
 	for first := true; ; first = false {
-		n, perr := ex.req.Parse(ex.in.B[ex.r:ex.w], c.g.cfg.MaxURI)
+		n, perr := rq.req.Parse(rq.in.B[rq.r:rq.w], c.g.cfg.MaxURI)
 		switch {
-		case perr != nil && c.speaksHTTP2(ex):
-			return ex, false
+		case perr != nil && c.speaksHTTP2(rq):
+			return rq, false
 		case perr != nil:
-			ex.refuseHead(perr.Status, perr.Reason)
-			return ex, false
-		case n > c.g.cfg.MaxHeader || n == 0 && ex.w-ex.r >= c.g.cfg.MaxHeader:
-			ex.refuseHead(431, "request head is too long")
-			return ex, false
+			rq.refuseHead(perr.Status, perr.Reason)
+			return rq, false
+		case n > c.g.cfg.MaxHeader || n == 0 && rq.w-rq.r >= c.g.cfg.MaxHeader:
+			rq.refuseHead(431, "request head is too long")
+			return rq, false
 		case n > 0:
-			ex.head = ex.r + n
-			return ex, true
+			rq.head = rq.r + n
+			return rq, true
 		}
 		if first {
 			c.limit(c.g.cfg.HeaderTimeout)
 		}
-		if err := ex.readMore(c.g.cfg.MaxHeader); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) && !http1.Blank(ex.in.B[ex.r:ex.w]) {
+		if err := rq.readMore(c.g.cfg.MaxHeader); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) && !http1.Blank(rq.in.B[rq.r:rq.w]) {
 				c.sock.Rearm()
-				ex.refuseHead(408, "request head did not arrive in time")
+				rq.refuseHead(408, "request head did not arrive in time")
 			}
-			return ex, false
+			return rq, false
 		}
 	}
 }
@@ -306,7 +296,7 @@ func (c *conn) checkLeft() {
 	}
 }
 
-// stop ends the wait of a request for its answer; see [exchange.orStopping].
+// stop ends the wait of a request for its answer; see [request.orStopping].
 func (c *conn) stop() {
 	if c.http2.Load() != nil || c.tunnel.Load() {
 		return

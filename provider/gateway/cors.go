@@ -24,33 +24,33 @@ func field(f *http1.Fields, name string) (value []byte, found bool) {
 }
 
 // preflight reports whether the request asks on behalf of a page whether it may call a function with annotations.
-func (ex *exchange) preflight() bool {
-	if string(ex.req.Method) != "OPTIONS" || ex.set == nil || ex.set.Function().CORS == nil {
+func (rq *request) preflight() bool {
+	if string(rq.req.Method) != "OPTIONS" || rq.set == nil || rq.set.Function().CORS == nil {
 		return false
 	}
-	_, asks := field(&ex.req.Fields, "access-control-request-method")
+	_, asks := field(&rq.req.Fields, "access-control-request-method")
 	return asks
 }
 
 // answerPreflight allows whatever the page asks for, if its origin is allowed: which methods and fields a function takes is
 // known to the function alone.
-func (ex *exchange) answerPreflight() (keep bool) {
+func (rq *request) answerPreflight() (keep bool) {
 	var b []byte
-	if ex.allowedOrigin() != nil {
-		method, _ := field(&ex.req.Fields, "access-control-request-method")
+	if rq.allowedOrigin() != nil {
+		method, _ := field(&rq.req.Fields, "access-control-request-method")
 		b = append(append(append(b, "Access-Control-Allow-Methods: "...), method...), "\r\n"...)
-		if names, asks := field(&ex.req.Fields, "access-control-request-headers"); asks {
+		if names, asks := field(&rq.req.Fields, "access-control-request-headers"); asks {
 			b = append(append(append(b, "Access-Control-Allow-Headers: "...), names...), "\r\n"...)
 		}
 		b = append(b, "Access-Control-Max-Age: "+preflightAge+"\r\n"...)
 	}
-	return ex.respond(204, nil, string(b))
+	return rq.respond(204, nil, string(b))
 }
 
 // allowedOrigin is what Access-Control-Allow-Origin says; nil if the page may not read the response.
-func (ex *exchange) allowedOrigin() []byte {
-	origin, _ := field(&ex.req.Fields, "origin")
-	origins := ex.set.Function().CORS.Origins
+func (rq *request) allowedOrigin() []byte {
+	origin, _ := field(&rq.req.Fields, "origin")
+	origins := rq.set.Function().CORS.Origins
 	switch {
 	case len(origin) == 0:
 		return nil
@@ -63,8 +63,8 @@ func (ex *exchange) allowedOrigin() []byte {
 }
 
 // appendCORS marks a response for pages of other origins, unless the function does so itself.
-func (ex *exchange) appendCORS(b []byte, resp *http1.Response) []byte {
-	cors := ex.set.Function().CORS
+func (rq *request) appendCORS(b []byte, resp *http1.Response) []byte {
+	cors := rq.set.Function().CORS
 	if resp != nil {
 		if _, own := field(&resp.Fields, "access-control-allow-origin"); own {
 			return b
@@ -73,7 +73,7 @@ func (ex *exchange) appendCORS(b []byte, resp *http1.Response) []byte {
 	if cors.Origins[0] != "*" {
 		b = append(b, "Vary: Origin\r\n"...)
 	}
-	allowed := ex.allowedOrigin()
+	allowed := rq.allowedOrigin()
 	if allowed == nil {
 		return b
 	}

@@ -8,113 +8,42 @@ import (
 	"time"
 
 	"waggle/provider/gateway/http1"
-	"waggle/provider/gateway/sock"
 	"waggle/provider/gateway/upstream"
-)
-
-const (
-	// maxTries bounds how many replicas one request is offered to, counting those that refuse the connection.
-	maxTries = 8
-	// maxRepeats bounds how often one request is sent again after a replica may have seen it. It is small because a
-	// request that kills its replica should not go on to kill them all.
-	maxRepeats = 2
 )
 
 // errTruncated is a message that is not whole.
 var errTruncated = errors.New("connection ended within a response")
 
-// forward sends the request to a replica, and to another one where that is safe, and relays the response.
-// It returns the status for the metrics, sent or not, and whether the client's connection can go on.
-func (ex *exchange) forward() (status int, keep bool) {
-	for {
-		if err := ex.acquire(); err != nil {
-			keep := ex.refuse(statusOf(err), err.Error())
-			return ex.status, keep
-		}
-		// A body that is still to come cannot be sent twice, so it does not go over a connection that may be stale.
-		fresh := !ex.complete
-	again:
-		ex.before = 0
-		conn, err := ex.replica.Connect(fresh)
-		if err != nil {
-			ex.replica.Refused(err)
-			if ex.unsure && ex.mayHaveEnded() {
-				ex.giveUp()
-				return 502, ex.refuse(502, endedReplicas)
-			}
-			ex.unsure = false
-			if ex.giveUp() {
-				return 503, ex.refuse(503, "no connection could be made")
-			}
-			ex.retried("refused")
-			continue
-		}
-		ex.conn, ex.before = conn, conn.Written
-		ex.c.upstream.Store(conn)
-		ex.limitUpstream()
-		err = ex.send()
-		if err == nil {
-			err = ex.readHead()
-		}
-		if err == nil {
-			if ex.turnedAway() {
-				ex.retried("turned away")
-				continue
-			}
-			if ex.askAnother() {
-				ex.retried("unwell")
-				continue
-			}
-			return ex.relay()
-		}
-		switch ex.judge(err) {
-		case sameReplica:
-			ex.retried("stale connection")
-			ex.discard()
-			fresh = true
-			goto again
-		case otherReplica:
-			ex.retried("broken connection")
-			ex.discard()
-			if ex.giveUp() {
-				return 502, ex.refuse(502, "the function's connection broke")
-			}
-			continue
-		}
-		return ex.fail(err)
-	}
-}
-
 // acquire reserves a replica, waiting if it has to.
-func (ex *exchange) acquire() error {
-	if ex.deaths > 0 {
-		return ex.acquireSpare()
+func (a *attempt) acquire() error {
+	if a.deaths > 0 {
+		return a.acquireSpare()
 	}
-	if ex.replica = ex.set.Pick(ex.tried[:ex.tries]); ex.replica != nil {
+	if a.replica = a.set.Pick(a.tried[:a.tries]); a.replica != nil {
 		return nil
 	}
-	if ex.control {
+	if a.control {
 		return upstream.ErrNotReady
 	}
 	// A replica that failed this request is still better than none, as long as it is in rotation.
-	if ex.tries > 0 {
-		if ex.replica = ex.set.Pick(nil); ex.replica != nil {
+	if a.tries > 0 {
+		if a.replica = a.set.Pick(nil); a.replica != nil {
 			return nil
 		}
 	}
-	ex.hold()
-	ex.c.limit(0) // Wait has its own deadline
+	a.hold()
+	a.c.limit(0) // Wait has its own deadline
 	var err error
-	ex.replica, err = ex.set.Wait(ex.tried[:ex.tries], ex.holdBy, ex.c.leaving())
+	a.replica, err = a.set.Wait(a.tried[:a.tries], a.holdBy, a.c.leaving())
 	return err
 }
 
 // acquireSpare reserves a replica for a request of which another one may have ended: never the last.
-func (ex *exchange) acquireSpare() error {
-	ex.hold()
-	ex.c.limit(0) // WaitSpare has its own deadline
+func (a *attempt) acquireSpare() error {
+	a.hold()
+	a.c.limit(0) // WaitSpare has its own deadline
 	var err error
-	ex.replica, err = ex.set.WaitSpare(ex.tried[:ex.tries], ex.holdBy, ex.c.leaving())
+	a.replica, err = a.set.WaitSpare(a.tried[:a.tries], a.holdBy, a.c.leaving())
 	return err
 }
 
@@ -125,11 +54,11 @@ const endedReplicas = "the function's replicas broke the connection, one after t
 
 // mayHaveEnded notes that the replica seems to have ended by this request, and reports whether that were too many. One
 // that was told to stop does not count.
-func (ex *exchange) mayHaveEnded() bool {
-	if !ex.replica.Leaving() {
-		ex.deaths++
+func (a *attempt) mayHaveEnded() bool {
+	if !a.replica.Leaving() {
+		a.deaths++
 	}
-	return ex.deaths == maxDeaths
+	return a.deaths == maxDeaths
 }
 
 // timeoutMargin is what a function's own timeout is given beyond it, so that its own answer to a call that took too long
@@ -138,16 +67,16 @@ const timeoutMargin = 2 * time.Second
 
 // silence is how long the upstream may let this request wait for bytes, and by which setting; 0: as long as it likes,
 // since an inner caller keeps the time itself (async_run_timeout, async_callback_timeout).
-func (ex *exchange) silence() (most Duration, setting string) {
-	cfg := &ex.g.cfg
-	if ex.c.inner {
+func (a *attempt) silence() (most Duration, setting string) {
+	cfg := &a.g.cfg
+	if a.c.inner {
 		return 0, ""
 	}
 	most, setting = cfg.UpstreamTimeout, "the gateway's upstream_timeout"
-	if ex.control {
+	if a.control {
 		return most, setting
 	}
-	fn := ex.set.Function()
+	fn := a.set.Function()
 	for _, own := range [...]struct {
 		value time.Duration
 		name  string
@@ -164,149 +93,138 @@ func (ex *exchange) silence() (most Duration, setting string) {
 }
 
 // limitUpstream gives the upstream the time for its next bytes.
-func (ex *exchange) limitUpstream() {
-	most, _ := ex.silence()
-	ex.c.limit(most)
+func (a *attempt) limitUpstream() {
+	most, _ := a.silence()
+	a.c.limit(most)
 }
 
 // tooLate says which setting ended the wait.
-func (ex *exchange) tooLate() string {
+func (a *attempt) tooLate() string {
 	who := "the function"
-	if ex.control {
+	if a.control {
 		who = "the provider"
 	}
-	most, setting := ex.silence()
+	most, setting := a.silence()
 	return fmt.Sprintf("%s sent nothing for %s: that is %s", who, most, setting)
 }
 
 // hold begins the time for which the request may wait, unless it has begun.
-func (ex *exchange) hold() {
-	if ex.holdBy.IsZero() {
-		if ex.g.cfg.HoldTimeout > 0 {
-			ex.g.metrics.happened(ex.g.metrics.held, ex.set.Label)
+func (a *attempt) hold() {
+	if a.holdBy.IsZero() {
+		if a.g.cfg.HoldTimeout > 0 {
+			a.g.metrics.happened(a.g.metrics.held, a.set.Label)
 		}
-		ex.holdBy = time.Now().Add(time.Duration(ex.g.cfg.HoldTimeout))
+		a.holdBy = time.Now().Add(time.Duration(a.g.cfg.HoldTimeout))
 	}
 }
 
 // giveUp releases the replica, notes that it was tried, and reports whether there is nothing left to try.
-func (ex *exchange) giveUp() bool {
-	r := ex.replica
-	ex.replica = nil
-	if ex.tries < len(ex.tried) {
-		ex.tried[ex.tries] = r
-		ex.tries++
+func (a *attempt) giveUp() bool {
+	r := a.replica
+	a.replica = nil
+	if a.tries < len(a.tried) {
+		a.tried[a.tries] = r
+		a.tries++
 	}
 	r.Release()
-	return ex.control || ex.tries == len(ex.tried)
+	return a.control || a.tries == len(a.tried)
 }
 
-func (ex *exchange) retried(why string) {
-	if !ex.control {
-		ex.g.metrics.happened(ex.g.metrics.retries, ex.set.Label, why)
+func (a *attempt) retried(why string) {
+	if !a.control {
+		a.g.metrics.happened(a.g.metrics.retries, a.set.Label, why)
 	}
-}
-
-// discard closes the upstream connection, which cannot be used again.
-func (ex *exchange) discard() {
-	ex.c.detach(ex.conn, ex.g.cfg.UpstreamTimeout)
-	_ = ex.conn.Close()
-	ex.conn = nil
-	ex.dropUp()
 }
 
 // smallBody fits into the receive buffer of any peer.
 const smallBody = 16 << 10
 
 // send writes the head and what there is of the body, and leaves the rest to an upload.
-func (ex *exchange) send() error {
-	if !ex.complete || ex.body-ex.head > smallBody {
-		ex.conn.Patient()
+func (a *attempt) send() error {
+	if !a.complete || a.body-a.head > smallBody {
+		a.conn.Patient()
 	}
-	head := ex.requestHead(ex.replica.Address)
-	err := ex.conn.Write(head, ex.in.B[ex.head:ex.body])
-	ex.dropOut()
-	if err == nil && !ex.complete {
-		ex.startUpload()
+	head := a.requestHead(a.replica.Address)
+	err := a.conn.Write(head, a.in.B[a.head:a.body])
+	a.dropOut()
+	if err == nil && !a.complete {
+		a.startUpload()
 	}
 	return err
 }
 
 // readHead reads the head of the final response. Interim ones go to the client, which may be waiting for one.
-func (ex *exchange) readHead() error {
-	toHEAD := string(ex.req.Method) == "HEAD"
+func (a *attempt) readHead() error {
+	toHEAD := string(a.req.Method) == "HEAD"
 	for {
-		if ex.uw > ex.ur {
-			n, perr := ex.resp.Parse(ex.up.B[ex.ur:ex.uw], toHEAD)
+		if a.uw > a.ur {
+			n, perr := a.resp.Parse(a.up.B[a.ur:a.uw], toHEAD)
 			switch {
-			case n > ex.g.cfg.MaxResponseHeader:
-				return ex.headTooLong()
+			case n > a.g.cfg.MaxResponseHeader:
+				return a.headTooLong()
 			case perr != nil:
 				return perr
-			case n > 0 && ex.resp.Status >= 200, n > 0 && ex.resp.Status == 101:
-				ex.ur += n
+			case n > 0 && a.resp.Status >= 200, n > 0 && a.resp.Status == 101:
+				a.ur += n
 				return nil
 			case n > 0:
-				if err := ex.relayInterim(ex.up.B[ex.ur : ex.ur+n]); err != nil {
+				if err := a.relayInterim(a.up.B[a.ur : a.ur+n]); err != nil {
 					return err
 				}
-				ex.ur += n
+				a.ur += n
 				continue
 			}
 		}
-		if err := ex.readUp(); err != nil {
+		if err := a.readUp(); err != nil {
 			return err
 		}
 	}
 }
 
 // readUp reads more from the replica, behind what is there.
-func (ex *exchange) readUp() error {
-	if ex.ur == ex.uw {
-		ex.dropUp()
-		b, n, err := ex.g.borrow(ex.conn.Conn)
-		ex.up, ex.ur, ex.uw = b, 0, n
+func (a *attempt) readUp() error {
+	if a.ur == a.uw {
+		a.dropUp()
+		b, n, err := a.g.borrow(a.conn.Conn)
+		a.up, a.ur, a.uw = b, 0, n
 		return err
 	}
-	if ex.ur > 0 {
-		ex.uw = copy(ex.up.B, ex.up.B[ex.ur:ex.uw])
-		ex.ur = 0
+	if a.ur > 0 {
+		a.uw = copy(a.up.B, a.up.B[a.ur:a.uw])
+		a.ur = 0
 	}
-	most := ex.g.cfg.MaxResponseHeader
-	if ex.uw >= most {
-		return ex.headTooLong()
+	most := a.g.cfg.MaxResponseHeader
+	if a.uw >= most {
+		return a.headTooLong()
 	}
-	if ex.uw == len(ex.up.B) {
-		wider := poolOf(min(2*len(ex.up.B), most)).Get().(*sock.Buffer)
-		copy(wider.B, ex.up.B)
-		putBuffer(ex.up)
-		ex.up = wider
+	if a.uw == len(a.up.B) {
+		a.up = a.g.widen(a.up, min(2*len(a.up.B), most))
 	}
-	n, err := ex.conn.Read(ex.up.B[ex.uw:min(most, len(ex.up.B))])
-	ex.uw += n
+	n, err := a.conn.Read(a.up.B[a.uw:min(most, len(a.up.B))])
+	a.uw += n
 	if err == io.EOF {
 		err = errTruncated
 	}
 	return err
 }
 
-func (ex *exchange) headTooLong() error {
+func (a *attempt) headTooLong() error {
 	return &http1.Error{Status: 502, Reason: fmt.Sprintf("response head is too long: legal are %d bytes, the gateway's max_response_header_bytes",
-		ex.g.cfg.MaxResponseHeader)}
+		a.g.cfg.MaxResponseHeader)}
 }
 
 // relayInterim passes a 1xx response on, to clients that know them.
-func (ex *exchange) relayInterim(head []byte) error {
-	if ex.req.Minor == 0 || ex.resp.Status == 100 && !ex.req.Expect {
+func (a *attempt) relayInterim(head []byte) error {
+	if a.req.Minor == 0 || a.resp.Status == 100 && !a.req.Expect {
 		return nil
 	}
 	b := append(make([]byte, 0, len(head)+16), "HTTP/1.1 "...)
-	b = append(b, ex.resp.Line...)
+	b = append(b, a.resp.Line...)
 	b = append(b, "\r\n"...)
-	b = ex.resp.AppendKept(b)
+	b = a.resp.AppendKept(b)
 	b = append(b, "\r\n"...)
-	if err := ex.c.sock.Write(b, nil); err != nil {
-		ex.c.left.Store(true)
+	if err := a.c.sock.Write(b, nil); err != nil {
+		a.c.left.Store(true)
 		return err
 	}
 	return nil
@@ -323,40 +241,40 @@ const (
 
 // judge says whether the request can be sent again. It can if the replica provably has not received it, whatever it
 // asks for; and if twice is harmless: by its method (RFC 9110 §9.2.2) or because the function says so.
-func (ex *exchange) judge(err error) verdict {
+func (a *attempt) judge(err error) verdict {
 	var malformed *http1.Error
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
-	if ex.clientFault(err) || ex.c.left.Load() || ex.control && !ex.conn.Reused {
+	if a.clientFault(err) || a.c.left.Load() || a.control && !a.conn.Reused {
 		return hopeless
 	}
 	switch {
 	case timedOut:
-		ex.replica.Failed()
-	case !ex.conn.Reused:
-		ex.replica.Broke()
+		a.replica.Failed()
+	case !a.conn.Reused:
+		a.replica.Broke()
 	}
 	switch {
-	case timedOut, errors.As(err, &malformed), !ex.complete, ex.uw > ex.ur, ex.repeats == maxRepeats, ex.tries == maxTries-1:
+	case timedOut, errors.As(err, &malformed), !a.complete, a.uw > a.ur, a.repeats == maxRepeats, a.tries == maxTries-1:
 		return hopeless
-	case ex.conn.Reused && ex.neverArrived(err):
+	case a.conn.Reused && a.neverArrived(err):
 		return sameReplica
-	case !ex.harmless():
+	case !a.harmless():
 		return hopeless
-	case ex.conn.Reused:
-		ex.repeats, ex.unsure = ex.repeats+1, true
+	case a.conn.Reused:
+		a.repeats, a.unsure = a.repeats+1, true
 		return sameReplica
-	case ex.mayHaveEnded():
+	case a.mayHaveEnded():
 		return hopeless
 	}
-	ex.repeats++
+	a.repeats++
 	return otherReplica
 }
 
 // neverArrived asks the kernel. A peer that closed the connection as we wrote answers the data with a reset, which may
 // be a round trip away.
-func (ex *exchange) neverArrived(ended error) bool {
+func (a *attempt) neverArrived(ended error) bool {
 	for range 10 {
-		certain, pending := ex.conn.NeverArrived(ex.before, ended)
+		certain, pending := a.conn.NeverArrived(a.sentBefore, ended)
 		if certain || !pending {
 			return certain
 		}
@@ -366,37 +284,37 @@ func (ex *exchange) neverArrived(ended error) bool {
 }
 
 // harmless reports whether processing the request twice does no harm.
-func (ex *exchange) harmless() bool {
-	switch string(ex.req.Method) {
+func (a *attempt) harmless() bool {
+	switch string(a.req.Method) {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
 		return true
 	}
-	return !ex.control && ex.set.Function().Idempotent
+	return !a.control && a.set.Function().Idempotent
 }
 
 // turnedAway reports whether the replica had no room for the request (429 from infrastructure, so the function never saw
 // it), and prepares for another try: at another replica, or here once a place is free. Other gateways fill replicas as
 // well, so the bound on requests in flight that this one keeps to does not rule that out.
-func (ex *exchange) turnedAway() bool {
-	if ex.control || ex.resp.Status != 429 || !ex.resp.Has[http1.Internal] || !ex.complete || ex.passedOn() {
+func (a *attempt) turnedAway() bool {
+	if a.control || a.resp.Status != 429 || !a.resp.Has[http1.Internal] || !a.complete || a.passedOn() {
 		return false
 	}
-	ex.replica.TurnedAway()
-	if ex.hold(); !time.Now().Before(ex.holdBy) {
+	a.replica.TurnedAway()
+	if a.hold(); !time.Now().Before(a.holdBy) {
 		return false
 	}
-	ex.discard()
-	ex.replica.Release()
-	ex.replica = nil
+	a.discard()
+	a.replica.Release()
+	a.replica = nil
 	return true
 }
 
 // passedOn reports whether a part of the system has answered, but not this replica's: the function got that answer through
 // a gateway, while it worked on the request, and passes it on.
-func (ex *exchange) passedOn() bool {
-	fields := ex.resp.All()
+func (a *attempt) passedOn() bool {
+	fields := a.resp.All()
 	for i := range fields {
-		if f := &fields[i]; f.Kind == http1.Internal && http1.EqualFold(ex.resp.Value(f), "gateway") {
+		if f := &fields[i]; f.Kind == http1.Internal && http1.EqualFold(a.resp.Value(f), "gateway") {
 			return true
 		}
 	}
@@ -405,38 +323,38 @@ func (ex *exchange) passedOn() bool {
 
 // askAnother reports whether another replica should be asked, since this one cannot serve at the moment (503) and the
 // request may be repeated, and prepares for that. There must be another one; otherwise this is the answer.
-func (ex *exchange) askAnother() bool {
-	if ex.control || ex.resp.Status != 503 {
+func (a *attempt) askAnother() bool {
+	if a.control || a.resp.Status != 503 {
 		return false
 	}
-	ex.replica.Unwell()
-	if !ex.complete || ex.repeats == maxRepeats || ex.tries >= maxTries-1 || !ex.harmless() {
+	a.replica.Unwell()
+	if !a.complete || a.repeats == maxRepeats || a.tries >= maxTries-1 || !a.harmless() {
 		return false
 	}
-	ex.tried[ex.tries] = ex.replica
-	other := ex.set.Pick(ex.tried[:ex.tries+1])
+	a.tried[a.tries] = a.replica
+	other := a.set.Pick(a.tried[:a.tries+1])
 	if other == nil {
-		ex.tried[ex.tries] = nil
+		a.tried[a.tries] = nil
 		return false
 	}
 	other.Release()
-	ex.repeats++
-	ex.discard()
-	ex.giveUp() // never the last try: see above
+	a.repeats++
+	a.discard()
+	a.giveUp() // never the last try: see above
 	return true
 }
 
 // fail ends an exchange that broke before a response and answers the client.
-func (ex *exchange) fail(err error) (status int, keep bool) {
-	ex.discard()
-	up := ex.stopUpload()
-	if ex.replica != nil {
-		ex.replica.Release()
-		ex.replica = nil
+func (a *attempt) fail(err error) (status int, keep bool) {
+	a.discard()
+	up := a.stopUpload()
+	if a.replica != nil {
+		a.replica.Release()
+		a.replica = nil
 	}
 	if up != nil && up.status != 0 {
 		status = up.status
-	} else if ex.c.left.Load() {
+	} else if a.c.left.Load() {
 		status = 499
 	} else {
 		status = statusOf(err)
@@ -446,14 +364,14 @@ func (ex *exchange) fail(err error) (status int, keep bool) {
 	case up != nil && up.status != 0:
 		why = up.reason
 	case status == 504:
-		why = ex.tooLate()
-	case ex.control && status == 502:
+		why = a.tooLate()
+	case a.control && status == 502:
 		status, why = 503, "the connection to the provider broke: whether it has done what it was asked to do is not known"
 	default:
 		why = "the function's connection broke: " + reason(err)
 	}
-	keep = ex.refuse(status, why)
-	return ex.status, keep
+	keep = a.refuse(status, why)
+	return a.status, keep
 }
 
 // reason is an error's text without addresses, which are nobody's business outside.

@@ -61,6 +61,7 @@ import (
 	"waggle/provider/gateway/certs"
 	"waggle/provider/gateway/http2"
 	"waggle/provider/gateway/ratelimit"
+	"waggle/provider/gateway/sock"
 	"waggle/provider/gateway/upstream"
 	"waggle/provider/gateway/usage"
 )
@@ -85,12 +86,9 @@ type Gateway struct {
 
 	// clock is the time since startedAt in nanoseconds, a sweep old at most: exact enough for every deadline. Nobody can set it.
 	clock atomic.Int64
-	// receiving is the room that bodies of asynchronous calls take while they come in; see intake.
-	receiving atomic.Int64
-	// gathered is the memory that short bodies take while they come in and until they are answered; see gather.
-	gathered atomic.Int64
-	// pieces counts the buffers in which bytes are passed on; see borrow.
-	pieces atomic.Int64
+	// What bodies may take in all: those of asynchronous calls until they are stored, short ones until they are answered,
+	// and whatever is being passed on. The fourth budget is http2.Unread.
+	asyncBudget, bodyBudget, relayBudget sock.Budget
 	// cancels are calls to be cancelled for other gateways' clients; asked bounds what this one's ask of the others.
 	cancels chan string
 	asked   sampler
@@ -123,6 +121,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{cfg: cfg, servedBy: "waggle/" + cfg.Release, epoch: rand.Text(), startedAt: time.Now(),
 		conns: make(map[*conn]struct{}), perIP: make(map[string]int), cancels: make(chan string, maxCancels)}
+	g.asyncBudget.Most, g.bodyBudget.Most, g.relayBudget.Most = intakeRoom, bodyRoom, relayRoom
 	g.asked.most, g.unknown.rate.most = maxCancels, maxAsks
 	var err error
 	if g.trusted, err = cfg.trustedProxies(); err != nil {

@@ -23,9 +23,9 @@ var homePage = template.Must(template.New("home").Parse(`<!doctype html>
 var pageFunctions = []string{"vote", "results"}
 
 // home says what this is, and where to go.
-func (ex *exchange) home(_ []byte) (keep bool) {
-	if !ex.isGet() {
-		return ex.refuse(405, "legal methods: GET, HEAD")
+func (rq *request) home(_ []byte) (keep bool) {
+	if !rq.isGet() {
+		return rq.refuse(405, "legal methods: GET, HEAD")
 	}
 	var data struct {
 		Pages                []string
@@ -33,21 +33,21 @@ func (ex *exchange) home(_ []byte) (keep bool) {
 	}
 	data.Function, data.Async, data.API = routes[0].path, routes[1].path, strings.TrimSuffix(routes[2].path, "queue")
 	for _, name := range pageFunctions {
-		if ex.g.registry.Lookup([]byte(name)) != nil {
+		if rq.g.registry.Lookup([]byte(name)) != nil {
 			data.Pages = append(data.Pages, data.Function+name)
 		}
 	}
 	var page bytes.Buffer
 	if err := homePage.Execute(&page, data); err != nil {
-		return ex.refuse(500, "making the page failed")
+		return rq.refuse(500, "making the page failed")
 	}
-	return ex.respond(200, page.Bytes(), "Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\n"+
+	return rq.respond(200, page.Bytes(), "Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\n"+
 		"Content-Security-Policy: default-src 'none'\r\nX-Content-Type-Options: nosniff\r\n")
 }
 
-func (ex *exchange) isGet() bool {
-	return string(ex.req.Method) == "GET" || string(ex.req.Method) == "HEAD"
+func (rq *request) isGet() bool {
+	return string(rq.req.Method) == "GET" || string(rq.req.Method) == "HEAD"
 }
 
 // options answers for the server as a whole.
-func (ex *exchange) options(_ []byte) (keep bool) { return ex.respond(204, nil, "") }
+func (rq *request) options(_ []byte) (keep bool) { return rq.respond(204, nil, "") }

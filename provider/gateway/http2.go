@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"sync/atomic"
 	"time"
 
 	wire "golang.org/x/net/http2"
@@ -13,7 +12,7 @@ import (
 
 // http2 is what the package of that name has to know of the settings.
 func (c Config) http2(now func() int64) http2.Config {
-	return http2.Config{Unread: new(atomic.Int64), MaxStreams: c.HTTP2MaxStreams, MaxHeader: c.MaxHeader, HeaderTimeout: time.Duration(c.HeaderTimeout),
+	return http2.Config{Unread: &sock.Budget{Most: http2.MaxUnread}, MaxStreams: c.HTTP2MaxStreams, MaxHeader: c.MaxHeader, HeaderTimeout: time.Duration(c.HeaderTimeout),
 		ReadTimeout: time.Duration(c.ReadTimeout), WriteTimeout: time.Duration(c.WriteTimeout), IdleTimeout: time.Duration(c.IdleTimeout), Now: now}
 }
 
@@ -31,8 +30,8 @@ func (c *conn) serveHTTP2(early []byte) {
 }
 
 // speaksHTTP2 reports whether what is no request in HTTP/1.1 is the beginning of HTTP/2. Over TLS, ALPN would have said so.
-func (c *conn) speaksHTTP2(ex *exchange) bool {
-	got := ex.in.B[ex.r:ex.w]
+func (c *conn) speaksHTTP2(rq *request) bool {
+	got := rq.in.B[rq.r:rq.w]
 	n := min(len(got), len(http2.Preface))
 	c.preface = !c.tls && !c.stream && !c.inner && !c.g.cfg.DisableHTTP2 && c.requests.Load() == 1 && bytes.Equal(got[:n], http2.Preface[:n])
 	return c.preface

@@ -2,8 +2,9 @@ package gateway
 
 import (
 	"fmt"
-	"sync/atomic"
 	"time"
+
+	"waggle/provider/gateway/sock"
 )
 
 const (
@@ -16,8 +17,8 @@ const (
 // intake collects one body in memory. It takes room only as bytes arrive, so that announcing a long body costs nobody
 // anything.
 type intake struct {
-	room  *atomic.Int64 // what all intakes hold
-	most  int64         // the longest legal body
+	room  *sock.Budget // of all intakes
+	most  int64        // the longest legal body
 	taken int64
 	body  []byte
 }
@@ -30,8 +31,7 @@ func (i *intake) add(p []byte) (status int, reason string) {
 	}
 	if need > int64(cap(i.body)) {
 		size := min(max(need, 2*int64(cap(i.body))), i.most)
-		if i.room.Add(size-i.taken) > intakeRoom {
-			i.room.Add(i.taken - size)
+		if !i.room.Take(size - i.taken) {
 			return 429, fmt.Sprintf("too many bodies of asynchronous calls are arriving: legal are %d bytes at once", intakeRoom)
 		}
 		i.taken, i.body = size, append(make([]byte, 0, size), i.body...)
@@ -56,55 +56,55 @@ func patience(arrived int, silence Duration, since time.Duration) Duration {
 
 // release gives the room back; the body is not used afterwards.
 func (i *intake) release() {
-	i.room.Add(-i.taken)
+	i.room.Give(i.taken)
 	i.taken, i.body = 0, nil
 }
 
 // receive reads the request's body whole, without its framing. A status other than 0 says what the client is told; 499
 // that it has left.
-func (ex *exchange) receive(in *intake) (status int, reason string) {
-	ex.rest = ex.req.Body
-	if ex.rest.Empty() {
-		ex.complete = true
+func (rq *request) receive(in *intake) (status int, reason string) {
+	rq.rest = rq.req.Body
+	if rq.rest.Empty() {
+		rq.complete = true
 		return 0, ""
 	}
-	if ex.rest.Length() > in.most {
+	if rq.rest.Length() > in.most {
 		return 413, tooLong(in.most)
 	}
-	used, done, status, reason := ex.take(in, ex.in.B[ex.head:ex.w])
+	used, done, status, reason := rq.take(in, rq.in.B[rq.head:rq.w])
 	if status != 0 {
 		return status, reason
 	}
 	if done {
-		ex.body, ex.complete = ex.head+used, true
+		rq.body, rq.complete = rq.head+used, true
 		return 0, ""
 	}
-	if ex.req.Expect {
-		ex.c.limit(ex.g.cfg.WriteTimeout)
-		if err := ex.c.sock.Write(goOn, nil); err != nil {
-			return ex.clientError(err), ""
+	if rq.req.Expect {
+		rq.c.limit(rq.g.cfg.WriteTimeout)
+		if err := rq.c.sock.Write(goOn, nil); err != nil {
+			return rq.clientError(err), ""
 		}
 	}
 	for begun := time.Now(); !done; {
-		ex.c.limit(patience(len(in.body), ex.g.cfg.ReadTimeout, time.Since(begun)))
-		if done, status, reason = ex.receiveMore(in); status != 0 {
+		rq.c.limit(patience(len(in.body), rq.g.cfg.ReadTimeout, time.Since(begun)))
+		if done, status, reason = rq.receiveMore(in); status != 0 {
 			return status, reason
 		}
 	}
-	ex.body, ex.complete = ex.w, true
+	rq.body, rq.complete = rq.w, true
 	return 0, ""
 }
 
 // receiveMore reads what comes next.
-func (ex *exchange) receiveMore(in *intake) (done bool, status int, reason string) {
-	b, n, err := ex.c.sock.Borrow(&mediumBuffers)
+func (rq *request) receiveMore(in *intake) (done bool, status int, reason string) {
+	b, n, err := rq.c.sock.Borrow(&mediumBuffers)
 	if err != nil {
-		return false, ex.clientError(err), "request body did not arrive in time"
+		return false, rq.clientError(err), "request body did not arrive in time"
 	}
 	defer mediumBuffers.Put(b)
-	used, done, status, reason := ex.take(in, b.B[:n])
+	used, done, status, reason := rq.take(in, b.B[:n])
 	if done && used < n {
-		ex.behind = append([]byte(nil), b.B[used:n]...)
+		rq.pipelined = append([]byte(nil), b.B[used:n]...)
 	}
 	return done, status, reason
 }
@@ -113,9 +113,9 @@ func (ex *exchange) receiveMore(in *intake) (done bool, status int, reason strin
 var goOn = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
 // take adds what of p is payload and says how much of p belongs to the body.
-func (ex *exchange) take(in *intake, p []byte) (used int, done bool, status int, reason string) {
+func (rq *request) take(in *intake, p []byte) (used int, done bool, status int, reason string) {
 	for used < len(p) && !done {
-		n, payload, ended, err := ex.rest.Decode(p[used:])
+		n, payload, ended, err := rq.rest.Decode(p[used:])
 		if err != nil {
 			return used, false, statusOf(err), err.Error()
 		}

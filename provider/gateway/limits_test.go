@@ -46,8 +46,8 @@ func TestSilence(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ex := &exchange{g: g, c: &conn{g: g, inner: tc.inner}, control: tc.control, set: g.registry.Lookup([]byte("f"))}
-			if got, setting := ex.silence(); time.Duration(got) != tc.want || setting != tc.setting {
+			a := &attempt{request: &request{g: g, c: &conn{g: g, inner: tc.inner}, control: tc.control, set: g.registry.Lookup([]byte("f"))}}
+			if got, setting := a.silence(); time.Duration(got) != tc.want || setting != tc.setting {
 				t.Errorf("got %s by %q, want %s by %q", got, setting, tc.want, tc.setting)
 			}
 		})

@@ -40,20 +40,20 @@ func statusOf(err error) int {
 }
 
 // clientError is the status for a failed read from, or write to, the client.
-func (ex *exchange) clientError(err error) int {
-	if errors.Is(err, os.ErrDeadlineExceeded) && !ex.c.left.Load() {
-		ex.c.sock.Rearm()
+func (rq *request) clientError(err error) int {
+	if errors.Is(err, os.ErrDeadlineExceeded) && !rq.c.left.Load() {
+		rq.c.sock.Rearm()
 		return 408
 	}
-	ex.c.left.Store(true)
+	rq.c.left.Store(true)
 	return 499
 }
 
 // health says how the gateway is. Without its provider it still serves every function it knows, and without a table
 // those that DNS knows, so neither is a failure. While it may be too young to know any, balancers should rather ask others.
-func (ex *exchange) health(_ []byte) (keep bool) {
-	if !ex.isGet() {
-		return ex.refuse(405, "legal methods: GET, HEAD")
+func (rq *request) health(_ []byte) (keep bool) {
+	if !rq.isGet() {
+		return rq.refuse(405, "legal methods: GET, HEAD")
 	}
 	type details struct {
 		Status        string     `json:"status"`
@@ -63,52 +63,52 @@ func (ex *exchange) health(_ []byte) (keep bool) {
 		TableRevision uint64     `json:"table_revision"`
 		Functions     int        `json:"functions"`
 	}
-	d := details{Status: "ok", Provider: "connected", Functions: len(ex.g.registry.Sets())}
-	if f := ex.g.feed; f != nil {
+	d := details{Status: "ok", Provider: "connected", Functions: len(rq.g.registry.Sets())}
+	if f := rq.g.feed; f != nil {
 		table := f.Newest().Table
 		d.TableEpoch, d.TableRevision = table.Epoch, table.Revision
 		if since, gone := f.GoneSince(); gone {
 			d.Status, d.Provider, d.ProviderGone = "degraded", "gone", &since
-		} else if ex.g.noTable() {
+		} else if rq.g.noTable() {
 			d.Status, d.Provider = "degraded", "connected, no table yet"
 		}
 	}
 	status := 200
 	switch {
-	case ex.g.unready.Load():
+	case rq.g.unready.Load():
 		d.Status, status = "stopping", 503
-	case ex.g.starting():
+	case rq.g.starting():
 		d.Status, status = "starting", 503
 	}
 	body, err := json.Marshal(d)
 	if err != nil {
-		return ex.refuse(500, "encoding the health details failed")
+		return rq.refuse(500, "encoding the health details failed")
 	}
-	return ex.respond(status, append(body, '\n'), "Content-Type: application/json\r\nCache-Control: no-store\r\n")
+	return rq.respond(status, append(body, '\n'), "Content-Type: application/json\r\nCache-Control: no-store\r\n")
 }
 
 // authorised reports whether the request carries the API's credentials.
-func (ex *exchange) authorised() bool {
-	return ex.g.cfg.Credentials.Accepts(string(ex.req.Authorization))
+func (rq *request) authorised() bool {
+	return rq.g.cfg.Credentials.Accepts(string(rq.req.Authorization))
 }
 
 // refuseHead answers a request whose head could not be read; its end is unknown, so the connection ends with it.
-func (ex *exchange) refuseHead(status int, reason string) {
-	ex.started = time.Now()
-	ex.req = http1.Request{Method: ex.req.Method[:0], Minor: 1}
-	ex.body = ex.w
-	ex.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
-	defer ex.log()
-	ex.respond(status, []byte(reason+"\n"), internalHeaders)
-	ex.c.lingers = true
+func (rq *request) refuseHead(status int, reason string) {
+	rq.started = time.Now()
+	rq.req = http1.Request{Method: rq.req.Method[:0], Minor: 1}
+	rq.body = rq.w
+	rq.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
+	defer rq.log()
+	rq.respond(status, []byte(reason+"\n"), internalHeaders)
+	rq.c.lingers = true
 }
 
 const internalHeaders = "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nX-OpenFaaS-Internal: gateway\r\n"
 
 // refuse answers with an error of the gateway's own.
-func (ex *exchange) refuse(status int, reason string) (keep bool) {
-	status, reason = ex.orStopping(status, reason)
-	if ex.status = status; status == 499 {
+func (rq *request) refuse(status int, reason string) (keep bool) {
+	status, reason = rq.orStopping(status, reason)
+	if rq.status = status; status == 499 {
 		return false
 	}
 	extra := internalHeaders
@@ -118,15 +118,15 @@ func (ex *exchange) refuse(status int, reason string) (keep bool) {
 	case 429, 503:
 		extra += "Retry-After: 1\r\n"
 	}
-	if ex.set == nil {
-		ex.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
+	if rq.set == nil {
+		rq.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
 	}
-	return ex.respond(status, []byte(reason+"\n"), extra)
+	return rq.respond(status, []byte(reason+"\n"), extra)
 }
 
 // orStopping puts the true reason in the place of one that is only how the end of a wait looks, when the gateway stops.
-func (ex *exchange) orStopping(status int, reason string) (int, string) {
-	if ex.g.stopping.Load() && !ex.c.left.Load() && (status == 408 || status == 499 || status == 504) {
+func (rq *request) orStopping(status int, reason string) (int, string) {
+	if rq.g.stopping.Load() && !rq.c.left.Load() && (status == 408 || status == 499 || status == 504) {
 		return 503, "this gateway stops and has not got an answer in time: whether the request was processed is not known"
 	}
 	return status, reason
@@ -134,23 +134,23 @@ func (ex *exchange) orStopping(status int, reason string) (int, string) {
 
 // respond sends a whole response made here. What has not arrived of the request's body is not waited for: then the
 // connection ends.
-func (ex *exchange) respond(status int, body []byte, extra string) (keep bool) {
-	ex.status = status
-	if !ex.complete {
+func (rq *request) respond(status int, body []byte, extra string) (keep bool) {
+	rq.status = status
+	if !rq.complete {
 		// Perhaps all of it is there already.
-		rest := ex.req.Body
-		n, done, err := rest.Advance(ex.in.B[min(ex.head, ex.w):ex.w])
-		ex.complete = err == nil && done && ex.head > ex.r
-		if ex.complete {
-			ex.body = ex.head + n
+		rest := rq.req.Body
+		n, done, err := rest.Advance(rq.in.B[min(rq.head, rq.w):rq.w])
+		rq.complete = err == nil && done && rq.head > rq.r
+		if rq.complete {
+			rq.body = rq.head + n
 		}
 	}
-	keep = ex.complete && ex.req.KeepAlive && !ex.g.draining.Load() && status != 408
+	keep = rq.complete && rq.req.KeepAlive && !rq.g.draining.Load() && status != 408
 	head := append([]byte("HTTP/1.1 "), strconv.Itoa(status)...)
 	head = append(head, ' ')
 	head = append(head, http.StatusText(status)...)
 	head = append(head, "\r\nDate: "...)
-	head = ex.started.UTC().AppendFormat(head, http.TimeFormat)
+	head = rq.started.UTC().AppendFormat(head, http.TimeFormat)
 	head = append(head, "\r\n"...)
 	head = append(head, extra...)
 	if status != 204 {
@@ -158,19 +158,19 @@ func (ex *exchange) respond(status int, body []byte, extra string) (keep bool) {
 		head = strconv.AppendInt(head, int64(len(body)), 10)
 		head = append(head, "\r\n"...)
 	}
-	head = ex.appendOwn(head, nil)
-	head = appendPersistence(head, ex.req.Minor, keep)
+	head = rq.appendOwn(head, nil)
+	head = appendPersistence(head, rq.req.Minor, keep)
 	head = append(head, "\r\n"...)
-	if string(ex.req.Method) == "HEAD" {
+	if string(rq.req.Method) == "HEAD" {
 		body = nil
 	}
-	ex.c.limit(ex.g.cfg.WriteTimeout)
-	if ex.c.sock.Write(head, body) != nil {
-		ex.c.left.Store(true)
+	rq.c.limit(rq.g.cfg.WriteTimeout)
+	if rq.c.sock.Write(head, body) != nil {
+		rq.c.left.Store(true)
 		return false
 	}
-	if !keep && !ex.complete && ex.head > ex.r {
-		ex.c.lingers = true
+	if !keep && !rq.complete && rq.head > rq.r {
+		rq.c.lingers = true
 	}
 	return keep
 }

@@ -176,8 +176,8 @@ func (c *gauges) Collect(out chan<- prometheus.Metric) {
 		connected = 0
 	}
 	gauge(c.connected, connected)
-	gauge(c.gathered, float64(c.g.gathered.Load()))
-	gauge(c.unread, float64(c.g.http2.Unread.Load()))
+	gauge(c.gathered, float64(c.g.bodyBudget.Used()))
+	gauge(c.unread, float64(c.g.http2.Unread.Used()))
 	for _, s := range c.g.registry.Sets() {
 		c.collect(s, gauge)
 	}

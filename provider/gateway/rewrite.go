@@ -8,7 +8,6 @@ import (
 
 	"waggle/provider/feed"
 	"waggle/provider/gateway/http1"
-	"waggle/provider/gateway/sock"
 )
 
 // identity is what mark found in a request's head, and what it made up.
@@ -23,36 +22,36 @@ type identity struct {
 }
 
 // mark decides which of the request's fields go on to the upstream and gives the request its id and start time.
-func (ex *exchange) mark() {
-	id := &ex.id
+func (rq *request) mark() {
+	id := &rq.id
 	id.callID, id.ownCallID = nil, false
 	id.forwardedHost, id.forwardedProto, id.forwardedFor = false, false, false
-	id.startLen = len(strconv.AppendInt(id.start[:0], ex.started.UnixNano(), 10))
+	id.startLen = len(strconv.AppendInt(id.start[:0], rq.started.UnixNano(), 10))
 	var chosen *http1.Field // for the call's id
-	fields := ex.req.All()
+	fields := rq.req.All()
 	for i := range fields {
 		switch f := &fields[i]; f.Kind {
 		case http1.Host:
 			f.Drop = true
 		case http1.StartTime:
 			f.Drop = true
-			if value := ex.req.Value(f); ex.c.inner && len(value) <= len(id.start) {
+			if value := rq.req.Value(f); rq.c.inner && len(value) <= len(id.start) {
 				id.startLen = copy(id.start[:], value) // of a call that was accepted earlier
 			}
 		case http1.ForwardedFor:
-			f.Drop, id.forwardedFor = !ex.c.inner, true
+			f.Drop, id.forwardedFor = !rq.c.inner, true
 		case http1.ForwardedHost:
 			id.forwardedHost = true
 		case http1.ForwardedProto:
 			id.forwardedProto = true
 		case http1.CallID:
-			value := ex.req.Value(f)
+			value := rq.req.Value(f)
 			switch {
 			case len(value) == 0:
 				f.Drop = true // none, and in the way of the one that is made
 			case chosen == nil:
 				chosen = f
-			case !feed.ValidCallID(string(ex.req.Value(chosen))) && feed.ValidCallID(string(value)):
+			case !feed.ValidCallID(string(rq.req.Value(chosen))) && feed.ValidCallID(string(value)):
 				chosen.Drop, chosen = true, f
 			default:
 				f.Drop = true // of several, the first valid one counts, here as for the function
@@ -60,7 +59,7 @@ func (ex *exchange) mark() {
 		}
 	}
 	if chosen != nil {
-		id.callID = ex.req.Value(chosen)
+		id.callID = rq.req.Value(chosen)
 	} else {
 		id.callID, id.ownCallID = newCallID(&id.made), true
 	}
@@ -93,21 +92,21 @@ func formatCallID(into *[36]byte, raw [16]byte) []byte {
 }
 
 // requestHead writes the head that the replica gets and returns it. It can be called again for another replica.
-func (ex *exchange) requestHead(address string) []byte {
-	req := &ex.req
+func (a *attempt) requestHead(address string) []byte {
+	req := &a.req
 	// Everything of the old head, and what is added: bounded by the address, the client's address and the ids.
-	ex.takeOut(ex.head - ex.r + len(address) + 512)
-	b := append(ex.out.B[:0], req.Method...)
+	a.takeOut(a.head - a.r + len(address) + 512)
+	b := append(a.out.B[:0], req.Method...)
 	b = append(b, ' ')
-	if ex.slash {
+	if a.slash {
 		b = append(b, '/')
 	}
-	b = append(b, ex.path...)
+	b = append(b, a.path...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, address...)
 	b = append(b, "\r\n"...)
-	b = ex.appendKept(b)
-	b = ex.appendOrigin(b)
+	b = a.appendKept(b)
+	b = a.appendOrigin(b)
 	if req.WebSocket {
 		b = append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
 	}
@@ -118,24 +117,24 @@ func (ex *exchange) requestHead(address string) []byte {
 }
 
 // appendOrigin appends the fields that say where the request comes from, which it is and when it came.
-func (ex *exchange) appendOrigin(b []byte) []byte {
-	req, id := &ex.req, &ex.id
+func (rq *request) appendOrigin(b []byte) []byte {
+	req, id := &rq.req, &rq.id
 	if !id.forwardedHost && len(req.Host) > 0 {
 		b = append(b, "X-Forwarded-Host: "...)
 		b = append(b, req.Host...)
 		b = append(b, "\r\n"...)
 	}
-	if !ex.c.inner {
+	if !rq.c.inner {
 		b = append(b, "X-Forwarded-For: "...)
 		if id.forwardedFor {
-			b = ex.appendForwardedFor(b)
+			b = rq.appendForwardedFor(b)
 		}
-		b = append(b, ex.c.ip...)
+		b = append(b, rq.c.ip...)
 		b = append(b, "\r\n"...)
 	}
 	switch {
 	case id.forwardedProto:
-	case ex.c.tls:
+	case rq.c.tls:
 		b = append(b, "X-Forwarded-Proto: https\r\n"...)
 	default:
 		b = append(b, "X-Forwarded-Proto: http\r\n"...)
@@ -151,24 +150,24 @@ func (ex *exchange) appendOrigin(b []byte) []byte {
 }
 
 // appendKept copies the client's fields. Expect goes on only if the body is still to come.
-func (ex *exchange) appendKept(b []byte) []byte {
-	if ex.req.Expect && ex.complete {
-		fields := ex.req.All()
+func (rq *request) appendKept(b []byte) []byte {
+	if rq.req.Expect && rq.complete {
+		fields := rq.req.All()
 		for i := range fields {
 			if fields[i].Kind == http1.Expect {
 				fields[i].Drop = true
 			}
 		}
 	}
-	return ex.req.AppendKept(b)
+	return rq.req.AppendKept(b)
 }
 
 // appendForwardedFor appends the addresses of the proxies before us, each followed by a comma.
-func (ex *exchange) appendForwardedFor(b []byte) []byte {
-	fields := ex.req.All()
+func (rq *request) appendForwardedFor(b []byte) []byte {
+	fields := rq.req.All()
 	for i := range fields {
-		if f := &fields[i]; f.Kind == http1.ForwardedFor && len(ex.req.Value(f)) > 0 {
-			b = append(b, ex.req.Value(f)...)
+		if f := &fields[i]; f.Kind == http1.ForwardedFor && len(rq.req.Value(f)) > 0 {
+			b = append(b, rq.req.Value(f)...)
 			b = append(b, ", "...)
 		}
 	}
@@ -176,14 +175,14 @@ func (ex *exchange) appendForwardedFor(b []byte) []byte {
 }
 
 // responseHead writes the head that the client gets and returns it. chunked says that the body goes out in chunks.
-func (ex *exchange) responseHead(keep, chunked bool) []byte {
-	resp := &ex.resp
-	size := len(ex.id.callID) + len(ex.g.servedBy) + len(resp.Line) + 256
+func (a *attempt) responseHead(keep, chunked bool) []byte {
+	resp := &a.resp
+	size := len(a.id.callID) + len(a.g.servedBy) + len(resp.Line) + 256
 	if f := resp.All(); len(f) > 0 {
 		size += resp.Size()
 	}
-	ex.takeOut(size)
-	b := append(ex.out.B[:0], "HTTP/1.1 "...)
+	a.takeOut(size)
+	b := append(a.out.B[:0], "HTTP/1.1 "...)
 	b = append(b, resp.Line...)
 	b = append(b, "\r\n"...)
 	if resp.Has[http1.Internal] {
@@ -192,15 +191,15 @@ func (ex *exchange) responseHead(keep, chunked bool) []byte {
 		drop(resp, http1.Internal)
 		b = append(b, "X-OpenFaaS-Internal: gateway\r\n"...)
 	}
-	if ex.c.inner {
+	if a.c.inner {
 		drop(resp, http1.Trailer)
 	}
 	b = resp.AppendKept(b)
-	b = ex.appendOwn(b, resp)
+	b = a.appendOwn(b, resp)
 	if chunked {
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	}
-	b = appendPersistence(b, ex.req.Minor, keep)
+	b = appendPersistence(b, a.req.Minor, keep)
 	return append(b, "\r\n"...)
 }
 
@@ -215,34 +214,34 @@ func drop(resp *http1.Response, kind http1.Kind) {
 }
 
 // appendOwn appends the fields that tell the client about the call, except those the function has set itself.
-func (ex *exchange) appendOwn(b []byte, resp *http1.Response) []byte {
+func (rq *request) appendOwn(b []byte, resp *http1.Response) []byte {
 	var has [http1.ForwardedProto + 1]bool
 	if resp != nil {
 		has = resp.Has
 	}
-	if ex.set != nil && !ex.control {
-		if ex.set.Function().CORS != nil {
-			b = ex.appendCORS(b, resp)
+	if rq.set != nil && !rq.control {
+		if rq.set.Function().CORS != nil {
+			b = rq.appendCORS(b, resp)
 		}
 		if !has[http1.CallID] {
 			b = append(b, "X-Call-Id: "...)
-			b = append(b, ex.id.callID...)
+			b = append(b, rq.id.callID...)
 			b = append(b, "\r\n"...)
 		}
 		if !has[http1.StartTime] {
 			b = append(b, "X-Start-Time: "...)
-			b = append(b, ex.id.start[:ex.id.startLen]...)
+			b = append(b, rq.id.start[:rq.id.startLen]...)
 			b = append(b, "\r\n"...)
 		}
 		if !has[http1.DurationSeconds] {
 			b = append(b, "X-Duration-Seconds: "...)
-			b = appendSeconds(b, time.Since(ex.started))
+			b = appendSeconds(b, time.Since(rq.started))
 			b = append(b, "\r\n"...)
 		}
 	}
 	if !has[http1.ServedBy] {
 		b = append(b, "X-Served-By: "...)
-		b = append(b, ex.g.servedBy...)
+		b = append(b, rq.g.servedBy...)
 		b = append(b, "\r\n"...)
 	}
 	return b
@@ -258,13 +257,4 @@ func appendSeconds(b []byte, d time.Duration) []byte {
 		b = append(b, byte('0'+part/digit%10))
 	}
 	return b
-}
-
-// takeOut makes ex.out a buffer of at least size bytes.
-func (ex *exchange) takeOut(size int) {
-	if ex.out != nil && len(ex.out.B) >= size {
-		return
-	}
-	ex.dropOut()
-	ex.out = poolOf(size).Get().(*sock.Buffer)
 }

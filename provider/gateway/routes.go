@@ -14,7 +14,7 @@ type route struct {
 	// path is a whole path or, if it ends in "/", the beginning of one.
 	path string
 	// answer answers the request; rest is what follows path in its target, query included.
-	answer func(ex *exchange, rest []byte) (keep bool)
+	answer func(rq *request, rest []byte) (keep bool)
 	// credentials: those of the API are demanded.
 	credentials bool
 	// documented, if not empty, are the paths as which calls of the API are counted; any other is the last one. Functions
@@ -46,24 +46,24 @@ var routes []route
 
 func init() {
 	routes = []route{
-		{path: "/function/", answer: (*exchange).function},
-		{path: "/async-function/", answer: (*exchange).async, documented: []string{"/async-function/"}},
-		{path: "/system/queue", answer: func(ex *exchange, rest []byte) bool { return ex.inspectQueue(string(rest)) },
+		{path: "/function/", answer: (*request).function},
+		{path: "/async-function/", answer: (*request).async, documented: []string{"/async-function/"}},
+		{path: "/system/queue", answer: func(rq *request, rest []byte) bool { return rq.inspectQueue(string(rest)) },
 			credentials: true, documented: []string{"/system/queue"}, plain: refused},
-		{path: "/system/queue/", answer: func(ex *exchange, rest []byte) bool { return ex.inspectQueue("/" + string(rest)) },
+		{path: "/system/queue/", answer: func(rq *request, rest []byte) bool { return rq.inspectQueue("/" + string(rest)) },
 			credentials: true, documented: []string{"/system/queue/dead", "/system/queue/dead/", "/system/other"}, plain: refused},
-		{path: "/system/", answer: (*exchange).api, credentials: true, documented: []string{"/system/functions", "/system/function/",
+		{path: "/system/", answer: (*request).api, credentials: true, documented: []string{"/system/functions", "/system/function/",
 			"/system/scale-function/", "/system/secrets", "/system/logs", "/system/info", "/system/namespaces", "/system/namespace/",
 			"/system/alert", "/system/telemetry", "/system/other"}, plain: refused},
-		{path: healthPath, answer: (*exchange).health, plain: served, free: true},
-		{path: certs.ChallengePath, answer: (*exchange).challenge, plain: served},
-		{path: "/", answer: (*exchange).home},
-		{path: "*", answer: (*exchange).options},
+		{path: healthPath, answer: (*request).health, plain: served, free: true},
+		{path: certs.ChallengePath, answer: (*request).challenge, plain: served},
+		{path: "/", answer: (*request).home},
+		{path: "*", answer: (*request).options},
 	}
 }
 
 // nowhere is the route of what is in no table.
-var nowhere = route{answer: func(ex *exchange, _ []byte) bool { return ex.refuse(404, "404 page not found") }}
+var nowhere = route{answer: func(rq *request, _ []byte) bool { return rq.refuse(404, "404 page not found") }}
 
 // routeOf finds the route of a target, and what follows its path there.
 func routeOf(target []byte) (r *route, rest []byte) {
@@ -97,26 +97,26 @@ func (r *route) fold(target []byte) string {
 }
 
 // serve answers one request and reports whether the connection can take another.
-func (ex *exchange) serve() (keep bool) {
-	ex.started = time.Now()
-	ex.body = ex.head
-	r, rest := routeOf(ex.req.Target)
-	if !r.free && !ex.withinRate() {
-		return ex.refuse(429, fmt.Sprintf("too many requests from this network: legal are %g a second, %d at once", ex.g.cfg.RateLimit, ex.g.cfg.RateBurst))
+func (rq *request) serve() (keep bool) {
+	rq.started = time.Now()
+	rq.body = rq.head
+	r, rest := routeOf(rq.req.Target)
+	if !r.free && !rq.withinRate() {
+		return rq.refuse(429, fmt.Sprintf("too many requests from this network: legal are %g a second, %d at once", rq.g.cfg.RateLimit, rq.g.cfg.RateBurst))
 	}
-	if ex.g.cfg.TLSRedirect && !ex.c.tls && !ex.c.inner && r.plain != served {
-		return ex.toTLS(r.plain == redirected)
+	if rq.g.cfg.TLSRedirect && !rq.c.tls && !rq.c.inner && r.plain != served {
+		return rq.toTLS(r.plain == redirected)
 	}
-	if string(ex.req.Method) == "CONNECT" {
-		return ex.refuse(405, "CONNECT is not supported")
+	if string(rq.req.Method) == "CONNECT" {
+		return rq.refuse(405, "CONNECT is not supported")
 	}
-	if r.credentials && !ex.authorised() {
-		return ex.refuse(401, "invalid credentials")
+	if r.credentials && !rq.authorised() {
+		return rq.refuse(401, "invalid credentials")
 	}
-	folded := r.fold(ex.req.Target)
-	keep = r.answer(ex, rest)
-	if folded != "" && !ex.counted {
-		ex.g.metrics.api(ex.req.Method, folded, ex.status, time.Since(ex.started))
+	folded := r.fold(rq.req.Target)
+	keep = r.answer(rq, rest)
+	if folded != "" && !rq.counted {
+		rq.g.metrics.api(rq.req.Method, folded, rq.status, time.Since(rq.started))
 	}
-	return keep && !ex.c.left.Load()
+	return keep && !rq.c.left.Load()
 }

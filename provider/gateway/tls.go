@@ -74,17 +74,17 @@ func (c *conn) handshake() bool {
 
 // toTLS answers on the plain port where that only redirects. A call that changes something or carries credentials is
 // refused: a redirect would let it go on as it is, with everything readable, for ever.
-func (ex *exchange) toTLS(redirect bool) (keep bool) {
-	host := hostOf(ex.req.Host)
-	if !redirect || !ex.isGet() || len(host) == 0 || len(ex.req.Authorization) > 0 {
-		return ex.refuse(403, "this port only redirects GET and HEAD: use https")
+func (rq *request) toTLS(redirect bool) (keep bool) {
+	host := hostOf(rq.req.Host)
+	if !redirect || !rq.isGet() || len(host) == 0 || len(rq.req.Authorization) > 0 {
+		return rq.refuse(403, "this port only redirects GET and HEAD: use https")
 	}
 	location := append([]byte("Location: https://"), host...)
-	if port := ex.g.cfg.TLSRedirectPort; port != 443 {
+	if port := rq.g.cfg.TLSRedirectPort; port != 443 {
 		location = strconv.AppendInt(append(location, ':'), int64(port), 10)
 	}
-	location = append(append(location, ex.req.Target...), "\r\n"...)
-	return ex.respond(308, nil, string(location))
+	location = append(append(location, rq.req.Target...), "\r\n"...)
+	return rq.respond(308, nil, string(location))
 }
 
 // hostOf is a Host without its port.
@@ -97,14 +97,14 @@ func hostOf(host []byte) []byte {
 }
 
 // challenge answers an ACME server.
-func (ex *exchange) challenge(_ []byte) (keep bool) {
-	if ex.g.certs != nil {
-		path, _, _ := bytes.Cut(ex.req.Target, []byte("?"))
-		if answer, ok := ex.g.certs.Challenge(string(hostOf(ex.req.Host)), string(path)); ok {
-			return ex.respond(200, answer, "Content-Type: application/octet-stream\r\n")
+func (rq *request) challenge(_ []byte) (keep bool) {
+	if rq.g.certs != nil {
+		path, _, _ := bytes.Cut(rq.req.Target, []byte("?"))
+		if answer, ok := rq.g.certs.Challenge(string(hostOf(rq.req.Host)), string(path)); ok {
+			return rq.respond(200, answer, "Content-Type: application/octet-stream\r\n")
 		}
 	}
-	return ex.refuse(404, "404 page not found")
+	return rq.refuse(404, "404 page not found")
 }
 
 // certificates are the settings that concern them.

@@ -11,63 +11,63 @@ import (
 var errUnasked = &http1.Error{Status: 502, Reason: "the function switched protocols unasked"}
 
 // tunnel passes bytes both ways after a switch of protocols, until both sides have ended or one broke.
-func (ex *exchange) tunnel() (status int, keep bool) {
-	if !ex.req.WebSocket {
-		return ex.fail(errUnasked)
+func (a *attempt) tunnel() (status int, keep bool) {
+	if !a.req.WebSocket {
+		return a.fail(errUnasked)
 	}
-	ex.replica.Answered()
-	ex.conn.Patient() // a function may leave messages unread for as long as it likes
-	ex.c.tunnel.Store(true)
-	head := ex.switchingHead()
-	unread := ex.up.B[ex.ur:ex.uw]
-	ex.c.limit(ex.g.cfg.TunnelTimeout)
-	client, replica := ex.c.sock, ex.conn.Conn
+	a.replica.Answered()
+	a.conn.Patient() // a function may leave messages unread for as long as it likes
+	a.c.tunnel.Store(true)
+	head := a.switchingHead()
+	unread := a.up.B[a.ur:a.uw]
+	a.c.limit(a.g.cfg.TunnelTimeout)
+	client, replica := a.c.sock, a.conn.Conn
 	up := make(chan struct{})
-	early := ex.in.B[ex.body:ex.w]
-	ex.body = ex.w
+	early := a.in.B[a.body:a.w]
+	a.body = a.w
 	go func() {
 		defer close(up)
-		defer ex.c.guard()
+		defer a.c.guard()
 		if len(early) == 0 || replica.Write(early, nil) == nil {
-			ex.pipe(replica, client)
+			a.pipe(replica, client)
 		}
 	}()
 	err := client.Write(head, unread)
-	ex.dropOut()
-	ex.dropUp()
+	a.dropOut()
+	a.dropUp()
 	if err == nil {
-		ex.pipe(client, replica)
+		a.pipe(client, replica)
 	} else {
 		client.Unblock()
 		replica.Unblock()
 	}
 	<-up
-	ex.c.detach(ex.conn, ex.g.cfg.WriteTimeout)
-	_ = ex.conn.Close()
-	ex.conn = nil
-	ex.replica.Release()
-	ex.replica = nil
+	a.c.detach(a.conn, a.g.cfg.WriteTimeout)
+	_ = a.conn.Close()
+	a.conn = nil
+	a.replica.Release()
+	a.replica = nil
 	return 101, false
 }
 
 // pipe copies from one side to the other until the end, which it passes on. If a side broke, both are unblocked: half a
 // tunnel is of no use.
-func (ex *exchange) pipe(to, from *sock.Conn) {
+func (a *attempt) pipe(to, from *sock.Conn) {
 	for {
-		b, n, err := ex.g.borrow(from)
+		b, n, err := a.g.borrow(from)
 		if err != nil {
 			to.CloseWrite()
 			if err != io.EOF {
 				to.Unblock()
 				from.Unblock()
 			}
-			ex.c.half.Store(true)
-			ex.limitTunnel()
+			a.c.half.Store(true)
+			a.limitTunnel()
 			return
 		}
-		ex.limitTunnel()
+		a.limitTunnel()
 		err = to.Write(b.B[:n], nil)
-		ex.g.giveBack(b)
+		a.g.giveBack(b)
 		if err != nil {
 			to.Unblock()
 			from.Unblock()
@@ -78,21 +78,21 @@ func (ex *exchange) pipe(to, from *sock.Conn) {
 
 // limitTunnel bounds the silence from now on. A client that has ended has often left, which only bytes sent to it would
 // show: what the function still has to say to it may not be long in coming.
-func (ex *exchange) limitTunnel() {
-	limit := ex.g.cfg.TunnelTimeout
-	if ex.c.half.Load() {
-		limit = min(limit, ex.g.cfg.UpstreamTimeout)
+func (a *attempt) limitTunnel() {
+	limit := a.g.cfg.TunnelTimeout
+	if a.c.half.Load() {
+		limit = min(limit, a.g.cfg.UpstreamTimeout)
 	}
-	ex.c.limit(limit)
+	a.c.limit(limit)
 }
 
 // switchingHead is the 101 response as the client gets it.
-func (ex *exchange) switchingHead() []byte {
-	ex.takeOut(ex.resp.Size() + len(ex.resp.Line) + len(ex.id.callID) + len(ex.g.servedBy) + 256)
-	b := append(ex.out.B[:0], "HTTP/1.1 "...)
-	b = append(b, ex.resp.Line...)
+func (a *attempt) switchingHead() []byte {
+	a.takeOut(a.resp.Size() + len(a.resp.Line) + len(a.id.callID) + len(a.g.servedBy) + 256)
+	b := append(a.out.B[:0], "HTTP/1.1 "...)
+	b = append(b, a.resp.Line...)
 	b = append(b, "\r\n"...)
-	b = ex.resp.AppendKept(b)
-	b = ex.appendOwn(b, &ex.resp)
+	b = a.resp.AppendKept(b)
+	b = a.appendOwn(b, &a.resp)
 	return append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"...)
 }

@@ -143,8 +143,8 @@ func (g *Gateway) starting() bool {
 }
 
 // search looks for a function that no table has named; nil means that there is none, an error that nobody can say yet.
-func (ex *exchange) search(name []byte) (*upstream.Set, error) {
-	g := ex.g
+func (rq *request) search(name []byte) (*upstream.Set, error) {
+	g := rq.g
 	young := g.noTable()
 	if set, err := g.registry.Guess(name); set != nil || err != nil {
 		return set, err
@@ -157,9 +157,9 @@ func (ex *exchange) search(name []byte) (*upstream.Set, error) {
 		return nil, errUnsure
 	}
 	defer g.heldUnlisted.Add(-1)
-	ex.c.limit(0) // the waits have their own deadlines
+	rq.c.limit(0) // the waits have their own deadlines
 	if young {
-		set, err := ex.awaitTable(name)
+		set, err := rq.awaitTable(name)
 		if set != nil || err != nil {
 			return set, err
 		}
@@ -167,12 +167,12 @@ func (ex *exchange) search(name []byte) (*upstream.Set, error) {
 	if deployed, err := g.deployed(name); !deployed {
 		return nil, err
 	}
-	return ex.awaitListed(name)
+	return rq.awaitListed(name)
 }
 
 // awaitTable holds the request until the first table comes, or DNS knows the function; nil if the table does not have it.
-func (ex *exchange) awaitTable(name []byte) (*upstream.Set, error) {
-	g := ex.g
+func (rq *request) awaitTable(name []byte) (*upstream.Set, error) {
+	g := rq.g
 	timeout := time.NewTimer(min(g.cfg.HoldTimeout, g.cfg.StartupTimeout-time.Since(g.startedAt)))
 	defer timeout.Stop()
 	again := time.NewTicker(lookAgain)
@@ -188,7 +188,7 @@ func (ex *exchange) awaitTable(name []byte) (*upstream.Set, error) {
 			if set, err := g.registry.Guess(name); set != nil || err != nil {
 				return set, err
 			}
-		case <-ex.c.leaving():
+		case <-rq.c.leaving():
 			return nil, upstream.ErrLeft
 		case <-timeout.C:
 			return nil, errNoTable
@@ -197,17 +197,17 @@ func (ex *exchange) awaitTable(name []byte) (*upstream.Set, error) {
 }
 
 // awaitListed holds the request until a table has the function.
-func (ex *exchange) awaitListed(name []byte) (*upstream.Set, error) {
-	timeout := time.NewTimer(ex.g.cfg.HoldTimeout)
+func (rq *request) awaitListed(name []byte) (*upstream.Set, error) {
+	timeout := time.NewTimer(rq.g.cfg.HoldTimeout)
 	defer timeout.Stop()
 	for {
-		applied := ex.g.tables.next()
-		if set := ex.g.registry.Lookup(name); set != nil {
+		applied := rq.g.tables.next()
+		if set := rq.g.registry.Lookup(name); set != nil {
 			return set, nil
 		}
 		select {
 		case <-applied:
-		case <-ex.c.leaving():
+		case <-rq.c.leaving():
 			return nil, upstream.ErrLeft
 		case <-timeout.C:
 			return nil, errNotListed

@@ -23,15 +23,15 @@ type upload struct {
 }
 
 // startUpload takes over reading from the client until the body ends.
-func (ex *exchange) startUpload() {
+func (a *attempt) startUpload() {
 	u := &upload{finished: make(chan struct{})}
-	ex.upload = u
-	to := ex.conn.Conn
+	a.upload = u
+	to := a.conn.Conn
 	go func() {
 		defer close(u.finished)
-		defer ex.c.guard()
+		defer a.c.guard()
 		for more := true; more; {
-			more = ex.carry(u, to)
+			more = a.carry(u, to)
 		}
 		if u.status != 0 {
 			// The client is at fault. The replica must see that the body is not whole, and nobody is left to take its answer.
@@ -43,40 +43,40 @@ func (ex *exchange) startUpload() {
 
 // carry takes the next bytes from the client to the replica, and reports false once the body has ended or either side is
 // broken. A client that makes it wait costs no buffer.
-func (ex *exchange) carry(u *upload, to *sock.Conn) (more bool) {
-	ex.c.limit(ex.g.cfg.ReadTimeout)
+func (a *attempt) carry(u *upload, to *sock.Conn) (more bool) {
+	a.c.limit(a.g.cfg.ReadTimeout)
 	u.reading.Store(true)
-	b, n, err := ex.g.borrow(ex.c.sock)
+	b, n, err := a.g.borrow(a.c.sock)
 	if err != nil {
 		if u.stopped.Load() {
 			return false
 		}
 		u.status, u.reason = 499, "client left within its request"
-		if errors.Is(err, os.ErrDeadlineExceeded) && !ex.c.left.Load() {
+		if errors.Is(err, os.ErrDeadlineExceeded) && !a.c.left.Load() {
 			u.status, u.reason = 408, "request body did not arrive in time"
 		}
 		return false
 	}
-	defer ex.g.giveBack(b)
+	defer a.g.giveBack(b)
 	u.reading.Store(false)
 	got := b.B[:n]
-	n, done, err := ex.rest.Advance(got)
+	n, done, err := a.rest.Advance(got)
 	if err != nil {
 		u.status, u.reason = statusOf(err), err.Error()
 		return false
 	}
-	if ex.beyondBound() {
+	if a.beyondBound() {
 		u.status, u.reason = 413, "request body is too long"
 		return false
 	}
-	ex.limitUpstream()
+	a.limitUpstream()
 	if to.Write(got[:n], nil) != nil {
 		return false // the replica may have answered already: its response decides
 	}
 	if done {
 		u.done = true
 		if n < len(got) {
-			ex.behind = append([]byte(nil), got[n:]...)
+			a.pipelined = append([]byte(nil), got[n:]...)
 		}
 	}
 	return !done
@@ -84,17 +84,17 @@ func (ex *exchange) carry(u *upload, to *sock.Conn) (more bool) {
 
 // waitUpload gives the upload a moment to end by itself after the response has, as it usually did before that.
 // It reports whether the whole body went out.
-func (ex *exchange) waitUpload(moment time.Duration) bool {
+func (a *attempt) waitUpload(moment time.Duration) bool {
 	select {
-	case <-ex.upload.finished:
-		return ex.upload.done
+	case <-a.upload.finished:
+		return a.upload.done
 	case <-time.After(moment):
 		return false
 	}
 }
 
 // answeredEarly reports whether there is a whole response to a request that is not: the connection then ends with it.
-func (ex *exchange) answeredEarly() bool { return ex.upload != nil && !ex.waitUpload(uploadEnding) }
+func (a *attempt) answeredEarly() bool { return a.upload != nil && !a.waitUpload(uploadEnding) }
 
 const (
 	// uploadGrace is how long a client may go on sending a body that has been answered already.
@@ -105,8 +105,8 @@ const (
 
 // clientFault reports whether it was the client's doing, not the replica's, that the exchange broke with err. The upload
 // then has ended, and its status says what the client did.
-func (ex *exchange) clientFault(err error) bool {
-	u := ex.upload
+func (a *attempt) clientFault(err error) bool {
+	u := a.upload
 	if u == nil {
 		return false
 	}
@@ -120,8 +120,8 @@ func (ex *exchange) clientFault(err error) bool {
 }
 
 // stopUpload ends the upload, if there is one, and returns it.
-func (ex *exchange) stopUpload() *upload {
-	u := ex.upload
+func (a *attempt) stopUpload() *upload {
+	u := a.upload
 	if u == nil {
 		return nil
 	}
@@ -131,16 +131,16 @@ func (ex *exchange) stopUpload() *upload {
 	default:
 	}
 	u.stopped.Store(true)
-	if ex.conn != nil {
-		ex.conn.Unblock() // it carries nothing after this exchange
+	if a.conn != nil {
+		a.conn.Unblock() // it carries nothing after this exchange
 	}
 	again := time.NewTicker(unblockAgain)
 	defer again.Stop()
 	for {
-		ex.c.sock.Unblock()
+		a.c.sock.Unblock()
 		select {
 		case <-u.finished:
-			ex.c.sock.Rearm()
+			a.c.sock.Rearm()
 			return u
 		case <-again.C:
 		}

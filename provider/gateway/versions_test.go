@@ -182,7 +182,7 @@ func TestEveryVersionMeansTheSame(t *testing.T) {
 			return request{"GET", "/nothing", nil, nil, nil}, want{404, "", "404 page not found\n", 19, ours}
 		},
 		"root": func() (request, want) {
-			return request{"GET", "/", nil, nil, nil}, want{307, "", "", 0, map[string]string{"Location": "/ui/"}}
+			return request{"DELETE", "/", nil, nil, nil}, want{405, "", "legal methods: GET, HEAD\n", 25, ours}
 		},
 		"two slashes first": func() (request, want) {
 			return request{"GET", "//function/f", nil, nil, nil}, want{404, "", "404 page not found\n", 19, ours}

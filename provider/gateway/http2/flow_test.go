@@ -302,7 +302,7 @@ func TestUnreadBodiesHaveABound(t *testing.T) {
 	})
 	unread := p.conn.cfg.Unread
 	const room = 2 * maxFrame
-	unread.Store(MaxUnread - room)
+	unread.Add(MaxUnread - room)
 	first := p.begin(false, post()...)
 	p.must(p.WriteData(first, false, make([]byte, maxFrame)))
 	p.must(p.WriteData(first, false, make([]byte, maxFrame-1)))
@@ -310,7 +310,7 @@ func TestUnreadBodiesHaveABound(t *testing.T) {
 	second := p.begin(false, post()...)
 	p.must(p.WriteData(second, false, make([]byte, 1)))
 	p.wantReset(second, wire.ErrCodeEnhanceYourCalm)
-	if got := unread.Load(); got != MaxUnread {
+	if got := unread.Used(); got != MaxUnread {
 		t.Errorf("%d bytes are taken, want %d", got, MaxUnread)
 	}
 	close(read)
@@ -323,7 +323,7 @@ func TestUnreadBodiesHaveABound(t *testing.T) {
 	if failed != 1 {
 		t.Errorf("%d requests failed, want the second alone", failed)
 	}
-	eventually(t, "room", func() bool { return unread.Load() == MaxUnread-room })
+	eventually(t, "room", func() bool { return unread.Used() == MaxUnread-room })
 }
 
 func TestBodiesThatNobodyReadsAreCredited(t *testing.T) {

@@ -50,7 +50,7 @@ type Config struct {
 	HeaderTimeout, ReadTimeout, WriteTimeout, IdleTimeout time.Duration
 	// Unread counts the memory that bodies take which nobody has read yet, over all connections that share it; required.
 	// While it is at its bound, [MaxUnread], streams that would take more end with ENHANCE_YOUR_CALM.
-	Unread *atomic.Int64
+	Unread *sock.Budget
 	// Now is the time since a fixed moment in nanoseconds, exact to what deadlines need. Nothing may set it back or forward.
 	Now func() int64
 }

@@ -56,7 +56,7 @@ func serve(t *testing.T, handle func(*Stream), settings ...wire.Setting) *peer {
 	_ = client.SetDeadline(time.Now().Add(20 * time.Second))
 	p := &peer{t: t, nc: client.(*net.TCPConn), clock: new(atomic.Int64), nextID: 1, ended: make(chan wire.ErrCode, 1)}
 	p.clock.Store(1)
-	cfg := &Config{Unread: new(atomic.Int64), MaxStreams: 5, MaxHeader: 4 << 10, HeaderTimeout: 10 * time.Second, ReadTimeout: 60 * time.Second,
+	cfg := &Config{Unread: &sock.Budget{Most: MaxUnread}, MaxStreams: 5, MaxHeader: 4 << 10, HeaderTimeout: 10 * time.Second, ReadTimeout: 60 * time.Second,
 		WriteTimeout: 60 * time.Second, IdleTimeout: 75 * time.Second, Now: p.clock.Load}
 	var open atomic.Int32
 	p.conn = New(cfg, sock.New(server), func(s *Stream) bool {

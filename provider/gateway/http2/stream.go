@@ -88,8 +88,7 @@ func (s *Stream) endIfBoth() {
 // keep takes in what has come of the body, and reports false if there is no room for it.
 func (s *Stream) keep(p []byte) bool {
 	more := s.body.grows(len(p))
-	if s.c.cfg.Unread.Add(more) > MaxUnread && more > 0 {
-		s.c.cfg.Unread.Add(-more)
+	if !s.c.cfg.Unread.Take(more) {
 		return false
 	}
 	s.body.put(p)

@@ -3,7 +3,6 @@ package http2
 import (
 	"bytes"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	wire "golang.org/x/net/http2"
@@ -11,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"waggle/provider/gateway/http1"
+	"waggle/provider/gateway/sock"
 )
 
 // FuzzRequest translates a head and has the gateway's parser read it: whatever it accepts must say what was sent, be
@@ -23,7 +23,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add("CONNECT", "", "h:1", "connection", "x", "expect", "100-continue", false)
 	f.Add("PUT", "/a\r\n", "h\r\nx: y", "n\r\nm", "v\r\nw: z", "trailer", "x", false)
 	f.Fuzz(func(t *testing.T, method, path, authority, name1, value1, name2, value2 string, end bool) {
-		c := &Conn{cfg: &Config{MaxHeader: 16 << 10, Unread: new(atomic.Int64)}}
+		c := &Conn{cfg: &Config{MaxHeader: 16 << 10, Unread: &sock.Budget{Most: MaxUnread}}}
 		b := &c.block
 		b.c = c
 		b.decoder = hpack.NewDecoder(tableSize, b.emit)

@@ -15,9 +15,9 @@ const announced = "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 65000
 // awaitGathered waits until gathered bodies take so much memory.
 func (e *edge) awaitGathered(t *testing.T, want int64) {
 	t.Helper()
-	for until := time.Now().Add(10 * time.Second); e.gathered.Load() != want; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(10 * time.Second); e.bodyBudget.Used() != want; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
-			t.Fatalf("bodies take %d bytes, want %d", e.gathered.Load(), want)
+			t.Fatalf("bodies take %d bytes, want %d", e.bodyBudget.Used(), want)
 		}
 	}
 }
@@ -50,11 +50,11 @@ func TestBodiesTakeRoomAsTheyArrive(t *testing.T) {
 		_, _ = io.WriteString(c, announced+"x")
 	}
 	for s := e.registry.Lookup([]byte("f")); s.Started.Load() < clients; time.Sleep(time.Millisecond) {
-		if e.gathered.Load() != 0 {
+		if e.bodyBudget.Used() != 0 {
 			break
 		}
 	}
-	if n := e.gathered.Load(); n != 0 {
+	if n := e.bodyBudget.Used(); n != 0 {
 		t.Fatalf("%d announced bodies take %d bytes", clients, n)
 	}
 	send(5000)
@@ -74,7 +74,7 @@ func TestBodyThatFindsNoRoomIsUploaded(t *testing.T) {
 	t.Parallel()
 	e := start(t, nil, function("f", newReplica(t, length)))
 	for name, free := range map[string]int64{"none": 0, "too little": mediumBuffer} {
-		e.gathered.Store(gatherRoom - free)
+		e.bodyBudget.Add(bodyRoom - free - e.bodyBudget.Used())
 		c, in := e.dial(t)
 		for range 2 { // the connection survives
 			_, _ = io.WriteString(c, announced+strings.Repeat("x", 65000))
@@ -82,7 +82,7 @@ func TestBodyThatFindsNoRoomIsUploaded(t *testing.T) {
 				t.Errorf("%s: got %s %q", name, resp.Status, body)
 			}
 		}
-		e.awaitGathered(t, gatherRoom-free)
+		e.awaitGathered(t, bodyRoom-free)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Beyond the bound on wide pieces everything still passes, in small ones.
+// Beyond the bound on what is passed on everything still passes, in small buffers.
 func TestPassingInACrowd(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("0123456789", 100_000)
@@ -28,11 +28,11 @@ func TestPassingInACrowd(t *testing.T) {
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		_, _ = io.Copy(c, in)
 	}))
-	for name, crowd := range map[string]int64{"in a crowd": widePieces, "alone": 0} {
+	for name, crowd := range map[string]int64{"in a crowd": relayRoom, "alone": 0} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			e := start(t, nil, echo, ws)
-			e.pieces.Store(crowd)
+			e.relayBudget.Add(crowd)
 			resp, body := e.exchange(t, fmt.Sprintf("POST /function/echo HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", len(long), long))
 			if resp.StatusCode != 200 || body != long || resp.Header.Get("X-Long") != header {
 				t.Errorf("%s, %d bytes of %d, a header of %d bytes of %d", resp.Status, len(body), len(long), len(resp.Header.Get("X-Long")), len(header))
@@ -47,7 +47,7 @@ func TestPassingInACrowd(t *testing.T) {
 			if _, err := io.ReadFull(in, got); err != nil || string(got) != long {
 				t.Errorf("the tunnel gave something else, error %v", err)
 			}
-			for e.pieces.Load() != crowd { // an open tunnel through which nothing passes holds none
+			for e.relayBudget.Used() != crowd { // an open tunnel through which nothing passes holds none
 				time.Sleep(time.Millisecond)
 			}
 			_ = c.Close()
@@ -56,7 +56,7 @@ func TestPassingInACrowd(t *testing.T) {
 }
 
 // A crowd that reads nothing, or writes nothing more, holds no wide buffers beyond the bound.
-func TestPiecesAreCounted(t *testing.T) {
+func TestRelayedBytesAreCounted(t *testing.T) {
 	t.Parallel()
 	e := start(t, nil, function("endless", newReplica(t, func(w http.ResponseWriter, _ *http.Request) {
 		for part := make([]byte, 1<<16); ; {
@@ -71,13 +71,13 @@ func TestPiecesAreCounted(t *testing.T) {
 		_, _ = io.WriteString(c, "GET /function/endless HTTP/1.1\r\nHost: h\r\n\r\n")
 		clients = append(clients, c)
 	}
-	for e.pieces.Load() != 5 {
+	for e.relayBudget.Used() != 5*mediumBuffer {
 		time.Sleep(time.Millisecond)
 	}
 	for _, c := range clients {
 		_ = c.Close()
 	}
-	for e.pieces.Load() != 0 {
+	for e.relayBudget.Used() != 0 {
 		time.Sleep(time.Millisecond)
 	}
 }
