@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,22 +9,31 @@ import (
 	"strconv"
 	"time"
 
+	"waggle/provider/api"
 	"waggle/template/go-http/liveness"
 )
 
-// serve answers until ctx ends, then lets running calls end within the shutdown timeout.
+// cutTime is how long calls that the shutdown timeout ends may take to say so.
+const cutTime = time.Second
+
+// serve listens where the settings say.
 func serve(ctx context.Context, c config, handler http.Handler, logger *slog.Logger) error {
 	listener, err := net.Listen("tcp", c.address())
 	if err != nil {
 		return fmt.Errorf("listening on port %d: %w", c.provider.Port, err)
 	}
-	// Streams end when this does: they would outlast any shutdown.
-	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
-	defer endStreams()
+	return serveOn(ctx, listener, c.provider.server, handler, logger)
+}
+
+// serveOn answers until ctx ends. Then streams end at once, and running calls have until the shutdown timeout; what is left
+// then is answered with 503.
+func serveOn(ctx context.Context, listener net.Listener, c server, handler http.Handler, logger *slog.Logger) error {
+	calls, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: c.provider.ReadTimeout,
-		WriteTimeout: c.provider.WriteTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		BaseContext: func(net.Listener) context.Context { return streams },
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: c.ReadTimeout,
+		WriteTimeout: c.WriteTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return calls },
 		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	failed := make(chan error, 1)
@@ -36,14 +44,22 @@ func serve(ctx context.Context, c config, handler http.Handler, logger *slog.Log
 		return fmt.Errorf("serving: %w", err)
 	case <-ctx.Done():
 	}
-	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.provider.ShutdownTimeout)
-	defer cancel()
-	time.AfterFunc(time.Second, endStreams)
-	if err := server.Shutdown(deadline); err != nil {
-		logger.Warn("calls were cut off by the shutdown", "error", errors.Join(err, server.Close()))
+	if !shutDown(server, c.ShutdownTimeout) {
+		cut(api.ErrClosing)
+		logger.Warn("the shutdown ends calls that still run")
+		if !shutDown(server, cutTime) {
+			logger.Warn("calls were cut off by the shutdown", "error", server.Close())
+		}
 	}
 	logger.Info("stopped")
 	return nil
+}
+
+// shutDown reports whether no call is left within the timeout.
+func shutDown(server *http.Server, timeout time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return server.Shutdown(ctx) == nil
 }
 
 // healthcheck runs inside the container of a provider or gateway, see package liveness. Whatever it is answered will do:

@@ -53,12 +53,28 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
+// ErrClosing is the cause with which whoever serves the API ends the calls that a shutdown cannot wait for.
+var ErrClosing = fmt.Errorf("the provider is being replaced: %w", swarm.ErrUnavailable)
+
+// stream ends what has no end of its own when the process is to end.
+func (a *API) stream(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		defer context.AfterFunc(a.cfg.Closing, func() { cancel(ErrClosing) })()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
 // answer turns a route's error into its reply: one line of text that says what to change.
 func (a *API) answer(handle handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := handle(w, r)
 		if err == nil {
 			return
+		}
+		if errors.Is(err, context.Canceled) && errors.Is(context.Cause(r.Context()), ErrClosing) {
+			err = ErrClosing
 		}
 		status := statusOf(err)
 		if status >= http.StatusInternalServerError {

@@ -94,6 +94,8 @@ type Config struct {
 	Feed http.Handler
 	// User and Password are what /system and /feed ask for. Both empty means that they ask for nothing.
 	User, Password string
+	// Closing is done when the process is to end, and ends the streams. Nil: they end with their clients.
+	Closing context.Context
 	// Timeout bounds every call but those that stream. Default 60 s.
 	Timeout time.Duration
 	// Release and Commit name this build in /system/info. Default "dev" and "unknown": clients take neither empty.
@@ -105,6 +107,9 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	if c.Closing == nil {
+		c.Closing = context.Background()
+	}
 	if c.Timeout == 0 {
 		c.Timeout = time.Minute
 	}
@@ -188,13 +193,14 @@ func (a *API) routes() *http.ServeMux {
 
 	bounded("GET /system/info", a.info)
 	bounded("GET /system/telemetry", a.telemetry)
-	system.Handle("GET /system/logs", a.answer(a.logs))
+	system.Handle("GET /system/logs", a.stream(a.answer(a.logs)))
 
 	// The password is asked for first: without it no path under /system can be told from another, existing or not.
 	mux := http.NewServeMux()
 	mux.Handle("/system/", a.guard(system))
 	if a.cfg.Feed != nil {
 		mux.Handle("/feed/", a.guard(a.cfg.Feed))
+		mux.Handle("GET /feed/table", a.guard(a.stream(a.cfg.Feed)))
 	}
 	mux.HandleFunc("GET /healthz", a.health)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.cfg.Metrics, promhttp.HandlerOpts{}))

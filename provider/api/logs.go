@@ -1,12 +1,16 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/openfaas/faas-provider/logs"
+
+	"waggle/provider/swarm"
 )
 
 // stalledWrite is how long a client may take no line before its stream is given up.
@@ -39,9 +43,17 @@ func (a *API) logs(w http.ResponseWriter, r *http.Request) error {
 		}
 		return out.Flush()
 	})
-	if err != nil && r.Context().Err() == nil {
+	switch closing := errors.Is(context.Cause(r.Context()), ErrClosing); {
+	case closing:
+		err = ErrClosing
+	case err == nil || r.Context().Err() != nil:
+		return nil
+	default:
 		a.cfg.Logger.Warn("log stream ended", "function", request.Name, "namespace", request.Namespace, "error", err)
 	}
+	// Whoever reads must not take the end of the stream for the end of the log.
+	_ = out.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = encoder.Encode(swarm.LogNotice(request, "the log goes on, but this stream ends: %v", err)) // the client may have left
 	return nil
 }
 

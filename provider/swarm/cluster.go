@@ -156,11 +156,11 @@ func New(config Config) (*Cluster, error) {
 // Ping asks the engine whether it is there and manages a Swarm; the error says what is missing.
 func (c *Cluster) Ping(ctx context.Context) error {
 	if _, err := c.docker.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
-		return failf(ErrUnavailable, "asking Docker: %v", err)
+		return failf(ErrUnavailable, "asking Docker: %s", withoutSocket(err))
 	}
 	// Docker's info would say so, too, but makes the engine start two programs for each answer.
 	if _, err := c.docker.SwarmInspect(ctx, client.SwarmInspectOptions{}); err != nil {
-		return failf(ErrUnavailable, "Docker answers, but not as a manager of a Swarm: %v", err)
+		return failf(ErrUnavailable, "Docker answers, but not as a manager of a Swarm: %s", withoutSocket(err))
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -54,13 +56,31 @@ func dockerError(doing string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, context.Canceled):
-		return fmt.Errorf("%s: %w", doing, err)
-	case client.IsErrConnectionFailed(err), errdefs.IsUnavailable(err), errors.Is(err, context.DeadlineExceeded), noLeader(err):
-		return failf(ErrUnavailable, "%s: Docker does not answer: %v", doing, err)
+		return fmt.Errorf("%s: %w", doing, context.Canceled)
+	case errors.Is(err, context.DeadlineExceeded):
+		return failf(ErrUnavailable, "%s: Docker does not answer in time", doing)
+	case client.IsErrConnectionFailed(err), errdefs.IsUnavailable(err), noLeader(err):
+		return failf(ErrUnavailable, "%s: Docker does not answer: %s", doing, withoutSocket(err))
 	case errdefs.IsInvalidArgument(err) && !outOfSequence(err):
 		return failf(ErrInvalid, "%s: %s", doing, daemonText(err))
 	}
+	var request *url.Error
+	if errors.As(err, &request) {
+		return fmt.Errorf("%s: %w", doing, request.Err)
+	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// withoutSocket is why a call did not reach the engine: where its socket is, is nobody's affair but the operator's.
+func withoutSocket(err error) string {
+	var dial *net.OpError
+	if errors.As(err, &dial) {
+		return dial.Err.Error()
+	}
+	if client.IsErrConnectionFailed(err) {
+		return "its socket cannot be reached"
+	}
+	return daemonText(err)
 }
 
 // noLeader is true for the managers' answers while they have no leader: a matter of seconds, or of a lost quorum.

@@ -29,6 +29,8 @@ type logLine struct {
 	task string
 	at   time.Time
 	text string
+	// notice marks a line that no replica wrote: it says what is missing.
+	notice bool
 }
 
 // errLog is a message that the engine wrote into the stream, such as that a node does not answer.
@@ -41,6 +43,8 @@ func (e *errLog) Error() string { return e.text }
 type frames struct {
 	in      *bufio.Reader
 	pending map[partial]*logLine
+	// pieces counts those that were read.
+	pieces int
 }
 
 type partial struct {
@@ -70,6 +74,7 @@ func (f *frames) next() (logLine, error) {
 		if err != nil {
 			return logLine{}, err
 		}
+		f.pieces++
 		key := partial{line.task, stream}
 		if before, found := f.pending[key]; found {
 			before.text += line.text

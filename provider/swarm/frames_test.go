@@ -57,11 +57,11 @@ func TestFrames(t *testing.T) {
 		fails  bool
 	}{
 		"empty":               {},
-		"one line":            {stream: frame(1, testStamp+"a hello\n"), want: []logLine{{"a", at, "hello"}}},
-		"empty line":          {stream: frame(1, testStamp+"a \n"), want: []logLine{{"a", at, ""}}},
-		"spaces stay":         {stream: frame(1, testStamp+"a  x  \n"), want: []logLine{{"a", at, " x  "}}},
-		"no newline at end":   {stream: frame(2, testStamp+"a tail"), want: []logLine{{"a", at, "tail"}}},
-		"pieces interleaved":  {stream: join(frame(1, testStamp+"a 1"), frame(1, testStamp+"b x\n"), frame(2, testStamp+"a e\n"), frame(1, testStamp+"a 2\n")), want: []logLine{{"b", at, "x"}, {"a", at, "e"}, {"a", at, "12"}}},
+		"one line":            {stream: frame(1, testStamp+"a hello\n"), want: []logLine{{task: "a", at: at, text: "hello"}}},
+		"empty line":          {stream: frame(1, testStamp+"a \n"), want: []logLine{{task: "a", at: at, text: ""}}},
+		"spaces stay":         {stream: frame(1, testStamp+"a  x  \n"), want: []logLine{{task: "a", at: at, text: " x  "}}},
+		"no newline at end":   {stream: frame(2, testStamp+"a tail"), want: []logLine{{task: "a", at: at, text: "tail"}}},
+		"pieces interleaved":  {stream: join(frame(1, testStamp+"a 1"), frame(1, testStamp+"b x\n"), frame(2, testStamp+"a e\n"), frame(1, testStamp+"a 2\n")), want: []logLine{{task: "b", at: at, text: "x"}, {task: "a", at: at, text: "e"}, {task: "a", at: at, text: "12"}}},
 		"header cut":          {stream: []byte{1, 0, 0}, fails: true},
 		"frame cut":           {stream: frame(1, testStamp+"a hello\n")[:30], fails: true},
 		"unknown stream":      {stream: frame(7, testStamp+"a hello\n"), fails: true},

@@ -3,6 +3,7 @@ package swarm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -20,7 +21,8 @@ const (
 	// maxLogLines and maxLogBytes bound what is held in memory to be sorted, over all replicas; the newest lines win.
 	maxLogLines = 100_000
 	maxLogBytes = 64 << 20
-	// taskLogTimeout bounds the reading of what one replica wrote so far; its node may not answer.
+	// taskLogTimeout bounds the reading of what one replica wrote so far; its node may not answer. If lines came, but too
+	// slowly, the newest tenth of them is asked for, and has as long again.
 	taskLogTimeout = 10 * time.Second
 	// readersAtOnce bounds how many replicas are read at once when nobody waits for more lines.
 	readersAtOnce = 8
@@ -31,7 +33,8 @@ const (
 //
 // Without Follow the lines of all replicas come in the order of their time, and Tail counts them together. With
 // Follow, what is there comes first, at most Tail lines of each replica, then each line as it is written; replicas
-// that start meanwhile are included, and the function's removal is the end.
+// that start meanwhile are included, and the function's removal is the end. Whatever is missing is said in a line of
+// LogNotice: behind the others, or with Follow when it is noticed.
 //
 // Each replica's log is read on its own: the engine's log of a whole service loses lines and never ends when it is long
 // and there are several replicas (seen with engine 20.10: 16 of 20 reads of 340 KB).
@@ -42,24 +45,32 @@ func (c *Cluster) Logs(ctx context.Context, r logs.Request, emit func(logs.Messa
 		return err
 	}
 	send := func(line logLine) error {
+		if line.notice {
+			return emit(LogNotice(r, "%s", line.text))
+		}
 		return emit(logs.Message{Name: r.Name, Namespace: namespace, Instance: line.task, Timestamp: line.at, Text: line.text})
 	}
 	if r.Follow {
 		return c.followLogs(ctx, service, r, send)
 	}
-	lines, err := c.collectLogs(ctx, service, r)
+	lines, notices, err := c.collectLogs(ctx, service, r)
 	if err != nil {
 		return err
 	}
 	if r.Tail > 0 && len(lines) > r.Tail {
 		lines = lines[len(lines)-r.Tail:]
 	}
-	for _, line := range lines {
+	for _, line := range slices.Concat(lines, notices) {
 		if err := send(line); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// LogNotice is a line among a function's that the function did not write: it says what of the log is missing.
+func LogNotice(r logs.Request, format string, args ...any) logs.Message {
+	return logs.Message{Name: r.Name, Namespace: r.Namespace, Instance: "waggle", Timestamp: time.Now().UTC(), Text: "waggle: " + fmt.Sprintf(format, args...)}
 }
 
 // logTasks lists the replicas, running and ended, that have written or may write: they got as far as a container.
@@ -84,45 +95,80 @@ func (c *Cluster) openLogs(ctx context.Context, task swarm.Task, r logs.Request)
 	return c.docker.TaskLogs(ctx, task.ID, options)
 }
 
-// collectLogs reads all replicas to the end and sorts. What cannot be read is left out, with a line in our own log: a
-// node that is away must not hide the others.
-func (c *Cluster) collectLogs(ctx context.Context, service swarm.Service, r logs.Request) ([]logLine, error) {
+// collectLogs reads all replicas to the end and sorts. What cannot be read is left out, and named in notices: a node that is
+// away must not hide the others.
+func (c *Cluster) collectLogs(ctx context.Context, service swarm.Service, r logs.Request) (lines, notices []logLine, err error) {
 	tasks, err := c.logTasks(ctx, service, r)
 	if err != nil || len(tasks) == 0 {
-		return nil, err
+		return nil, nil, err
 	}
-	each := make([][]logLine, len(tasks))
+	each, missing := make([][]logLine, len(tasks)), make([][]logLine, len(tasks))
 	var group errgroup.Group
 	group.SetLimit(readersAtOnce)
 	for i, task := range tasks {
 		group.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, taskLogTimeout)
-			defer cancel()
 			bound := newest{lines: maxLogLines / len(tasks), bytes: maxLogBytes / len(tasks)}
-			err := c.readLogs(ctx, task, r, func(line logLine) error {
-				each[i] = bound.add(each[i], line)
-				return nil
-			})
-			if err != nil {
-				c.cfg.Logger.Warn("logs are incomplete", "function", r.Name, "task", task.ID, "error", err)
+			each[i], missing[i] = c.collectTask(ctx, task, r, bound)
+			for _, line := range missing[i] {
+				c.cfg.Logger.Warn("logs are incomplete", "function", r.Name, "task", task.ID, "reason", line.text)
 			}
 			return nil
 		})
 	}
 	_ = group.Wait() // no member returns an error
-	lines := slices.Concat(each...)
+	lines = slices.Concat(each...)
 	slices.SortStableFunc(lines, func(a, b logLine) int { return a.at.Compare(b.at) })
-	return lines, ctx.Err()
+	return lines, slices.Concat(missing...), ctx.Err()
 }
 
-// readLogs passes on the lines of one replica until they end. A message of the engine in between does not end them.
-func (c *Cluster) readLogs(ctx context.Context, task swarm.Task, r logs.Request, emit func(logLine) error) error {
+// collectTask reads one replica within bound. An engine finds the end of a log as fast as its beginning, so no more is asked
+// for than fits: then the newest lines are there, whatever the time limit.
+func (c *Cluster) collectTask(ctx context.Context, task swarm.Task, r logs.Request, bound newest) (lines, notices []logLine) {
+	for ; ; bound.lines /= 10 {
+		asked, all := r, r.Tail > 0 && r.Tail <= bound.lines
+		if !all {
+			asked.Tail = bound.lines
+		}
+		kept := bound
+		lines, notices = nil, nil
+		limited, cancel := context.WithTimeout(ctx, taskLogTimeout)
+		pieces, err := c.readLogs(limited, task, asked, func(line logLine) error {
+			if line.notice {
+				notices = append(notices, line)
+			} else {
+				lines = kept.add(lines, line)
+			}
+			return nil
+		})
+		late := limited.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err != nil && late && len(lines) > 0 && bound.lines >= 10 {
+			continue
+		}
+		if err != nil {
+			notices = append(notices, noticeOf("of replica %s not all lines were read: %v", task.ID, err))
+		}
+		if kept.dropped || !all && pieces >= asked.Tail {
+			lines = lines[min(len(lines), 1):] // the first may have lost its beginning
+			notices = append(notices, noticeOf("of replica %s only the newest %d lines are here: older ones are left out, since and tail choose", task.ID, len(lines)))
+		}
+		return lines, notices
+	}
+}
+
+func noticeOf(format string, args ...any) logLine {
+	return logLine{notice: true, text: fmt.Sprintf(format, args...)}
+}
+
+// readLogs passes on the lines of one replica until they end. A message of the engine in between is passed on as a notice,
+// and does not end them. Pieces are what engines count as lines: a long line has several.
+func (c *Cluster) readLogs(ctx context.Context, task swarm.Task, r logs.Request, emit func(logLine) error) (pieces int, err error) {
 	stream, err := c.openLogs(ctx, task, r)
 	if errdefs.IsNotFound(err) {
-		return nil // the Swarm has just forgotten it
+		return 0, nil // the Swarm has just forgotten it
 	}
 	if err != nil {
-		return dockerError("opening the log", err)
+		return 0, dockerError("opening the log", err)
 	}
 	defer stream.Close()
 	in := newFrames(stream)
@@ -131,16 +177,15 @@ func (c *Cluster) readLogs(ctx context.Context, task swarm.Task, r logs.Request,
 		var notice *errLog
 		switch {
 		case errors.As(err, &notice):
-			c.cfg.Logger.Warn("logs are incomplete", "function", r.Name, "task", task.ID, "error", notice.text)
-			continue
+			line = noticeOf("of replica %s lines are missing: %s", task.ID, notice.text)
 		case errors.Is(err, io.EOF):
-			return nil
+			return in.pieces, nil
 		case err != nil:
-			return err
+			return in.pieces, dockerError("reading the log", err)
 		}
 		line.task = task.ID
 		if err := emit(line); err != nil {
-			return err
+			return in.pieces, err
 		}
 	}
 }
@@ -149,12 +194,14 @@ func (c *Cluster) readLogs(ctx context.Context, task swarm.Task, r logs.Request,
 type newest struct {
 	lines, bytes int
 	held         int
+	dropped      bool
 }
 
 func (n *newest) add(list []logLine, line logLine) []logLine {
 	list = append(list, line)
 	n.held += len(line.text)
 	for len(list) > 1 && (len(list) > n.lines || n.held > n.bytes) {
+		n.dropped = true
 		drop := (len(list) + 1) / 2
 		for _, old := range list[:drop] {
 			n.held -= len(old.text)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,7 +30,7 @@ func readLogs(t *testing.T, cluster *swarm.Cluster, r logs.Request) []string {
 	t.Helper()
 	var texts []string
 	if err := cluster.Logs(t.Context(), r, func(m logs.Message) error {
-		if m.Name != "fn" || m.Namespace != "openfaas-fn" || m.Instance == "" || m.Timestamp.IsZero() {
+		if m.Name != "fn" || m.Namespace != "openfaas-fn" && m.Instance != "waggle" || m.Instance == "" || m.Timestamp.IsZero() {
 			t.Errorf("incomplete message %+v", m)
 		}
 		texts = append(texts, m.Text)
@@ -212,6 +213,74 @@ func TestFollowingEndsWithItsReader(t *testing.T) {
 		defer cancel()
 		if err := cluster.Logs(ctx, logs.Request{Name: "fn", Follow: true}, func(logs.Message) error { return nil }); err != nil {
 			t.Errorf("at the end of its context: %v", err)
+		}
+	})
+}
+
+// TestWhatIsMissingOfALogIsSaid: the newest lines are there, and the last one says what is not.
+func TestWhatIsMissingOfALogIsSaid(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		lines    int
+		prepare  func(e *swarmtest.Engine, task string)
+		request  logs.Request
+		want     int // lines of the function
+		says     string
+		complete bool
+	}{
+		"more than is held":       {lines: 100_001, request: logs.Request{Tail: -1}, want: 99_999, says: "only the newest 99999 lines"},
+		"as much as is asked for": {lines: 300, request: logs.Request{Tail: 200}, want: 200, complete: true},
+		"all there is":            {lines: 300, request: logs.Request{Tail: -1}, want: 300, complete: true},
+		"too slow":                {lines: 1000, prepare: func(e *swarmtest.Engine, _ string) { e.SlowLogs(50 * time.Millisecond) }, request: logs.Request{Tail: -1}, want: 99, says: "only the newest 99 lines"},
+		"too slow for any":        {lines: 1000, prepare: func(e *swarmtest.Engine, _ string) { e.SlowLogs(time.Minute) }, request: logs.Request{Tail: -1}, says: "not all lines were read"},
+		"the engine says so":      {lines: 3, prepare: func(e *swarmtest.Engine, task string) { e.Notice(task, "node n2 is not available") }, request: logs.Request{Tail: -1}, want: 3, says: "lines are missing: node n2 is not available"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				engine, cluster := newCluster(t)
+				deploy(t, cluster, "fn", 1)
+				task := tasksOf(t, engine)[0]
+				for i := range test.lines {
+					engine.WriteLog(task, time.Unix(int64(i), 0), 1, strconv.Itoa(i))
+				}
+				if test.prepare != nil {
+					test.prepare(engine, task)
+				}
+				test.request.Name = "fn"
+				got := readLogs(t, cluster, test.request)
+				if !test.complete {
+					last := len(got) - 1
+					if !strings.HasPrefix(got[last], "waggle: of replica "+task) || !strings.Contains(got[last], test.says) {
+						t.Errorf("the last line is %q, want %q", got[last], test.says)
+					}
+					got = got[:last]
+				}
+				if len(got) != test.want || len(got) > 0 && got[len(got)-1] != strconv.Itoa(test.lines-1) {
+					t.Errorf("%d lines, want the newest %d", len(got), test.want)
+				}
+			})
+		})
+	}
+}
+
+// TestFollowingSaysOnceWhatIsMissing, however often the log is opened again.
+func TestFollowingSaysOnceWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		engine, cluster := newCluster(t)
+		deploy(t, cluster, "fn", 1)
+		task := tasksOf(t, engine)[0]
+		engine.Notice(task, "node n2 is not available")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var got []string
+		time.AfterFunc(5*time.Second, func() { engine.CutLogs(task, nil) })
+		if err := cluster.Logs(ctx, logs.Request{Name: "fn", Follow: true}, func(m logs.Message) error { got = append(got, m.Text); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 1 || !strings.Contains(got[0], "node n2 is not available") {
+			t.Errorf("got %q", got)
 		}
 	})
 }

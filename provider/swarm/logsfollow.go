@@ -28,6 +28,8 @@ type followed struct {
 	// due is when it may be opened again, wait how long after its end that is.
 	due  time.Time
 	wait time.Duration
+	// notice is what was last said to be missing.
+	notice string
 }
 
 // followLogs reads all replicas at once, and each new one, until ctx ends, emit fails or the function is removed. A
@@ -99,7 +101,13 @@ func (c *Cluster) followLogs(ctx context.Context, service swarm.Service, r logs.
 // a line in whose middle a stream ends, the rest is lost: engines give all its pieces one time.
 func (c *Cluster) followTask(ctx context.Context, f *followed, lines chan<- logLine) {
 	var last time.Time
-	err := c.readLogs(ctx, f.task, f.next, func(line logLine) error {
+	_, err := c.readLogs(ctx, f.task, f.next, func(line logLine) error {
+		if line.notice {
+			if line.text == f.notice {
+				return nil // said already, and nothing is new about it
+			}
+			f.notice = line.text
+		}
 		select {
 		case lines <- line:
 		case <-ctx.Done():

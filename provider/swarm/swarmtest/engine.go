@@ -50,6 +50,8 @@ type Engine struct {
 	// host is the node on which further tasks start.
 	host   string
 	rivals int
+	// logPace is how long a piece of a log is on its way.
+	logPace time.Duration
 	// killBefore and killAfter name the next changing call at which the caller is cut off.
 	killBefore, killAfter string
 	network               string

@@ -20,6 +20,8 @@ type taskLog struct {
 	cut    chan struct{}
 	// garbage is what streams send before they are cut.
 	garbage []byte
+	// notice is what streams begin with.
+	notice []byte
 	// followers counts the streams since the last cut.
 	followers int
 }
@@ -44,6 +46,21 @@ func (e *Engine) WriteLog(task string, at time.Time, stream byte, line string) {
 	}
 	close(log.more)
 	log.more = make(chan struct{})
+}
+
+// SlowLogs makes each piece of a log take so long on its way.
+func (e *Engine) SlowLogs(piece time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.logPace = piece
+}
+
+// Notice makes the streams of a task's log begin with a message of the engine's own.
+func (e *Engine) Notice(task, text string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	frame := append([]byte{3, 0, 0, 0}, binary.BigEndian.AppendUint32(nil, uint32(len(text)))...)
+	e.log(task).notice = append(frame, text...)
 }
 
 // CutLogs ends all streams that follow a task's log, after sending garbage, as an engine does that is stopped or loses
@@ -102,8 +119,12 @@ func (e *Engine) TaskLogs(ctx context.Context, id string, options client.TaskLog
 		e.log(id).followers++
 	}
 	reader, writer := io.Pipe()
+	notice, pace := e.log(id).notice, e.logPace
 	context.AfterFunc(ctx, func() { writer.CloseWithError(ctx.Err()) })
 	go func() {
+		if _, err := writer.Write(notice); err != nil {
+			return
+		}
 		for {
 			e.mu.Lock()
 			log := e.log(id)
@@ -113,6 +134,13 @@ func (e *Engine) TaskLogs(ctx context.Context, id string, options client.TaskLog
 			for _, piece := range pieces {
 				if piece.at.Before(since) {
 					continue
+				}
+				if pace > 0 {
+					select {
+					case <-time.After(pace):
+					case <-ctx.Done():
+						return
+					}
 				}
 				if _, err := writer.Write(piece.frame); err != nil {
 					return
