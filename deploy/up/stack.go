@@ -100,12 +100,37 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 	}
 	dir := filepath.Join(s.Root, "deploy")
 	files, more := s.stackFiles(dir)
+	events, err := s.hasTaskEvents(ctx, set[images.Provider])
+	if err != nil {
+		return "", err
+	}
+	if events {
+		files = append(files, "--compose-file", filepath.Join(dir, "taskevents.yml"))
+	}
 	// Images are named by content already. Managers pass the credentials of whoever deploys on to the nodes that pull.
 	args := slices.Concat([]string{"stack", "deploy", "--resolve-image", "never", "--with-registry-auth", "--prune"}, files, []string{stackName})
 	if _, err := s.Target.Manager.RunEnv(ctx, slices.Concat(env, more, registries), args...); err != nil {
 		return "", fmt.Errorf("deploying %s/stack.yml: %w", dir, err)
 	}
 	return "deployed", nil
+}
+
+// controlFolder is where an engine with the usual exec-root has the socket to its Swarm.
+const controlFolder = "/var/run/docker/swarm"
+
+// hasTaskEvents looks, through a container that ends at once, whether the manager's engine has that folder: only the
+// engine can tell, wherever it runs. Managers are taken to be alike in it.
+func (s *System) hasTaskEvents(ctx context.Context, image string) (bool, error) {
+	_, err := s.Target.Manager.Run(ctx, "run", "--rm", "--network", "none",
+		"--mount", "type=bind,readonly,source="+controlFolder+",target=/probe", image, "help")
+	if err != nil && strings.Contains(err.Error(), "bind source path does not exist") {
+		s.progress.Note("this engine has no " + controlFolder + ": the provider looks for changes of tasks itself")
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for %s: %w", controlFolder, err)
+	}
+	return true, nil
 }
 
 // service is one line of the stack's state as Swarm reports it.

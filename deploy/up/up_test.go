@@ -231,3 +231,27 @@ func TestFailureIsOneLineAndKeepsItsFirstAdvice(t *testing.T) {
 		t.Error("the cause is lost")
 	}
 }
+
+// An engine with another exec-root must start the provider as well.
+func TestTaskEventsAreForEnginesThatHaveThem(t *testing.T) {
+	for name, test := range map[string]struct {
+		script string
+		want   bool
+		fails  bool
+	}{
+		"there":   {"exit 0", true, false},
+		"absent":  {`echo 'docker: Error response from daemon: invalid mount config for type "bind": bind source path does not exist: /var/run/docker/swarm.' >&2; exit 125`, false, false},
+		"unknown": {"echo 'no such image' >&2; exit 125", false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "docker"), []byte("#!/bin/sh\n"+test.script+"\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+			if got, err := newTestSystem(t, nil).hasTaskEvents(t.Context(), "x"); got != test.want || (err != nil) != test.fails {
+				t.Errorf("got %v, %v", got, err)
+			}
+		})
+	}
+}
