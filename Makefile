@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status summary verify cluster cluster-down test unit e2e fuzz lint voters bench
+.PHONY: help up down purge status release summary verify cluster cluster-down test unit e2e fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ summary: ## recount the votes and print the signed paper for an announcement (PO
 
 verify: ## check such a paper, and that no vote of it has changed (SUMMARY=file, KEY=public key, OFFLINE=1)
 	@$(DEPLOY) verify
+
+release: ## make dist/waggle-VERSION-linux-ARCH.tar for this machine's architecture: images, deploy program, stack files, checksums, bill of materials
+	@$(DEPLOY) release
 
 cluster: ## make a Swarm of NODES=3 node containers on this machine, to be used with `make up CLUSTER=waggle`
 	@$(DEPLOY) cluster

@@ -1,5 +1,5 @@
 // Command deploy operates Waggle: it brings the system up on this machine's Swarm or on a many-node Swarm of node
-// containers, takes it down, deletes it, and says how it is. The Makefile is its front.
+// containers, takes it down, deletes it, says how it is, and makes releases, which contain it. The Makefile is its front.
 package main
 
 import (
@@ -16,6 +16,7 @@ import (
 
 	"waggle/deploy/docker"
 	"waggle/deploy/lab/cluster"
+	"waggle/deploy/release"
 	"waggle/deploy/up"
 )
 
@@ -28,6 +29,7 @@ var commands = map[string]func(context.Context, settings) error{
 	"status":       onSystem((*up.System).Status),
 	"summary":      printSummary,
 	"verify":       verifySummary,
+	"release":      makeRelease,
 	"cluster":      createCluster,
 	"cluster-down": deleteCluster,
 }
@@ -148,6 +150,14 @@ func purge(ctx context.Context, s settings) error {
 		}
 	}
 	return onSystem((*up.System).Purge)(ctx, s)
+}
+
+// makeRelease puts the archive for this machine's architecture into the folder dist.
+func makeRelease(ctx context.Context, s settings) error {
+	progress := up.NewProgress(os.Stdout)
+	return progress.Step("release", func() (string, error) {
+		return release.Make(ctx, release.Config{Root: ".", Out: "dist", Version: s.Version, Progress: progress.Note})
+	})
 }
 
 // defaultCluster is the name of the cluster that `make cluster` makes.

@@ -30,6 +30,9 @@ var hostAnchors = []string{
 // EnsureBase makes Debian and Golang available to the engine. What is there is left alone; otherwise it is pulled;
 // without a registry it is made from Debian's packages and this machine's Go, which needs root and debootstrap.
 func (b *Builder) EnsureBase(ctx context.Context) error {
+	if release, err := ReadRelease(b.Root); err != nil || release != nil {
+		return err // nothing is built
+	}
 	steps := []struct {
 		reference string
 		assemble  func(context.Context) error

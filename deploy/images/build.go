@@ -73,14 +73,27 @@ func (b *Builder) progress(format string, args ...any) {
 // Image is an image that was built.
 type Image struct {
 	// Reference is <registry>/<name>:<first 12 digits of the id>, so that a name never means another content.
-	Reference string
+	Reference string `json:"reference"`
 	// ID is the engine's id, "sha256:…".
-	ID string
+	ID string `json:"id"`
 }
 
 // Build builds the named images (constants above) one after the other and returns them by name. EnsureBase must have
-// been called on this engine before. An image whose files did not change keeps its reference.
+// been called on this engine before. An image whose files did not change keeps its reference. In a release they are not
+// built but loaded.
 func (b *Builder) Build(ctx context.Context, names ...string) (map[string]Image, error) {
+	release, err := ReadRelease(b.Root)
+	if err != nil {
+		return nil, err
+	}
+	if release != nil {
+		for _, name := range names {
+			if _, has := release.Images[name]; !has {
+				return nil, fmt.Errorf("release %s has no image of %s: it takes the sources to make one", release.Version, name)
+			}
+		}
+		return release.Images, release.load(ctx, b)
+	}
 	args, err := BuildArgs(ctx)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,8 @@ import (
 	sdk "github.com/openfaas/go-sdk"
 	sdkbuilder "github.com/openfaas/go-sdk/builder"
 	"github.com/openfaas/go-sdk/stack"
+
+	"waggle/deploy/images"
 )
 
 // functionLabel is on every Swarm service that is a function of ours.
@@ -134,25 +136,57 @@ func (s *System) applyFunctionSecrets(ctx context.Context, client *sdk.Client) e
 	return nil
 }
 
-// buildFunction lays out the build context as faas-cli does, builds it, and brings the image to the nodes. The image is
-// named by its content, whatever the stack file calls it: a node that has missed one cannot run an older one by that name.
+// buildFunction makes the image of a function and brings it to the nodes.
 func (s *System) buildFunction(ctx context.Context, name string, function stack.Function, copyExtra []string) (reference string, err error) {
-	// The builder's paths are relative to the working directory, and it refuses files outside of it.
-	restore, err := chdir(s.Root)
+	image, err := BuildFunction(ctx, s.builder(), name, function, copyExtra)
 	if err != nil {
 		return "", err
+	}
+	return image.Reference, s.distribute(ctx, image.Reference)
+}
+
+// BuildFunction lays out the build context of a function of stack.yml as faas-cli does, and builds it; of a release it takes
+// the image that is there. The image is named by its content, whatever the stack file calls it: a node that has missed
+// one cannot run an older one by that name.
+func BuildFunction(ctx context.Context, builder images.Builder, name string, function stack.Function, copyExtra []string) (images.Image, error) {
+	release, err := images.ReadRelease(builder.Root)
+	if err != nil {
+		return images.Image{}, err
+	}
+	if release != nil {
+		return release.Images[name], nil
+	}
+	// The layout's paths are relative to the working directory, and it refuses files outside of it.
+	restore, err := chdir(builder.Root)
+	if err != nil {
+		return images.Image{}, err
 	}
 	defer restore()
 	buildContext, err := sdkbuilder.CreateBuildContext(name, function.Handler, function.Language, copyExtra)
 	if err != nil {
-		return "", fmt.Errorf("laying out the build of %s: %w", name, err)
+		return images.Image{}, fmt.Errorf("laying out the build of %s: %w", name, err)
 	}
-	builder := s.builder()
-	image, err := builder.BuildFunction(ctx, name, buildContext, function.BuildArgs, append(copyExtra, function.Handler, "template/"+function.Language)...)
+	builder.Root = "."
+	image, err := builder.BuildFunction(ctx, name, buildContext, function.BuildArgs, slices.Concat(copyExtra, []string{function.Handler, "template/" + function.Language})...)
 	if err != nil {
-		return "", fmt.Errorf("building function %s: %w", name, err)
+		return images.Image{}, fmt.Errorf("building function %s: %w", name, err)
 	}
-	return image.Reference, s.distribute(ctx, image.Reference)
+	return image, nil
+}
+
+// BuildFunctions builds every function of stack.yml, in a repository that is the builder's Root, and returns them by name.
+func BuildFunctions(ctx context.Context, builder images.Builder) (map[string]images.Image, error) {
+	services, err := stack.ParseYAMLFile(filepath.Join(builder.Root, "stack.yml"), "", "", true)
+	if err != nil {
+		return nil, fmt.Errorf("reading stack.yml: %w", err)
+	}
+	built := map[string]images.Image{}
+	for name, function := range services.Functions {
+		if built[name], err = BuildFunction(ctx, builder, name, function, services.StackConfiguration.CopyExtraPaths); err != nil {
+			return nil, err
+		}
+	}
+	return built, nil
 }
 
 // chdir changes the working directory and returns the way back.
