@@ -14,6 +14,11 @@ import (
 
 // Down stops everything and keeps the data: volumes, secrets and the credentials in the state directory stay.
 func (s *System) Down(ctx context.Context) error {
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := s.stop(ctx); err != nil {
 		return err
 	}
@@ -85,6 +90,11 @@ func (s *System) engines() []docker.Engine {
 
 // Purge takes the system down and deletes everything it ever stored, the votes included. It does not ask.
 func (s *System) Purge(ctx context.Context) error {
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := s.stop(ctx); err != nil {
 		return err
 	}

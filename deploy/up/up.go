@@ -166,21 +166,28 @@ func redisMegabytes(name, text string) (int, error) {
 func (s *System) Up(ctx context.Context) error {
 	var before, after fingerprint
 	var images imageSet
-	steps := []struct {
-		name string
-		do   func() (string, error)
-	}{
-		{"polls", s.readPolls},
-		{"machine", func() (string, error) { return s.checkMachine(ctx) }},
-		{"swarm", func() (string, error) { return s.ensureSwarm(ctx) }},
-		{"images", func() (_ string, err error) {
+	err := s.run(
+		step{"polls", s.readPolls},
+		step{"machine", func() (string, error) { return s.checkMachine(ctx) }},
+		step{"swarm", func() (string, error) { return s.ensureSwarm(ctx) }},
+	)
+	if err != nil {
+		return err
+	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = s.run(
+		step{"images", func() (_ string, err error) {
 			if before, err = s.remember(ctx); err != nil {
 				return "", err
 			}
 			images, err = s.buildImages(ctx)
 			return images.String(), err
 		}},
-		{"secrets", func() (string, error) {
+		step{"secrets", func() (string, error) {
 			created, err := s.ensureCredentials(ctx)
 			if err != nil {
 				return "", err
@@ -188,27 +195,41 @@ func (s *System) Up(ctx context.Context) error {
 			certificates, err := s.ensureCertificate(ctx)
 			return fmt.Sprintf("%d new; kept in %s", created+certificates, s.StateDir), err
 		}},
-		{"stack", func() (string, error) { return s.deployStack(ctx, images) }},
-		{"services", func() (string, error) {
+		step{"stack", func() (string, error) { return s.deployStack(ctx, images) }},
+		step{"services", func() (string, error) {
 			waited, err := s.awaitServices(ctx)
 			if err != nil {
 				return waited, err
 			}
 			return waited, s.forgetCertificates(ctx)
 		}},
-		{"functions", func() (string, error) { return s.deployFunctions(ctx) }},
-		{"answers", func() (string, error) { return s.awaitAnswers(ctx) }},
+		step{"functions", func() (string, error) { return s.deployFunctions(ctx) }},
+		step{"answers", func() (string, error) { return s.awaitAnswers(ctx) }},
+	)
+	if err != nil {
+		return err
 	}
+	after, err = s.fingerprint(ctx)
+	if err != nil {
+		return err
+	}
+	s.printAddresses(after.changedFrom(before))
+	return nil
+}
+
+// step is a part of a run, with a line of progress.
+type step struct {
+	name string
+	do   func() (string, error)
+}
+
+// run does steps one after the other until one fails.
+func (s *System) run(steps ...step) error {
 	for _, step := range steps {
 		if err := s.progress.Step(step.name, step.do); err != nil {
 			return err
 		}
 	}
-	after, err := s.fingerprint(ctx)
-	if err != nil {
-		return err
-	}
-	s.printAddresses(after.changedFrom(before))
 	return nil
 }
 

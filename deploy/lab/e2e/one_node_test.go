@@ -39,6 +39,20 @@ func TestOneNode(t *testing.T) {
 		}
 	})
 
+	t.Run("two operators at once: the second is told of the first", func(t *testing.T) {
+		manager := s.Target.Manager
+		if _, err := manager.RunInput(t.Context(), strings.NewReader("held"), "config", "create", "--label", "com.waggle.holder=other@elsewhere",
+			"--label", "com.waggle.process=1", "--label", "com.waggle.since=2024-02-03T04:05:06Z", "waggle-deploy-lock", "-"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Up(t.Context()); err == nil || !strings.Contains(err.Error(), "other@elsewhere has been deploying since 2024-02-03") {
+			t.Errorf("the second run: %v", err)
+		}
+		if _, err := manager.Run(t.Context(), "config", "rm", "waggle-deploy-lock"); err != nil {
+			t.Error(err)
+		}
+	})
+
 	t.Run("make status finds it whole", func(t *testing.T) {
 		if err := s.Status(t.Context()); err != nil {
 			t.Fatal(err)
