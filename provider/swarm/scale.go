@@ -52,7 +52,7 @@ func (c *Cluster) scale(ctx context.Context, namespace, name string, replicas ui
 		return failf(ErrInvalid, "replicas is %d: must be 0 to %d", replicas, maxReplicas)
 	}
 	defer c.lock(namespace, name)()
-	return c.modify(ctx, namespace, name, "scaled", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
+	return c.modify(ctx, namespace, name, "", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
 		spec := service.Spec
 		spec.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &replicas}}
 		if replicas == desired(service) {

@@ -16,7 +16,8 @@ const updateAttempts = 20
 
 // modify reads a function's service, lets change make the new spec of it, and writes it on condition that it is still
 // the one that was read; else it starts over. Change says false when there is nothing to write. The caller holds the
-// function's lock. What is logged on success is "function <verb>".
+// function's lock. What is logged on success is "function <verb>"; without a verb nothing is: the autoscaler tells of each
+// change of a number alone.
 func (c *Cluster) modify(ctx context.Context, namespace, name, verb string, change func(swarm.Service) (swarm.ServiceSpec, bool, error)) error {
 	for attempt := 1; ; attempt++ {
 		service, err := c.find(ctx, namespace, name)
@@ -33,7 +34,9 @@ func (c *Cluster) modify(ctx context.Context, namespace, name, verb string, chan
 		})
 		switch {
 		case err == nil:
-			c.cfg.Logger.Info("function "+verb, "function", name, "namespace", namespace, "replicas", desired(swarm.Service{Spec: spec}))
+			if verb != "" {
+				c.cfg.Logger.Info("function "+verb, "function", name, "namespace", namespace, "replicas", desired(swarm.Service{Spec: spec}))
+			}
 			c.nudge()
 			return nil
 		case errdefs.IsNotFound(err) && c.gone(ctx, service.ID):

@@ -58,7 +58,9 @@ func (p *project) submit(t *testing.T, id, target, callback string) {
 			return
 		}
 		request.Header.Set("X-Call-Id", id)
-		request.Header.Set("X-Callback-Url", callback)
+		if callback != "" {
+			request.Header.Set("X-Callback-Url", callback)
+		}
 		response, err := callers.Do(request)
 		if err == nil {
 			text, _ := io.ReadAll(response.Body)

@@ -93,7 +93,7 @@ func (p *project) testCrowdAtZero(t *testing.T) {
 	}
 	var woken []string
 	for line := range strings.Lines(log) {
-		if strings.Contains(line, `"function woken"`) && strings.Contains(line, `"sleeper"`) {
+		if strings.Contains(line, `"function scaled"`) && strings.Contains(line, `"sleeper"`) && strings.Contains(line, `"reason":"woken"`) {
 			woken = append(woken, line)
 		}
 	}

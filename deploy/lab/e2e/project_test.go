@@ -155,13 +155,13 @@ func (p *project) declared(t *testing.T) types.FunctionDeployment {
 	}
 }
 
-// probe is a small deployment under a name of its own that ends fast.
+// probe is a small deployment under a name of its own that ends fast, and whose number of replicas tests alone set.
 func (p *project) probe(name string, env map[string]string) types.FunctionDeployment {
 	all := map[string]string{"write_timeout": "5s", "healthcheck_interval": "500ms"}
 	maps.Copy(all, env)
 	return types.FunctionDeployment{
 		Service: name, Image: p.image, EnvVars: all, Labels: &map[string]string{},
-		Annotations: &map[string]string{"com.waggle.stop-grace": "3s", "com.waggle.idempotent": "true"},
+		Annotations: &map[string]string{"com.waggle.stop-grace": "3s", "com.waggle.idempotent": "true", "com.waggle.autoscale": "false"},
 	}
 }
 

@@ -70,6 +70,7 @@ func TestThreeNodes(t *testing.T) {
 		p := s.newProject(t)
 		t.Run("while everything changes", p.testInvocations)
 		t.Run("while replicas are killed", p.testReplicasKilled)
+		t.Run("while functions follow their load", p.testAutoscale)
 	})
 
 	t.Run("a capture node loses power and comes back with its votes", func(t *testing.T) {

@@ -1,7 +1,7 @@
 // Package traffic calls a function at a constant rate through several gateways and keeps what failed.
 //
 // It stands where voters behind a load balancer do. In: gateways, a function that answers POST /slow?for=20ms&n=N with
-// "slow N", a rate. Out: how many calls there were, and why those failed that did. It repeats nothing, so that every
+// "slow N" and names its replica in X-Replica, a rate that may change. Out: how many calls there were, and why those failed that did. It repeats nothing, so that every
 // failure of the system is one that a client would have seen.
 package traffic
 
@@ -9,7 +9,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,7 +23,10 @@ import (
 type Traffic struct {
 	gateways []string
 	function string
-	client   *http.Client
+	takes    string
+	// perSecond is how many calls begin.
+	perSecond atomic.Int64
+	client    *http.Client
 	well     []atomic.Bool // by gateway
 
 	calls, open atomic.Int64
@@ -30,6 +35,8 @@ type Traffic struct {
 
 	mu     sync.Mutex
 	failed []Failure // guarded by mu
+	// answered is when each replica did so first.
+	answered map[string]time.Time // guarded by mu
 }
 
 // Failure is a call that was not answered as it should have been.
@@ -49,24 +56,33 @@ const (
 type Config struct {
 	// Gateways are base URLs. Each call goes to the next one that says it is well.
 	Gateways []string
-	// Function is the name of the function. Each call takes it 20 ms, so that some are always under way.
+	// Function is the name of the function.
 	Function string
+	// Takes is how long a call takes it; default 20 ms, so that some are always under way.
+	Takes time.Duration
 	// PerSecond is the rate, which no slow answer lowers.
 	PerSecond int
 }
 
 // Start begins to call. It ends with Stop or ctx.
 func Start(ctx context.Context, c Config) *Traffic {
+	if c.Takes == 0 {
+		c.Takes = 20 * time.Millisecond
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	tr := &Traffic{function: c.Function, cancel: cancel, gateways: c.Gateways, well: make([]atomic.Bool, len(c.Gateways)),
+	tr := &Traffic{function: c.Function, takes: c.Takes.String(), answered: make(map[string]time.Time), cancel: cancel, gateways: c.Gateways, well: make([]atomic.Bool, len(c.Gateways)),
 		client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 200}}}
 	for i := range tr.gateways {
 		tr.check(ctx, i)
 		tr.running.Go(func() { tr.watch(ctx, i) })
 	}
-	tr.running.Go(func() { tr.pace(ctx, c.PerSecond) })
+	tr.SetRate(c.PerSecond)
+	tr.running.Go(func() { tr.pace(ctx) })
 	return tr
 }
+
+// SetRate is how many calls begin in a second from now on.
+func (tr *Traffic) SetRate(perSecond int) { tr.perSecond.Store(int64(perSecond)) }
 
 func (tr *Traffic) watch(ctx context.Context, gateway int) {
 	tick := time.NewTicker(checkEvery)
@@ -96,12 +112,14 @@ func (tr *Traffic) check(ctx context.Context, gateway int) {
 }
 
 // pace starts the calls. One that falls behind catches up, so that a slow answer does not lower the rate.
-func (tr *Traffic) pace(ctx context.Context, perSecond int) {
-	begun := time.Now()
+func (tr *Traffic) pace(ctx context.Context) {
+	last, due := time.Now(), 0.0
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for n := int64(0); ; {
-		for due := int64(time.Since(begun).Seconds() * float64(perSecond)); n < due; n++ {
+		now := time.Now()
+		due += now.Sub(last).Seconds() * float64(tr.perSecond.Load())
+		for last = now; float64(n) < due; n++ {
 			if tr.open.Load() >= maxOpen {
 				tr.fail(Failure{time.Now(), time.Now(), fmt.Sprintf("%d calls are under way", maxOpen)})
 				return
@@ -125,7 +143,7 @@ func (tr *Traffic) pace(ctx context.Context, perSecond int) {
 func (tr *Traffic) call(n int64) {
 	gateway := tr.pick(n)
 	begun := time.Now()
-	why := tr.post(fmt.Sprintf("%s/function/%s/slow?for=20ms&n=%d", gateway, tr.function, n), fmt.Sprintf("slow %d\n", n))
+	why := tr.post(fmt.Sprintf("%s/function/%s/slow?for=%s&n=%d", gateway, tr.function, tr.takes, n), fmt.Sprintf("slow %d\n", n))
 	tr.calls.Add(1)
 	if why != "" {
 		tr.fail(Failure{begun, time.Now(), why})
@@ -154,7 +172,19 @@ func (tr *Traffic) post(url, want string) (why string) {
 	if err != nil || response.StatusCode != http.StatusOK || string(body) != want {
 		return fmt.Sprintf("%s %q from %s (%s), %v", response.Status, body, url, response.Header.Get("X-OpenFaaS-Internal"), err)
 	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if name := response.Header.Get("X-Replica"); tr.answered[name].IsZero() {
+		tr.answered[name] = time.Now()
+	}
 	return ""
+}
+
+// Replicas are the times at which the replicas that have answered did so first, in order.
+func (tr *Traffic) Replicas() []time.Time {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return slices.SortedFunc(maps.Values(tr.answered), time.Time.Compare)
 }
 
 func (tr *Traffic) fail(f Failure) {

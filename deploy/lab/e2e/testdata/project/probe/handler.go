@@ -61,6 +61,9 @@ func slow(w http.ResponseWriter, r *http.Request) {
 	}
 	select {
 	case <-time.After(wait):
+		if name, err := os.Hostname(); err == nil {
+			w.Header().Set("X-Replica", name)
+		}
 		fmt.Fprintf(w, "slow %s\n", r.URL.Query().Get("n"))
 	case <-r.Context().Done():
 	}

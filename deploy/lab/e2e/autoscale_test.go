@@ -1,0 +1,229 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/openfaas/faas-provider/types"
+
+	"waggle/provider/autoscale"
+)
+
+// testAutoscale is the part of the autoscaler's suite that every run has: figures_test.go has the whole of it.
+func (p *project) testAutoscale(t *testing.T) {
+	t.Run("ten times the load, and back", func(t *testing.T) { p.stepUpAndDown(t, byRate(), nil) })
+	t.Run("to zero and back", func(t *testing.T) { p.sleepAndWake(t, 3) })
+	t.Run("described", p.testScalingDescribed)
+}
+
+// scaled is a probe that follows its load. Its calls take 200 ms and ten are served at once, so that one replica is right
+// for 18 calls a second, and ten times the load needs nine.
+func (p *project) scaled(name string, labels map[string]string) types.FunctionDeployment {
+	d := p.probe(name, map[string]string{"max_inflight": "10"})
+	delete(*d.Annotations, "com.waggle.autoscale")
+	all := map[string]string{"com.openfaas.scale.down.window": "10s"}
+	for key, value := range labels {
+		all["com.openfaas.scale."+key] = value
+	}
+	d.Labels = &all
+	return d
+}
+
+// byRate and byCapacity are the two types that most functions have.
+func byRate() map[string]string { return map[string]string{"type": "rps", "target": "20"} }
+
+func byCapacity() map[string]string { return map[string]string{"type": "capacity", "target": "4"} }
+
+// view asks how a function is scaled.
+func (p *project) view(t *testing.T, name string) (v autoscale.View) {
+	t.Helper()
+	text := p.call(t, http.MethodGet, "/system/autoscale/"+name, nil, http.StatusOK)
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return v
+}
+
+// desired waits until a function is to have a number of replicas that fits.
+func (p *project) desired(t *testing.T, name string, within time.Duration, fits func(n int) bool) {
+	t.Helper()
+	eventually(t, within, func() error {
+		v := p.view(t, name)
+		if !fits(v.Replicas.Desired) {
+			return fmt.Errorf("%d replicas are wanted: %s, load %.1f", v.Replicas.Desired, v.Decision.Reason, v.Load)
+		}
+		return nil
+	})
+}
+
+// stepFigures is what ten times the load came to, in seconds since the step.
+type stepFigures struct{ first, most, all float64 }
+
+// stepUpAndDown sends a load, ten times of it, and then the first again. Meanwhile is done in the middle of the high load;
+// no call may fail, and no replica go, whatever it is.
+func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, meanwhile func(d types.FunctionDeployment)) stepFigures {
+	const low, high, right = 16, 160, 9
+	d := p.scaled("stepped", labels)
+	p.deploy(t, d)
+	tr := p.sendFor(t, "stepped", "200ms", low)
+	time.Sleep(12 * time.Second) // Not a wait for something: the load before the step is a part of it.
+	before := len(tr.replicas())
+	tr.perSecond.Store(high)
+	began := time.Now()
+	var f stepFigures
+	eventually(t, 30*time.Second, func() error {
+		added := tr.replicas()[before:]
+		since := func(n int) float64 {
+			if len(added) < n {
+				return 0
+			}
+			return added[n-1].Sub(began).Seconds()
+		}
+		f = stepFigures{since(1), since(right - before - 1), since(right - before)}
+		if f.all == 0 {
+			return fmt.Errorf("%d replicas of %d have answered", before+len(added), right)
+		}
+		return nil
+	})
+	t.Logf("the first added replica answered after %.2f s, nine tenths of the right number after %.2f, all after %.2f", f.first, f.most, f.all)
+	if f.first > 5 || f.all > 15 {
+		t.Errorf("that is more than 5 s, or 15")
+	}
+	if meanwhile != nil {
+		tr.unharmed(t, "the high load", func() { meanwhile(d) })
+		if n := p.view(t, "stepped").Replicas.Desired; n < right {
+			t.Errorf("%d replicas are wanted after that, want %d or more", n, right)
+		}
+	}
+	tr.perSecond.Store(low)
+	eased := time.Now()
+	p.desired(t, "stepped", time.Minute, func(n int) bool { return n == 1 })
+	steps := 0
+	for _, c := range p.view(t, "stepped").Changes {
+		if c.At.After(eased) && c.To < c.From {
+			steps++
+		}
+	}
+	time.Sleep(5 * time.Second) // the removed replicas drain under the load that is left
+	calls, failed := tr.stop()
+	t.Logf("back at one replica %.1f s after the load was, in %d steps; %d calls, %d failed", time.Since(eased).Seconds(), steps, calls, len(failed))
+	if len(failed) > 0 || steps > 3 {
+		t.Errorf("%d failed calls, the first %+v; %d steps down", len(failed), failed[:min(1, len(failed))], steps)
+	}
+	return f
+}
+
+// replicas are the times of the first answers of all replicas, in order.
+func (tr *traffic) replicas() (first []time.Time) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for _, at := range tr.answered {
+		first = append(first, at)
+	}
+	slices.SortFunc(first, time.Time.Compare)
+	return first
+}
+
+// sleepAndWake lets a function fall asleep again and again, wakes it with one call each time, and with 200 at once at last.
+func (p *project) sleepAndWake(t *testing.T, times int) (took []time.Duration) {
+	d := p.scaled("drowsy", map[string]string{"zero": "true", "zero-duration": "3s"})
+	p.deploy(t, d)
+	asleep := func() {
+		p.desired(t, "drowsy", 30*time.Second, func(n int) bool { return n == 0 })
+		eventually(t, 10*time.Second, func() error {
+			if ready := p.metric(t, `gateway_service_ready_count{function_name="drowsy.openfaas-fn"}`); ready != 0 {
+				return fmt.Errorf("the gateway has %g replicas", ready)
+			}
+			return nil
+		})
+	}
+	for range times {
+		asleep()
+		began := time.Now()
+		if err := p.answers("/function/drowsy/x", "GET /x"); err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("%d wakes: %v, median %v", times, took, took[times/2])
+	asleep()
+	before := time.Now()
+	p.crowd(t, "drowsy", 200)
+	var calls []autoscale.Change
+	for _, c := range p.view(t, "drowsy").Changes {
+		if c.At.After(before.Add(-time.Second)) && c.To > c.From {
+			calls = append(calls, c)
+		}
+	}
+	if len(calls) == 0 || len(calls) > 2 {
+		t.Errorf("200 calls at once led to %d scale calls: %+v", len(calls), calls)
+	}
+	return took
+}
+
+// crowd makes n calls at once and wants every one answered.
+func (p *project) crowd(t *testing.T, function string, n int) {
+	t.Helper()
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: n}}
+	defer client.CloseIdleConnections()
+	var group sync.WaitGroup
+	began := time.Now()
+	for i := range n {
+		group.Go(func() {
+			response, err := client.Post(fmt.Sprintf("%s/function/%s/%d", p.nodeGateways()[i%len(p.nodeGateways())], function, i), "text/plain", strings.NewReader("x"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				t.Errorf("call %d: %s", i, response.Status)
+			}
+		})
+	}
+	group.Wait()
+	t.Logf("%d calls at once were all answered within %.2f s", n, time.Since(began).Seconds())
+}
+
+// testScalingDescribed asks what an operator asks, and has illegal labels refused.
+func (p *project) testScalingDescribed(t *testing.T) {
+	d := p.scaled("described", map[string]string{"type": "capacity", "target": "4", "min": "2", "max": "5"})
+	p.deploy(t, d)
+	eventually(t, 20*time.Second, func() error {
+		status, err := p.status(t, "described")
+		if err != nil {
+			return err
+		}
+		said := *status.Annotations
+		for key, want := range map[string]string{"type": "capacity", "min": "2", "max": "5", "target": "4 × 0.9 requests at once", "load": "0.0 requests at once",
+			"desired": "2", "reason": "enough"} {
+			if got := said["com.waggle.scaling."+key]; got != want {
+				return fmt.Errorf("scaling.%s is %q, want %q", key, got, want)
+			}
+		}
+		return nil
+	})
+	if p.cli != "" {
+		out, err := p.run(t, p.empty, "", "describe", "described")
+		if err != nil || !strings.Contains(out, "com.waggle.scaling.reason") {
+			t.Errorf("faas-cli describe: %v\n%s", err, out)
+		}
+	}
+	for label, value := range map[string]string{"min": "-1", "max": "0", "factor": "101", "type": "RPS", "target": "NaN", "target-proportion": "90%", "zero": "yes",
+		"zero-duration": "1d", "down.window": "6m"} {
+		wrong := p.scaled("described", map[string]string{label: value})
+		code, text, err := p.ask(t, http.MethodPut, "/system/functions", wrong)
+		if err != nil || code != http.StatusBadRequest || !strings.Contains(text, "com.openfaas.scale."+label) || !strings.Contains(text, value) {
+			t.Errorf("%s=%s: %d %q, %v", label, value, code, text, err)
+		}
+	}
+}
