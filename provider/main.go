@@ -124,7 +124,7 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 	if err != nil {
 		return err
 	}
-	hub, err = feed.NewHub(feed.HubConfig{Waker: scaler, Urgent: scaler.Urgent, Deployed: cluster.Deployed, Usages: usages, Logger: logger})
+	hub, err = feed.NewHub(feed.HubConfig{Waker: scaler, Reported: scaler.Reported, Deployed: cluster.Deployed, Usages: usages, Logger: logger})
 	if err != nil {
 		return err
 	}

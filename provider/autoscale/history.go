@@ -270,12 +270,11 @@ func (a *answers) add(at time.Time, n int) {
 	slot.n = max(slot.n, n)
 }
 
-// most is the largest answer of the window that ends now; one of the future, if a clock was set back, counts.
-func (a *answers) most(now time.Time, window time.Duration) int {
-	from, most := now.Add(-window).Unix(), 0
-	for i := range a {
-		if a[i].second > from {
-			most = max(most, a[i].n)
+// most is the largest answer of the window that ends now.
+func (a *answers) most(now time.Time, window time.Duration) (most int) {
+	for second, from := now.Unix(), now.Add(-window).Unix(); second > from; second-- {
+		if slot := &a[second%int64(len(a))]; slot.second == second {
+			most = max(most, slot.n)
 		}
 	}
 	return most

@@ -82,7 +82,8 @@ type Scaler struct {
 	functions map[key]*function // guarded by mu
 	epoch     string            // of the table; guarded by mu
 	revision  uint64            // guarded by mu
-	known     map[string]bool   // guarded by mu; gateway processes of the last round
+	known     map[string]uint64 // guarded by mu; the last round that each gateway process was known in
+	rounds    uint64            // guarded by mu
 	ending    bool              // guarded by mu; no call begins any more
 }
 
@@ -102,7 +103,7 @@ func New(config Config) (*Scaler, error) {
 	if config.Cluster == nil || config.Usages == nil || config.Namespace == "" {
 		return nil, errors.New("configuring the autoscaler: Cluster, Usages and Namespace are required")
 	}
-	s := &Scaler{cfg: config, began: time.Now(), functions: make(map[key]*function), known: make(map[string]bool)}
+	s := &Scaler{cfg: config, began: time.Now(), functions: make(map[key]*function), known: make(map[string]uint64)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if config.Record != nil {
 		s.record = &recorder{out: config.Record, logger: config.Logger}
@@ -127,7 +128,7 @@ func (s *Scaler) Run(ctx context.Context, source Source) error {
 			return nil
 		case <-snapshot.Changed:
 		case <-tick.C:
-			s.round(source.Loads())
+			s.Round(source.Loads())
 		}
 	}
 }
@@ -175,8 +176,8 @@ func (s *Scaler) Follow(t feed.Table) {
 	}
 }
 
-// round takes the loads of a second and decides for every function.
-func (s *Scaler) round(loads feed.Loads) {
+// Round takes the loads of a second and decides for every function. Run calls it once a second.
+func (s *Scaler) Round(loads feed.Loads) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
@@ -193,12 +194,11 @@ func (s *Scaler) round(loads feed.Loads) {
 // takeLoads hands on what is new of each gateway process, and which have ended. One that has been silent for a function's
 // down window is no longer reckoned with there.
 func (s *Scaler) takeLoads(loads feed.Loads, now time.Time) {
-	before := s.known
-	s.known = make(map[string]bool, len(before))
+	s.rounds++
 	for i := range loads.Gateways {
 		g := &loads.Gateways[i]
 		name, at := g.Gateway+"/"+g.Epoch, s.on(g.Arrived)
-		s.known[name] = true
+		s.known[name] = s.rounds
 		for _, l := range g.Functions {
 			f := s.functions[key{l.Namespace, l.Name}]
 			if f == nil {
@@ -211,24 +211,29 @@ func (s *Scaler) takeLoads(loads feed.Loads, now time.Time) {
 			}
 		}
 	}
-	for name := range before {
-		if s.known[name] {
+	for name, round := range s.known {
+		if round == s.rounds {
 			continue
 		}
+		delete(s.known, name)
 		for _, f := range s.functions {
 			f.lose(name, now)
 		}
 	}
 }
 
-// Urgent takes a report that a gateway sent out of turn, and acts on it at once. It is what the hub calls.
-func (s *Scaler) Urgent(g feed.GatewayLoad) {
+// Reported takes a gateway's report, and acts at once on one that came out of turn. It is what the hub calls.
+func (s *Scaler) Reported(g feed.GatewayLoad, urgent bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.now()
+	now, name, at := s.now(), g.Gateway+"/"+g.Epoch, s.on(g.Arrived)
 	for _, l := range g.Functions {
-		if f := s.functions[key{l.Namespace, l.Name}]; f != nil {
-			f.report(g.Gateway+"/"+g.Epoch, s.on(g.Arrived), l)
+		f := s.functions[key{l.Namespace, l.Name}]
+		if f == nil {
+			continue
+		}
+		f.report(name, at, l)
+		if urgent {
 			f.act(f.take(Input{At: now, Kind: AskUrgent}), now)
 		}
 	}

@@ -19,8 +19,8 @@ type HubConfig struct {
 	Deployed func(ctx context.Context, name, namespace string) (bool, error)
 	// Usages takes what gateways read of replicas; default: a book of the hub's own.
 	Usages *UsageBook
-	// Urgent is told of each report out of turn, after its loads were taken in; nil passes over them.
-	Urgent func(GatewayLoad)
+	// Reported is told of each report after its loads were taken in, and whether it came out of turn; nil passes over them.
+	Reported func(load GatewayLoad, urgent bool)
 	// Logger takes what changed; default: discard.
 	Logger *slog.Logger
 	// Heartbeat is the longest silence on a table stream; default 2 s, at most 5 s because clients give up at twice that.
@@ -35,8 +35,8 @@ func (c HubConfig) withDefaults() HubConfig {
 	if c.Usages == nil {
 		c.Usages = &UsageBook{}
 	}
-	if c.Urgent == nil {
-		c.Urgent = func(GatewayLoad) {}
+	if c.Reported == nil {
+		c.Reported = func(GatewayLoad, bool) {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -111,8 +111,8 @@ func (h *Hub) serveLoad(w http.ResponseWriter, r *http.Request) {
 	}
 	now := time.Now()
 	h.loads.add(report, now)
-	if report.Partial {
-		h.cfg.Urgent(GatewayLoad{Gateway: report.Gateway, Epoch: report.Epoch, Node: report.Node, Arrived: now, Functions: report.Functions})
+	if !report.Leaving {
+		h.cfg.Reported(GatewayLoad{Gateway: report.Gateway, Epoch: report.Epoch, Node: report.Node, Arrived: now, Functions: report.Functions}, report.Partial)
 	}
 	w.WriteHeader(http.StatusAccepted)
 }

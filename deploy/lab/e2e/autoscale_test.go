@@ -14,6 +14,8 @@ import (
 
 	"github.com/openfaas/faas-provider/types"
 
+	"waggle/deploy/lab/testbed"
+	"waggle/deploy/lab/traffic"
 	"waggle/provider/autoscale"
 )
 
@@ -55,7 +57,7 @@ func (p *project) view(t *testing.T, name string) (v autoscale.View) {
 // desired waits until a function is to have a number of replicas that fits.
 func (p *project) desired(t *testing.T, name string, within time.Duration, fits func(n int) bool) {
 	t.Helper()
-	eventually(t, within, func() error {
+	testbed.Eventually(t, within, func() error {
 		v := p.view(t, name)
 		if !fits(v.Replicas.Desired) {
 			return fmt.Errorf("%d replicas are wanted: %s, load %.1f", v.Replicas.Desired, v.Decision.Reason, v.Load)
@@ -73,14 +75,14 @@ func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, meanwhil
 	const low, high, right = 16, 160, 9
 	d := p.scaled("stepped", labels)
 	p.deploy(t, d)
-	tr := p.sendFor(t, "stepped", "200ms", low)
+	tr := traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: "stepped", Takes: 200 * time.Millisecond, PerSecond: low})
 	time.Sleep(12 * time.Second) // Not a wait for something: the load before the step is a part of it.
-	before := len(tr.replicas())
-	tr.perSecond.Store(high)
+	before := len(tr.Replicas())
+	tr.SetRate(high)
 	began := time.Now()
 	var f stepFigures
-	eventually(t, 30*time.Second, func() error {
-		added := tr.replicas()[before:]
+	testbed.Eventually(t, 30*time.Second, func() error {
+		added := tr.Replicas()[before:]
 		since := func(n int) float64 {
 			if len(added) < n {
 				return 0
@@ -98,12 +100,12 @@ func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, meanwhil
 		t.Errorf("that is more than 5 s, or 15")
 	}
 	if meanwhile != nil {
-		tr.unharmed(t, "the high load", func() { meanwhile(d) })
+		tr.Unharmed(t, "the high load", func() { meanwhile(d) })
 		if n := p.view(t, "stepped").Replicas.Desired; n < right {
 			t.Errorf("%d replicas are wanted after that, want %d or more", n, right)
 		}
 	}
-	tr.perSecond.Store(low)
+	tr.SetRate(low)
 	eased := time.Now()
 	p.desired(t, "stepped", time.Minute, func(n int) bool { return n == 1 })
 	steps := 0
@@ -113,23 +115,12 @@ func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, meanwhil
 		}
 	}
 	time.Sleep(5 * time.Second) // the removed replicas drain under the load that is left
-	calls, failed := tr.stop()
+	calls, failed := tr.Stop()
 	t.Logf("back at one replica %.1f s after the load was, in %d steps; %d calls, %d failed", time.Since(eased).Seconds(), steps, calls, len(failed))
 	if len(failed) > 0 || steps > 3 {
 		t.Errorf("%d failed calls, the first %+v; %d steps down", len(failed), failed[:min(1, len(failed))], steps)
 	}
 	return f
-}
-
-// replicas are the times of the first answers of all replicas, in order.
-func (tr *traffic) replicas() (first []time.Time) {
-	tr.mu.Lock()
-	defer tr.mu.Unlock()
-	for _, at := range tr.answered {
-		first = append(first, at)
-	}
-	slices.SortFunc(first, time.Time.Compare)
-	return first
 }
 
 // sleepAndWake lets a function fall asleep again and again, wakes it with one call each time, and with 200 at once at last.
@@ -138,7 +129,7 @@ func (p *project) sleepAndWake(t *testing.T, times int) (took []time.Duration) {
 	p.deploy(t, d)
 	asleep := func() {
 		p.desired(t, "drowsy", 30*time.Second, func(n int) bool { return n == 0 })
-		eventually(t, 10*time.Second, func() error {
+		testbed.Eventually(t, 10*time.Second, func() error {
 			if ready := p.metric(t, `gateway_service_ready_count{function_name="drowsy.openfaas-fn"}`); ready != 0 {
 				return fmt.Errorf("the gateway has %g replicas", ready)
 			}
@@ -179,7 +170,7 @@ func (p *project) crowd(t *testing.T, function string, n int) {
 	began := time.Now()
 	for i := range n {
 		group.Go(func() {
-			response, err := client.Post(fmt.Sprintf("%s/function/%s/%d", p.nodeGateways()[i%len(p.nodeGateways())], function, i), "text/plain", strings.NewReader("x"))
+			response, err := client.Post(fmt.Sprintf("%s/function/%s/%d", p.NodeGateways()[i%len(p.NodeGateways())], function, i), "text/plain", strings.NewReader("x"))
 			if err != nil {
 				t.Error(err)
 				return
@@ -198,7 +189,7 @@ func (p *project) crowd(t *testing.T, function string, n int) {
 func (p *project) testScalingDescribed(t *testing.T) {
 	d := p.scaled("described", map[string]string{"type": "capacity", "target": "4", "min": "2", "max": "5"})
 	p.deploy(t, d)
-	eventually(t, 20*time.Second, func() error {
+	testbed.Eventually(t, 20*time.Second, func() error {
 		status, err := p.status(t, "described")
 		if err != nil {
 			return err

@@ -14,6 +14,8 @@ import (
 	"github.com/openfaas/faas-provider/types"
 
 	"waggle/deploy/docker"
+	"waggle/deploy/lab/testbed"
+	"waggle/deploy/lab/traffic"
 )
 
 // TestAutoscaleFigures measures what deploy/lab/loadsim/RESULTS.md says of real Swarms: ten minutes and more.
@@ -60,7 +62,7 @@ func (p *project) fiveSteps(t *testing.T, labels map[string]string) {
 // killed ends a service's process on a node with -9 and waits for half a minute of what follows.
 func (p *project) killed(t *testing.T, node int, service string) {
 	run := func(args ...string) (string, error) {
-		return docker.Engine{}.Run(t.Context(), append([]string{"exec", p.cluster.Nodes[node].Container, "docker"}, args...)...)
+		return docker.Engine{}.Run(t.Context(), append([]string{"exec", p.Cluster.Nodes[node].Container, "docker"}, args...)...)
 	}
 	out, err := run("ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+service)
 	if err != nil || strings.TrimSpace(out) == "" {
@@ -90,7 +92,7 @@ func (p *project) testQueueDrained(t *testing.T) {
 	}
 	group.Wait()
 	stored := time.Since(began)
-	eventually(t, 5*time.Minute, func() error {
+	testbed.Eventually(t, 5*time.Minute, func() error {
 		v := p.view(t, "queued")
 		if v.Load > 0 {
 			return fmt.Errorf("%.0f calls are left, %d replicas", v.Load, v.Replicas.Desired)
@@ -109,11 +111,11 @@ func (p *project) testQueueDrained(t *testing.T) {
 func (p *project) testNodeLost(t *testing.T) {
 	d := p.scaled("spiked", byRate())
 	p.deploy(t, d)
-	tr := p.sendFor(t, "spiked", "200ms", 160)
+	tr := traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: "spiked", Takes: 200 * time.Millisecond, PerSecond: 160})
 	p.desired(t, "spiked", 30*time.Second, func(n int) bool { return n >= 9 })
 	time.Sleep(15 * time.Second) // until the load and its replicas have settled
 	before := p.view(t, "spiked").Replicas.Desired
-	node := p.cluster.Nodes[2]
+	node := p.Cluster.Nodes[2]
 	if err := node.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +124,7 @@ func (p *project) testNodeLost(t *testing.T) {
 		least = min(least, p.view(t, "spiked").Replicas.Desired)
 		time.Sleep(200 * time.Millisecond)
 	}
-	calls, failed := tr.stop()
+	calls, failed := tr.Stop()
 	t.Logf("%d replicas before, %d at least; %d calls, %d failed", before, least, calls, len(failed))
 	if least < before {
 		t.Errorf("replicas were removed because a node was lost")

@@ -27,7 +27,7 @@ type Traffic struct {
 	// perSecond is how many calls begin.
 	perSecond atomic.Int64
 	client    *http.Client
-	well     []atomic.Bool // by gateway
+	well      []atomic.Bool // by gateway
 
 	calls, open atomic.Int64
 	running     sync.WaitGroup
