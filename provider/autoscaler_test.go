@@ -38,22 +38,22 @@ type scaledSwarm struct {
 
 // scalingProvider is what of a provider scales.
 type scalingProvider struct {
-	cluster *slowCluster
+	cluster *stallingCluster
 	hub     *feed.Hub
 	scaler  *autoscale.Scaler
 	log     *bytes.Buffer
 	stop    func()
 }
 
-// slowCluster lets one function's scale calls take their time.
-type slowCluster struct {
+// stallingCluster lets one function's scale calls take their time.
+type stallingCluster struct {
 	*swarm.Cluster
 	slow string
 	mu   sync.Mutex
 	asks int // guarded by mu
 }
 
-func (c *slowCluster) ScaleFrom(ctx context.Context, namespace, name string, from, to uint64) error {
+func (c *stallingCluster) ScaleFrom(ctx context.Context, namespace, name string, from, to uint64) error {
 	c.mu.Lock()
 	c.asks++
 	c.mu.Unlock()
@@ -64,7 +64,7 @@ func (c *slowCluster) ScaleFrom(ctx context.Context, namespace, name string, fro
 	return c.Cluster.ScaleFrom(ctx, namespace, name, from, to)
 }
 
-func (c *slowCluster) asked() int {
+func (c *stallingCluster) asked() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.asks
@@ -93,7 +93,7 @@ func (s *scaledSwarm) provider(off bool) *scalingProvider {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	p.cluster = &slowCluster{Cluster: cluster}
+	p.cluster = &stallingCluster{Cluster: cluster}
 	p.scaler, err = autoscale.New(autoscale.Config{Cluster: p.cluster, Usages: &feed.UsageBook{}, Namespace: "openfaas-fn", Off: off, Logger: logger,
 		Registerer: prometheus.NewRegistry(), Postponed: func(err error) bool { return errors.Is(err, swarm.ErrMoved) || errors.Is(err, swarm.ErrUpdating) }})
 	if err != nil {
@@ -345,7 +345,7 @@ func TestAFunctionThatFindsNoNodeIsSaidToBeSo(t *testing.T) {
 
 // A round decides for every function there is: 500 must not cost the provider what it is there for.
 func BenchmarkRoundOf500Functions(b *testing.B) {
-	scaler, err := autoscale.New(autoscale.Config{Cluster: &slowCluster{}, Usages: &feed.UsageBook{}, Namespace: "openfaas-fn"})
+	scaler, err := autoscale.New(autoscale.Config{Cluster: &stallingCluster{}, Usages: &feed.UsageBook{}, Namespace: "openfaas-fn"})
 	if err != nil {
 		b.Fatal(err)
 	}
