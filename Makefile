@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status release summary verify cluster cluster-down test unit e2e fuzz lint voters bench
+.PHONY: help up down purge status polls codes preview release summary verify cluster cluster-down test unit e2e fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,15 @@ purge: ## stop it and delete everything, the votes included (asks first; YES=1 d
 
 status: ## what runs, and whether every vote is accounted for
 	@$(DEPLOY) status
+
+polls: ## check functions/polls.json strictly and print what `make up` would change
+	@$(DEPLOY) polls
+
+codes: ## make ballot codes for a poll of mode once (POLL=slug COUNT=1000 OUT=folder BALLOT=https://vote.example/)
+	@$(DEPLOY) codes
+
+preview: ## show the pages of functions/polls.json on this machine, without a system (PORT=8080)
+	@$(DEPLOY) preview
 
 summary: ## recount the votes and print the signed paper for an announcement (POLL=slug)
 	@$(DEPLOY) summary

@@ -53,6 +53,7 @@ var arrows = map[string][]string{
 	"deploy/lab/loadsim": {"provider/autoscale", "provider/feed"},
 	"deploy/lab/e2e":     {"deploy", "provider/autoscale"},
 	"deploy/up":          {"deploy", "functions/pollfile"},
+	"deploy/preview":     {"functions/vote", "functions/results"},
 	"deploy":             {"deploy", "template/go-http/liveness"},
 }
 

@@ -41,8 +41,12 @@ type settings struct {
 	ClusterPort int `envconfig:"CLUSTER_PORT" default:"8080"`
 	// StateDir keeps generated credentials; one folder per target.
 	StateDir string `envconfig:"WAGGLE_STATE"`
-	// Poll is the slug of the poll that `summary` is for; empty means all.
+	// Poll is the slug of the poll that `summary` is for, where empty means all, or `codes`.
 	Poll string `envconfig:"POLL"`
+	// Count is how many ballot codes `codes` makes, Out the folder for them, Ballot the ballot's address for the links.
+	Count  int    `envconfig:"COUNT" default:"1000"`
+	Out    string `envconfig:"OUT"`
+	Ballot string `envconfig:"BALLOT"`
 	// Summary is the file that `verify` checks, Key the public key of who signed it; empty means this system's own.
 	Summary string `envconfig:"SUMMARY"`
 	Key     string `envconfig:"KEY"`

@@ -27,6 +27,9 @@ var commands = map[string]func(context.Context, settings) error{
 	"down":         onSystem((*up.System).Down),
 	"purge":        purge,
 	"status":       onSystem((*up.System).Status),
+	"polls":        onSystem((*up.System).Polls),
+	"codes":        makeCodes,
+	"preview":      preview,
 	"summary":      printSummary,
 	"verify":       verifySummary,
 	"release":      makeRelease,
@@ -123,6 +126,20 @@ func voters(ctx context.Context, s settings) error {
 	command := exec.CommandContext(ctx, "go", slices.Concat([]string{"run", "./deploy/lab/voters"}, system.VotersArgs(), os.Args[2:])...)
 	command.Stdout, command.Stderr = os.Stdout, os.Stderr
 	// It ends with its verdict at the first interrupt; until then it may not be killed.
+	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
+	return command.Run()
+}
+
+func makeCodes(ctx context.Context, s settings) error {
+	return onSystem(func(system *up.System, ctx context.Context) error {
+		return system.Codes(ctx, up.CodesConfig{Poll: s.Poll, Count: s.Count, Out: s.Out, Ballot: s.Ballot})
+	})(ctx, s)
+}
+
+// preview serves the pages of the poll file until it is interrupted.
+func preview(ctx context.Context, s settings) error {
+	command := exec.CommandContext(ctx, "go", "run", "./deploy/preview", fmt.Sprintf("127.0.0.1:%d", s.Port))
+	command.Stdout, command.Stderr = os.Stdout, os.Stderr
 	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
 	return command.Run()
 }

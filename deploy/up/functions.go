@@ -133,7 +133,7 @@ func (s *System) applyFunctionSecrets(ctx context.Context, client *sdk.Client) e
 			return err
 		}
 	}
-	return nil
+	return s.state.write(appliedPolls, string(s.polls))
 }
 
 // buildFunction makes the image of a function and brings it to the nodes.

@@ -2,16 +2,26 @@
 // and when. It stands before everything that reads that file.
 //
 // In: the text of a poll file. Out: its polls, or every mistake in it. It guarantees that vote, results, worker and the
-// deploy program accept the same files, because all of them run polls.go of this folder.
+// deploy program accept the same files, because all of them run polls.go of this folder; and hash ballot codes alike.
 package pollfile
 
-//go:generate sh -c "sed s/pollfile$/vote/ polls.go >../vote/polls.go && sed s/pollfile$/results/ polls.go >../results/polls.go"
+//go:generate sh -c "sed s/pollfile$/vote/ polls.go >../vote/polls.go && sed s/pollfile$/vote/ code.go >../vote/code.go && sed s/pollfile$/results/ polls.go >../results/polls.go"
 
 // Poll is one question, and Option one of its answers.
 type (
 	Poll   = poll
 	Option = option
 )
+
+// CodeAlphabet, CodeLength and CodeHashBytes say what a ballot code and its hash are.
+const (
+	CodeAlphabet  = codeAlphabet
+	CodeLength    = codeLength
+	CodeHashBytes = codeHashBytes
+)
+
+// CodeHash is the hash of a ballot code of the poll.
+func CodeHash(poll int32, code string) [CodeHashBytes]byte { return codeHash(poll, code) }
 
 // Parse reads a poll file. The error names every mistake, each with its place and what is legal.
 func Parse(text []byte) ([]Poll, error) { return parsePolls(text) }

@@ -115,19 +115,20 @@ func TestShippedPollFile(t *testing.T) {
 	}
 }
 
-func TestFunctionsReadPollsTheSameWay(t *testing.T) {
+func TestFunctionsHaveTheSameRules(t *testing.T) {
 	t.Parallel()
-	ours, err := os.ReadFile("polls.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, function := range []string{"vote", "results"} {
-		copied, err := os.ReadFile("../" + function + "/polls.go")
+	for _, copied := range [][2]string{{"vote", "polls.go"}, {"results", "polls.go"}, {"vote", "code.go"}} {
+		function, file := copied[0], copied[1]
+		ours, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(bytes.Replace(ours, []byte("package pollfile\n"), []byte("package "+function+"\n"), 1), copied) {
-			t.Errorf("polls.go of %s is not this package's: run go generate ./functions/pollfile", function)
+		theirs, err := os.ReadFile("../" + function + "/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(bytes.Replace(ours, []byte("package pollfile\n"), []byte("package "+function+"\n"), 1), theirs) {
+			t.Errorf("%s of %s is not this package's: run go generate ./functions/pollfile", file, function)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package vote
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"embed"
 	"encoding/binary"
 	"errors"
@@ -12,17 +11,13 @@ import (
 	"strings"
 )
 
-// Ballot codes are made by `make codes`; only their hashes come here, as the file codes/<slug>.codes: codeHashBytes of
-// SHA-256("waggle/v1/code/" + poll id as 4 bytes + code) each, sorted. The file is part of the binary, so the kernel keeps
-// one copy of it per node and loads what is looked at.
+// Ballot codes are made by `make codes`; only their hashes come here, sorted, as the file codes/<slug>.codes. The file is
+// part of the binary, so the kernel keeps one copy of it per node and loads what is looked at.
 //
 //go:embed codes
 var codeFiles embed.FS
 
 const (
-	// codeLength characters of 5 bits are 80 bits: nobody guesses one of a million codes.
-	codeLength    = 16
-	codeHashBytes = 16
 	// maxCodes bounds the binary: 64 MB of hashes.
 	maxCodes = 4_000_000
 	// perBucket codes share a bucket on average, so that a look-up reads a few neighbours, however many codes there are.
@@ -88,14 +83,6 @@ func (c *codeList) has(poll int32, code string) bool {
 		}
 	}
 	return false
-}
-
-func codeHash(poll int32, code string) (hash [codeHashBytes]byte) {
-	text := append(make([]byte, 0, 64), "waggle/v1/code/"...)
-	text = binary.BigEndian.AppendUint32(text, uint32(poll))
-	sum := sha256.Sum256(append(text, code...))
-	copy(hash[:], sum[:])
-	return hash
 }
 
 // normalCode is the one form of a code as people type it: Crockford's base 32, in which O is 0, and I and L are 1.

@@ -87,9 +87,6 @@ func (k *keys) readReceipt(text string) (receipt, *signer, bool) {
 // spoken is an alphabet without letters that sound or look alike: Crockford's base 32.
 var spoken = base32.NewEncoding(codeAlphabet).WithPadding(base32.NoPadding)
 
-// codeAlphabet is that of ballot codes and references.
-const codeAlphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
 // reference is a receipt's short form for people, such as 7K3M-Q2ZD: 40 bits of its signature. It finds nothing by itself.
 func reference(receipt string) string {
 	signature, err := strictBase64.DecodeString(receipt[strings.LastIndexByte(receipt, '.')+1:])
