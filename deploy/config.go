@@ -35,6 +35,8 @@ type settings struct {
 	RegistryConfig string `envconfig:"REGISTRY_CONFIG"`
 	// Cluster names the many-node Swarm of node containers to work on; empty means this machine's own engine.
 	Cluster string `envconfig:"CLUSTER"`
+	// Inventory is the file that describes the machines to work on; empty means this machine's own engine, or Cluster.
+	Inventory string `envconfig:"INVENTORY"`
 	// Nodes is the size of the cluster that `cluster` creates; 1 to 9.
 	Nodes int `envconfig:"NODES" default:"3"`
 	// ClusterPort puts the gateway of node i on loopback port ClusterPort+i; 0 takes free ports.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -70,64 +69,22 @@ func run(ctx context.Context, name string) error {
 // onSystem makes a command of one of the system's methods.
 func onSystem(do func(*up.System, context.Context) error) func(context.Context, settings) error {
 	return func(ctx context.Context, s settings) error {
-		system, err := newSystem(ctx, s)
-		if err != nil {
-			return err
-		}
-		return do(system, ctx)
+		return withSystem(ctx, s, func(system *up.System) error { return do(system, ctx) })
 	}
-}
-
-// newSystem finds the target: this machine's engine, or a cluster of node containers.
-func newSystem(ctx context.Context, s settings) (*up.System, error) {
-	root, err := os.Getwd()
-	if err != nil {
-		return nil, fmt.Errorf("finding the repository: %w", err)
-	}
-	machine := docker.Engine{}
-	target, stateDir := up.Target{
-		Manager:  machine,
-		Builder:  machine,
-		Gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)},
-	}, filepath.Join(s.StateDir, "local")
-	if s.Cluster != "" {
-		nodes, err := cluster.Open(ctx, machine, s.Cluster)
-		if err != nil {
-			return nil, err
-		}
-		target, stateDir = up.OnCluster(nodes), filepath.Join(s.StateDir, "cluster-"+s.Cluster)
-		s.Port = up.DefaultPort // inside the nodes; outside, each has a loopback port of its own
-	}
-	return up.New(up.Config{
-		Target:             target,
-		Root:               root,
-		StateDir:           stateDir,
-		Registry:           s.Registry,
-		Version:            s.Version,
-		Port:               s.Port,
-		TLSCert:            s.TLSCert,
-		TLSKey:             s.TLSKey,
-		TLSPort:            s.TLSPort,
-		Workers:            s.Workers,
-		RedisMaxMemory:     s.RedisMaxMemory,
-		QueueMaxMemory:     s.QueueMaxMemory,
-		MaxUpstreamTimeout: s.MaxUpstreamTimeout,
-		RegistryConfig:     s.RegistryConfig,
-		Out:                os.Stdout,
-	})
 }
 
 // voters runs the load program against the running system, with what it needs to judge it; further arguments are its own.
 func voters(ctx context.Context, s settings) error {
-	system, err := newSystem(ctx, s)
-	if err != nil {
-		return err
-	}
-	command := exec.CommandContext(ctx, "go", slices.Concat([]string{"run", "./deploy/lab/voters"}, system.VotersArgs(), os.Args[2:])...)
-	command.Stdout, command.Stderr = os.Stdout, os.Stderr
-	// It ends with its verdict at the first interrupt; until then it may not be killed.
-	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
-	return command.Run()
+	return withSystem(ctx, s, func(system *up.System) error {
+		command := exec.CommandContext(ctx, "go", slices.Concat([]string{"run", "./deploy/lab/voters"}, system.VotersArgs(), os.Args[2:])...)
+		command.Stdout, command.Stderr = os.Stdout, os.Stderr
+		if path := system.Target.Manager.Path; path != "" {
+			command.Env = append(os.Environ(), "PATH="+path+string(os.PathListSeparator)+os.Getenv("PATH"))
+		}
+		// It ends with its verdict at the first interrupt; until then it may not be killed.
+		command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
+		return command.Run()
+	})
 }
 
 func makeCodes(ctx context.Context, s settings) error {

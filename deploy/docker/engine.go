@@ -29,6 +29,8 @@ const killDelay = 5 * time.Second
 type Engine struct {
 	// Host is a DOCKER_HOST value, such as unix:///run/user/1000/docker.sock; empty means the default.
 	Host string
+	// Path is a directory that the command looks for its own helpers in first, such as the ssh of ssh:// hosts; empty: none.
+	Path string
 }
 
 // String names the engine in messages.
@@ -115,11 +117,15 @@ func (e Engine) command(ctx context.Context, args []string) *exec.Cmd {
 func (e Engine) environment(base []string) []string {
 	env := make([]string, 0, len(base)+3)
 	for _, entry := range base {
-		name, _, _ := strings.Cut(entry, "=")
+		name, path, _ := strings.Cut(entry, "=")
 		switch name {
 		case "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH":
 			if e.Host != "" {
 				continue
+			}
+		case "PATH":
+			if e.Path != "" {
+				entry = "PATH=" + e.Path + string(os.PathListSeparator) + path
 			}
 		}
 		env = append(env, entry)

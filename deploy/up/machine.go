@@ -34,7 +34,12 @@ func (s *System) checkMachine(ctx context.Context) (string, error) {
 	if err := s.checkPorts(ctx); err != nil {
 		return "", err
 	}
-	return "Docker Engine " + version, nil
+	found := "Docker Engine " + version
+	if s.Target.Check == nil {
+		return found, nil
+	}
+	machines, err := s.Target.Check(ctx)
+	return found + " on " + machines, err
 }
 
 // checkDisk looks at the file system of the builder's data root, if that is on this machine.
@@ -102,6 +107,9 @@ var nodeRoles = []string{"waggle.edge", "waggle.capture", "waggle.worker", "wagg
 
 // ensureSwarm makes the engine a one-node Swarm if it is in none, and gives a lone node every role.
 func (s *System) ensureSwarm(ctx context.Context) (string, error) {
+	if s.Target.Form != nil {
+		return s.Target.Form(ctx)
+	}
 	const format = "{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}}"
 	out, err := s.Target.Manager.Run(ctx, "info", "--format", format)
 	if err != nil {

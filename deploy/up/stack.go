@@ -89,6 +89,7 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 		"REDIS_IMAGE=" + set[images.Redis],
 		"POSTGRES_IMAGE=" + set[images.Postgres],
 		"PORT=" + strconv.Itoa(s.Port),
+		"NETWORK_MTU=" + strconv.Itoa(s.NetworkMTU),
 		"WORKERS=" + strconv.Itoa(s.Workers),
 		"REDIS_MAXMEMORY=" + s.RedisMaxMemory,
 		"QUEUE_MAXMEMORY=" + s.QueueMaxMemory,

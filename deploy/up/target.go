@@ -7,6 +7,7 @@ import (
 	"waggle/deploy/docker"
 	"waggle/deploy/images"
 	"waggle/deploy/lab/cluster"
+	"waggle/deploy/machines"
 )
 
 // VotersArgs are the arguments with which the load program deploy/lab/voters finds this system and its database.
@@ -49,4 +50,16 @@ func OnCluster(c *cluster.Cluster) Target {
 	}
 	target.Manager = target.Nodes[0]
 	return target
+}
+
+// OnMachines targets the machines of an inventory.
+func OnMachines(m *machines.Machines) (Target, error) {
+	manager, err := m.Manager()
+	if err != nil {
+		return Target{}, err
+	}
+	return Target{
+		Manager: manager, Builder: docker.Engine{}, Nodes: m.Engines(), Gateways: m.Gateways(),
+		Distribute: m.Load, Check: m.Check, Form: m.Form,
+	}, nil
 }

@@ -42,6 +42,9 @@ type Target struct {
 	Nodes []docker.Engine
 	// Distribute brings images from Builder to every node; nil when Builder is the only node.
 	Distribute func(ctx context.Context, images ...string) error
+	// Check looks at the machines before anything is changed, and Form makes one Swarm of them; each says what it found
+	// or did. Nil: the manager is this machine's engine, or a Swarm that exists.
+	Check, Form func(ctx context.Context) (string, error)
 	// Gateways are the base URLs of the gateways as seen from here, the preferred one first; never empty.
 	Gateways []string
 }
@@ -75,6 +78,10 @@ type Config struct {
 	MaxUpstreamTimeout time.Duration
 	// RegistryConfig is a Docker config.json with the credentials of private registries; "" keeps those of earlier runs.
 	RegistryConfig string
+	// NetworkMTU is the largest packet on the overlays; 0 means 1500, the engine's own default.
+	NetworkMTU int
+	// NetworkEncrypted asks for IPsec on the overlays that cross machines.
+	NetworkEncrypted bool
 	// Timeout bounds each wait for services and functions to answer; 0 means 3 minutes.
 	Timeout time.Duration
 	// Out receives the progress lines; nil discards them.
@@ -129,6 +136,9 @@ func New(c Config) (*System, error) {
 	}
 	if _, err := os.Stat(c.Root + "/stack.yml"); err != nil {
 		return nil, fmt.Errorf("%s is not this repository's root: %w", c.Root, err)
+	}
+	if c.NetworkMTU == 0 {
+		c.NetworkMTU = 1500
 	}
 	if c.Timeout == 0 {
 		c.Timeout = 3 * time.Minute

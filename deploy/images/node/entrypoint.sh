@@ -1,5 +1,6 @@
 #!/bin/bash
 # Prepares a node container and becomes its Docker engine; the arguments are passed to dockerd.
+# WAGGLE_SSH_KEY, if set, is the public key that may log in as root over ssh.
 # WAGGLE_OUTSIDE_MTU, if set, is the largest packet that leaves the machine: traffic between nodes may be larger.
 set -euo pipefail
 
@@ -18,6 +19,14 @@ fi
 if [[ -n ${WAGGLE_OUTSIDE_MTU:-} ]]; then
   read -r _ _ gateway _ device _ < <(ip -4 route show default)
   ip route replace default via "$gateway" dev "$device" mtu "$WAGGLE_OUTSIDE_MTU"
+fi
+
+if [[ -n ${WAGGLE_SSH_KEY:-} ]]; then
+  mkdir -p /run/sshd /root/.ssh
+  printf '%s\n' "$WAGGLE_SSH_KEY" >/root/.ssh/authorized_keys
+  # The image has host keys of its own; two machines with one key could not be told apart.
+  [[ -f /etc/ssh/waggle_host_key ]] || ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/waggle_host_key
+  /usr/sbin/sshd -o HostKey=/etc/ssh/waggle_host_key -o PasswordAuthentication=no
 fi
 
 exec dockerd --host unix:///var/run/docker.sock --host unix:///waggle/docker.sock "$@"

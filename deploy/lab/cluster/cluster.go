@@ -58,6 +58,9 @@ type Config struct {
 	PortBase int
 	// StateDir holds the sockets; empty means $XDG_RUNTIME_DIR/waggle or, for root, /run/waggle.
 	StateDir string
+	// SSHKey is a public key. If it is set, the nodes are bare machines that it can log in to as root over ssh, in no
+	// Swarm, and WriteInventory describes them.
+	SSHKey string
 	// ReadyTimeout bounds how long a node may take to start; 0 means 60 s.
 	ReadyTimeout time.Duration
 	// Progress receives one line per step; nil discards them.
@@ -185,6 +188,9 @@ func create(ctx context.Context, config Config) (*Cluster, error) {
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
+	}
+	if config.SSHKey != "" {
+		return cluster, nil
 	}
 	config.Progress("joining the nodes to one Swarm")
 	return cluster, cluster.form(ctx)

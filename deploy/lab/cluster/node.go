@@ -88,6 +88,9 @@ func (n *Node) create(ctx context.Context, config Config, i int, isolation isola
 		"--tmpfs=/run",
 		"--env=WAGGLE_OUTSIDE_MTU=" + strconv.Itoa(mtu), "--env=WAGGLE_HOST_CGROUPS=" + strconv.FormatBool(isolation.hostCgroups),
 	}
+	if config.SSHKey != "" {
+		args = append(args, "--env=WAGGLE_SSH_KEY="+config.SSHKey)
+	}
 	args = append(args, isolation.args...)
 	args = append(args, config.Image,
 		"--mtu="+strconv.Itoa(mtu), "--default-address-pool="+localPool, "--group="+strconv.Itoa(os.Getgid()),

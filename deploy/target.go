@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"waggle/deploy/docker"
+	"waggle/deploy/inventory"
+	"waggle/deploy/lab/cluster"
+	"waggle/deploy/machines"
+	"waggle/deploy/up"
+)
+
+// withSystem does something with the system on the target that the settings name: the machines of an inventory, a
+// cluster of node containers, or this machine.
+func withSystem(ctx context.Context, s settings, do func(*up.System) error) error {
+	root, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("finding the repository: %w", err)
+	}
+	config := up.Config{
+		Root:               root,
+		Registry:           s.Registry,
+		Version:            s.Version,
+		Port:               s.Port,
+		TLSCert:            s.TLSCert,
+		TLSKey:             s.TLSKey,
+		TLSPort:            s.TLSPort,
+		Workers:            s.Workers,
+		RedisMaxMemory:     s.RedisMaxMemory,
+		QueueMaxMemory:     s.QueueMaxMemory,
+		MaxUpstreamTimeout: s.MaxUpstreamTimeout,
+		RegistryConfig:     s.RegistryConfig,
+		Out:                os.Stdout,
+	}
+	done := func() error { return nil }
+	switch {
+	case s.Inventory != "" && s.Cluster != "":
+		return errors.New("INVENTORY and CLUSTER are both given: must be one of them")
+	case s.Inventory != "":
+		if done, err = onMachines(ctx, s, &config); err != nil {
+			return err
+		}
+	case s.Cluster != "":
+		nodes, err := cluster.Open(ctx, docker.Engine{}, s.Cluster)
+		if err != nil {
+			return err
+		}
+		config.Target, config.StateDir = up.OnCluster(nodes), filepath.Join(s.StateDir, "cluster-"+s.Cluster)
+		config.Port = up.DefaultPort // inside the nodes; outside, each has a loopback port of its own
+	default:
+		config.Target = up.Target{Gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)}}
+		config.StateDir = filepath.Join(s.StateDir, "local")
+	}
+	system, err := up.New(config)
+	if err != nil {
+		return errors.Join(err, done())
+	}
+	return errors.Join(do(system), done())
+}
+
+// onMachines takes the settings from the inventory and connects to its machines; done ends the connections.
+func onMachines(ctx context.Context, s settings, config *up.Config) (done func() error, err error) {
+	described, err := inventory.Read(s.Inventory)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := machines.Open(ctx, machines.Config{Inventory: described, Root: config.Root, Note: up.NewProgress(os.Stdout).Note})
+	if err != nil {
+		return nil, err
+	}
+	if config.Target, err = up.OnMachines(opened); err != nil {
+		return nil, errors.Join(err, opened.Close())
+	}
+	config.StateDir = filepath.Join(s.StateDir, "machines-"+described.Name)
+	config.Port, config.TLSPort, config.Workers = described.Edge.Port, described.Edge.TLSPort, described.Workers
+	config.TLSCert, config.TLSKey = described.Edge.TLS.Cert, described.Edge.TLS.Key
+	config.RedisMaxMemory = described.Capture.MaxMemory
+	config.NetworkMTU, config.NetworkEncrypted = described.Network.MTU, described.Network.Encrypted
+	return opened.Close, nil
+}
