@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -137,6 +138,9 @@ func makeRelease(ctx context.Context, s settings) error {
 // defaultCluster is the name of the cluster that `make cluster` makes.
 const defaultCluster = "waggle"
 
+// clusterDir keeps the inventory of a cluster of node containers, and what is generated for it.
+func (s settings) clusterDir() string { return filepath.Join(s.StateDir, "cluster-"+clusterName(s)) }
+
 func clusterName(s settings) string {
 	if s.Cluster == "" {
 		return defaultCluster
@@ -151,7 +155,7 @@ func createCluster(ctx context.Context, s settings) error {
 	}
 	progress := up.NewProgress(os.Stdout)
 	err := progress.Step("cluster", func() (string, error) {
-		_, err := up.CreateCluster(ctx, ".", cluster.Config{
+		_, err := up.CreateMachines(ctx, ".", s.clusterDir(), cluster.Config{
 			Engine: machine, Name: clusterName(s), Nodes: s.Nodes, PortBase: s.ClusterPort, Progress: progress.Note,
 		})
 		return fmt.Sprintf("%d node(s)", s.Nodes), err
@@ -159,7 +163,8 @@ func createCluster(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\nBring Waggle up on it with: make up CLUSTER=%s\n", clusterName(s))
+	fmt.Printf("\nIts machines are described in %s.\nBring Waggle up on it with: make up CLUSTER=%s\n",
+		filepath.Join(s.clusterDir(), up.InventoryFile), clusterName(s))
 	return nil
 }
 

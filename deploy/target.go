@@ -41,19 +41,15 @@ func withSystem(ctx context.Context, s settings, do func(*up.System) error) erro
 	case s.Inventory != "" && s.Cluster != "":
 		return errors.New("INVENTORY and CLUSTER are both given: must be one of them")
 	case s.Inventory != "":
-		if done, err = onMachines(ctx, s, &config); err != nil {
-			return err
-		}
+		done, err = onMachines(ctx, s, &config)
 	case s.Cluster != "":
-		nodes, err := cluster.Open(ctx, docker.Engine{}, s.Cluster)
-		if err != nil {
-			return err
-		}
-		config.Target, config.StateDir = up.OnCluster(nodes), filepath.Join(s.StateDir, "cluster-"+s.Cluster)
-		config.Port = up.DefaultPort // inside the nodes; outside, each has a loopback port of its own
+		done, err = onCluster(ctx, s, &config)
 	default:
 		config.Target = up.Target{Gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)}}
 		config.StateDir = filepath.Join(s.StateDir, "local")
+	}
+	if err != nil {
+		return err
 	}
 	system, err := up.New(config)
 	if err != nil {
@@ -62,23 +58,47 @@ func withSystem(ctx context.Context, s settings, do func(*up.System) error) erro
 	return errors.Join(do(system), done())
 }
 
-// onMachines takes the settings from the inventory and connects to its machines; done ends the connections.
+// onMachines takes the settings from the inventory; done ends the connections to its machines.
 func onMachines(ctx context.Context, s settings, config *up.Config) (done func() error, err error) {
-	described, err := inventory.Read(s.Inventory)
+	described, done, err := openMachines(ctx, s.Inventory, config)
 	if err != nil {
 		return nil, err
-	}
-	opened, err := machines.Open(ctx, machines.Config{Inventory: described, Root: config.Root, Note: up.NewProgress(os.Stdout).Note})
-	if err != nil {
-		return nil, err
-	}
-	if config.Target, err = up.OnMachines(opened); err != nil {
-		return nil, errors.Join(err, opened.Close())
 	}
 	config.StateDir = filepath.Join(s.StateDir, "machines-"+described.Name)
 	config.Port, config.TLSPort, config.Workers = described.Edge.Port, described.Edge.TLSPort, described.Workers
 	config.TLSCert, config.TLSKey = described.Edge.TLS.Cert, described.Edge.TLS.Key
 	config.RedisMaxMemory = described.Capture.MaxMemory
+	return done, nil
+}
+
+// onCluster works on node containers, whose inventory `make cluster` wrote. Their gateways have a port each on this
+// machine's loopback; the settings are the operator's.
+func onCluster(ctx context.Context, s settings, config *up.Config) (done func() error, err error) {
+	nodes, err := cluster.Open(ctx, docker.Engine{}, s.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	if _, done, err = openMachines(ctx, filepath.Join(s.clusterDir(), up.InventoryFile), config); err != nil {
+		return nil, err
+	}
+	config.StateDir, config.Target.Gateways = s.clusterDir(), up.OnCluster(nodes).Gateways
+	config.Port = up.DefaultPort // inside the nodes
+	return done, nil
+}
+
+// openMachines makes the machines of an inventory the target.
+func openMachines(ctx context.Context, file string, config *up.Config) (*inventory.Inventory, func() error, error) {
+	described, err := inventory.Read(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	opened, err := machines.Open(ctx, machines.Config{Inventory: described, Root: config.Root, Note: up.NewProgress(os.Stdout).Note})
+	if err != nil {
+		return nil, nil, err
+	}
+	if config.Target, err = up.OnMachines(opened); err != nil {
+		return nil, nil, errors.Join(err, opened.Close())
+	}
 	config.NetworkMTU, config.NetworkEncrypted = described.Network.MTU, described.Network.Encrypted
-	return opened.Close, nil
+	return described, opened.Close, nil
 }

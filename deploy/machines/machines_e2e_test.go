@@ -5,7 +5,6 @@ package machines_test
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,17 +35,10 @@ type lab struct {
 // start makes three bare machines with an inventory.
 func start(t *testing.T) *lab {
 	t.Helper()
-	key := filepath.Join(t.TempDir(), "id")
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
-		t.Fatalf("making a key: %v: %s", err, out)
-	}
-	public, err := os.ReadFile(key + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
 	name := "machines-" + strconv.Itoa(os.Getpid())
-	made, err := up.CreateCluster(t.Context(), root, cluster.Config{
-		Name: name, Nodes: len(roles), SSHKey: strings.TrimSpace(string(public)), Progress: func(line string) { t.Log(line) },
+	dir := t.TempDir()
+	made, err := up.CreateMachines(t.Context(), root, dir, cluster.Config{
+		Name: name, Nodes: len(roles), Progress: func(line string) { t.Log(line) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -56,11 +48,7 @@ func start(t *testing.T) *lab {
 			t.Errorf("removing the machines: %v", err)
 		}
 	})
-	l := &lab{Cluster: made, file: filepath.Join(t.TempDir(), "cluster.yml")}
-	if err := made.WriteInventory(t.Context(), l.file, key, roles); err != nil {
-		t.Fatal(err)
-	}
-	return l
+	return &lab{Cluster: made, file: filepath.Join(dir, up.InventoryFile)}
 }
 
 // with opens the machines of the inventory, changed by change if that is not nil.
@@ -69,6 +57,9 @@ func (l *lab) with(t *testing.T, change func(*inventory.Inventory), do func(*mac
 	read, err := inventory.Read(l.file)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for i := range read.Machines {
+		read.Machines[i].Roles = roles[i]
 	}
 	if change != nil {
 		change(read)

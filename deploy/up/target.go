@@ -2,7 +2,12 @@ package up
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 
 	"waggle/deploy/docker"
 	"waggle/deploy/images"
@@ -34,6 +39,36 @@ func CreateCluster(ctx context.Context, root string, config cluster.Config) (*cl
 	}
 	config.Image = built[images.Node].Reference
 	return cluster.Create(ctx, config)
+}
+
+// InventoryFile is the name of the inventory that CreateMachines writes.
+const InventoryFile = "cluster.yml"
+
+// CreateMachines is CreateCluster for nodes that are bare machines, reached over ssh as any others: it writes their
+// inventory, and the key that logs in to them, to dir.
+func CreateMachines(ctx context.Context, root, dir string, config cluster.Config) (*cluster.Cluster, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state directory: %w", err)
+	}
+	identity := filepath.Join(dir, "ssh-key")
+	for _, old := range []string{identity, identity + ".pub"} {
+		if err := os.Remove(old); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("removing an earlier key: %w", err)
+		}
+	}
+	if out, err := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", identity).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("making a key: %w: %s", err, oneLine(string(out)))
+	}
+	public, err := os.ReadFile(identity + ".pub")
+	if err != nil {
+		return nil, fmt.Errorf("reading the key: %w", err)
+	}
+	config.SSHKey = strings.TrimSpace(string(public))
+	made, err := CreateCluster(ctx, root, config)
+	if err != nil {
+		return nil, err
+	}
+	return made, made.WriteInventory(ctx, filepath.Join(dir, InventoryFile), identity)
 }
 
 // OnCluster targets a Swarm of node containers: images are built on this machine's engine and copied into the nodes.

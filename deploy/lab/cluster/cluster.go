@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"waggle/deploy/docker"
+	"waggle/deploy/inventory"
 )
 
 const (
@@ -177,7 +178,7 @@ func create(ctx context.Context, config Config) (*Cluster, error) {
 	for i := 1; i <= config.Nodes; i++ {
 		cluster.Nodes = append(cluster.Nodes, &Node{
 			Name: fmt.Sprintf("node%d", i), Container: config.nodeName(i), Address: subnet.host(i).String(),
-			Port: ports[i-1], Engine: docker.Engine{Host: "unix://" + config.socket(i)}, Labels: labels(i, config.Nodes),
+			Port: ports[i-1], Engine: docker.Engine{Host: "unix://" + config.socket(i)}, Roles: roles(i, config.Nodes),
 			cluster: cluster,
 		})
 	}
@@ -196,16 +197,16 @@ func create(ctx context.Context, config Config) (*Cluster, error) {
 	return cluster, cluster.form(ctx)
 }
 
-// labels says what runs where. Every node has a gateway. With one node everything is there; otherwise the first node
+// roles says what runs where. Every node has a gateway. With one node everything is there; otherwise the first node
 // counts and the others capture votes, so that votes always cross the network between capture and count.
-func labels(node, nodes int) []string {
+func roles(node, nodes int) []inventory.Role {
 	switch {
 	case nodes == 1:
-		return []string{"waggle.edge", "waggle.capture", "waggle.worker", "waggle.store"}
+		return inventory.Roles
 	case node == 1:
-		return []string{"waggle.edge", "waggle.worker", "waggle.store"}
+		return []inventory.Role{inventory.Manager, inventory.Edge, inventory.Worker, inventory.Store}
 	default:
-		return []string{"waggle.edge", "waggle.capture"}
+		return []inventory.Role{inventory.Edge, inventory.Capture}
 	}
 }
 

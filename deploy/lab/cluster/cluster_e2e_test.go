@@ -167,7 +167,7 @@ func exercisePowerLoss(t *testing.T, ctx context.Context, engine docker.Engine, 
 		t.Fatal(err)
 	}
 	if got := *found.Nodes[2]; got.Name != victim.Name || got.Address != victim.Address || got.Port != victim.Port ||
-		got.Engine != victim.Engine || strings.Join(got.Labels, " ") != strings.Join(victim.Labels, " ") {
+		got.Engine != victim.Engine || !slices.Equal(got.Roles, victim.Roles) {
 		t.Errorf("found node %+v, want %+v", got, *victim)
 	}
 	if err := found.Nodes[2].Start(ctx); err != nil {

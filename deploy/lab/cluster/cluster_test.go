@@ -1,10 +1,13 @@
 package cluster
 
 import (
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
+
+	"waggle/deploy/inventory"
 )
 
 func valid() Config {
@@ -51,17 +54,17 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 func TestEveryPartHasANodeToRunOn(t *testing.T) {
 	t.Parallel()
 	for nodes := 1; nodes <= 5; nodes++ {
-		count := map[string]int{}
+		count := map[inventory.Role]int{}
 		for i := 1; i <= nodes; i++ {
-			for _, label := range labels(i, nodes) {
-				count[label]++
+			for _, role := range roles(i, nodes) {
+				count[role]++
 			}
 		}
-		want := map[string]int{"waggle.edge": nodes, "waggle.worker": 1, "waggle.store": 1, "waggle.capture": max(1, nodes-1)}
-		for label, n := range want {
-			if count[label] != n {
-				t.Errorf("%d nodes: %d have %s, want %d", nodes, count[label], label, n)
-			}
+		want := map[inventory.Role]int{
+			inventory.Manager: 1, inventory.Edge: nodes, inventory.Worker: 1, inventory.Store: 1, inventory.Capture: max(1, nodes-1),
+		}
+		if !maps.Equal(count, want) {
+			t.Errorf("%d nodes: roles %v, want %v", nodes, count, want)
 		}
 	}
 }

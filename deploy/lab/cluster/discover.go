@@ -38,7 +38,7 @@ func Open(ctx context.Context, engine docker.Engine, name string) (*Cluster, err
 		node := &Node{
 			Name: found.Config.Hostname, Container: strings.TrimPrefix(found.Name, "/"), Port: port,
 			Engine: docker.Engine{Host: "unix://" + found.Config.Labels[socketLabel]},
-			Labels: labels(number, len(containers)), cluster: cluster,
+			Roles:  roles(number, len(containers)), cluster: cluster,
 		}
 		for _, network := range found.NetworkSettings.Networks {
 			node.Address = network.IPAMConfig.IPv4Address

@@ -13,24 +13,21 @@ import (
 )
 
 // WriteInventory writes cluster.yml for nodes that were made with an SSHKey whose private half is the file identity.
-// roles[i] are those of node i+1. The file may be changed afterwards like any other inventory.
-func (c *Cluster) WriteInventory(ctx context.Context, path, identity string, roles [][]inventory.Role) error {
-	if len(roles) != len(c.Nodes) {
-		return fmt.Errorf("writing the inventory: %d lists of roles for %d nodes", len(roles), len(c.Nodes))
-	}
+// The nodes' Roles may be changed before, the file afterwards like any other inventory.
+func (c *Cluster) WriteInventory(ctx context.Context, path, identity string) error {
 	absolute, err := filepath.Abs(identity)
 	if err != nil {
 		return fmt.Errorf("writing the inventory: %w", err)
 	}
 	described := inventory.Inventory{Name: c.Name, Edge: inventory.EdgeConfig{Port: gatewayPort}}
-	for i, node := range c.Nodes {
+	for _, node := range c.Nodes {
 		key, err := c.engine.Run(ctx, "exec", node.Container, "cat", "/etc/ssh/waggle_host_key.pub")
 		if err != nil {
 			return fmt.Errorf("reading the host key of %s: %w", node.Name, err)
 		}
 		described.Machines = append(described.Machines, inventory.Machine{
 			Name: node.Name, SSH: "root@" + node.Address, HostKey: strings.TrimSpace(key), IdentityFile: absolute,
-			Address: node.Address, Roles: roles[i],
+			Address: node.Address, Roles: node.Roles,
 		})
 	}
 	text, err := yaml.Marshal(described)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"waggle/deploy/docker"
+	"waggle/deploy/inventory"
 )
 
 // Labels of a node container, from which Open rebuilds what Create knew.
@@ -32,8 +33,8 @@ type Node struct {
 	Port int
 	// Engine is the node's own Docker engine; it answers only while the node runs.
 	Engine docker.Engine
-	// Labels are its Swarm node labels, each with the value "true".
-	Labels []string
+	// Roles are what it does.
+	Roles []inventory.Role
 
 	cluster *Cluster
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sync/errgroup"
+
+	"waggle/deploy/inventory"
 )
 
 // form makes the first node a manager, joins the others, and puts the labels on.
@@ -37,8 +39,10 @@ func (c *Cluster) form(ctx context.Context) error {
 			return err
 		}
 		args := []string{"node", "update"}
-		for _, label := range node.Labels {
-			args = append(args, "--label-add", label+"=true")
+		for _, role := range node.Roles {
+			if role != inventory.Manager {
+				args = append(args, "--label-add", role.Label()+"=true")
+			}
 		}
 		if _, err := manager.Engine.Run(ctx, append(args, node.Name)...); err != nil {
 			return fmt.Errorf("labelling %s: %w", node.Name, err)
