@@ -9,7 +9,7 @@ DEPLOY := deploy/bootstrap.sh
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: ## bring the whole system up on this machine's Swarm (PORT=8080, TLS_CERT=file TLS_KEY=file), or on CLUSTER=name
+up: ## bring the whole system up on this machine's Swarm (PORT=8080, TLS_CERT=file TLS_KEY=file), or on the machines of INVENTORY=cluster.yml
 	@$(DEPLOY) up
 
 down: ## stop it and keep the votes and queued calls
@@ -54,7 +54,7 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 	go test -run '^$$' -bench . -benchtime 1x ./provider/... ./worker/... ./functions/... ./template/... >/dev/null  # so that benchmarks cannot rot
 
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
-	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/lab/e2e
+	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/machines ./deploy/lab/e2e
 
 fuzz: ## run each fuzz target for FUZZTIME=30s, two per processor at a time
 	.ci/fuzz
