@@ -14,6 +14,8 @@ type watchMetrics struct {
 	failures  prometheus.Counter
 	look      prometheus.Histogram
 	events    prometheus.Gauge
+	touched   prometheus.Counter
+	orphans   prometheus.Gauge
 }
 
 func newWatchMetrics(registerer prometheus.Registerer) watchMetrics {
@@ -29,8 +31,12 @@ func newWatchMetrics(registerer prometheus.Registerer) watchMetrics {
 		events: prometheus.NewGauge(prometheus.GaugeOpts{Name: "provider_watch_task_events",
 			Help: "1 while events tell of changes of tasks, 0 while only looking at them does."}),
 	}
+	m.touched = prometheus.NewCounter(prometheus.CounterOpts{Name: "provider_watch_touched_total",
+		Help: "Services that were written again because Swarm had lost a change of their replicas."})
+	m.orphans = prometheus.NewGauge(prometheus.GaugeOpts{Name: "provider_watch_orphans",
+		Help: "Replicas that Swarm keeps running although their function was removed. No request goes there; a new leader of the managers ends them."})
 	if registerer != nil {
-		registerer.MustRegister(m.functions, m.replicas, m.revision, m.failures, m.look, m.events)
+		registerer.MustRegister(m.functions, m.replicas, m.revision, m.failures, m.look, m.events, m.touched, m.orphans)
 	}
 	return m
 }

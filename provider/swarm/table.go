@@ -68,19 +68,26 @@ func (c Config) functions(v view) []feed.Function {
 	table := make([]feed.Function, len(v.declared))
 	for i, d := range v.declared {
 		table[i] = d.function
-		table[i].Replicas = c.replicas(v.tasks[d.serviceID], v.down)
+		table[i].Replicas = c.replicas(v.tasks[d.serviceID], v.down, d.function.Desired == 0)
 		table[i].Trouble = troubleOf(v.tasks[d.serviceID], v.failed[d.serviceID], v.read)
 	}
 	return table
 }
 
-func (c Config) replicas(tasks []swarm.Task, down map[string]bool) []feed.Replica {
+// replicas gives those that live. Of a function that is to have none, none takes a request, whatever Swarm says of its tasks.
+func (c Config) replicas(tasks []swarm.Task, down map[string]bool, none bool) []feed.Replica {
 	var list []feed.Replica
 	for _, task := range tasks {
 		state, alive := replicaState(task)
 		address := c.address(task)
 		if !alive || address == "" || down[task.NodeID] {
 			continue
+		}
+		if none {
+			if task.Status.State != swarm.TaskStateRunning {
+				continue
+			}
+			state = feed.Draining
 		}
 		list = append(list, feed.Replica{ID: task.ID, Address: address, Node: task.NodeID, State: state})
 	}

@@ -28,6 +28,8 @@ const (
 	// minRetryWait and maxRetryWait bound the wait between attempts at an engine that is away.
 	minRetryWait = 200 * time.Millisecond
 	maxRetryWait = 2 * time.Second
+	// maxTouched bounds the services that wait to be touched.
+	maxTouched = 100
 )
 
 // Publisher takes each new replica table, and hears of each function that is no longer in it. It must not block for
@@ -66,6 +68,9 @@ type Watcher struct {
 	// suspicious means that services or nodes may have changed, calm that Swarm has nothing left to do for any function.
 	suspicious, calm bool
 	pace             pace
+	// losses are the services whose tasks are not as many as they want; those in lost are to be touched.
+	losses lossBook
+	lost   chan swarm.Service
 }
 
 // NewWatcher returns one that does nothing until Run.
@@ -81,7 +86,8 @@ func NewWatcher(config WatcherConfig) (*Watcher, error) {
 		cluster: config.Cluster, publisher: config.Publisher, logger: config.Logger, metrics: metrics,
 		follower: &follower{events: config.TaskEvents, logger: config.Logger, gauge: metrics.events, heard: make(chan struct{}, 1)},
 		// A new epoch for each process: its revisions start again.
-		table: feed.Table{Epoch: rand.Text()},
+		table:  feed.Table{Epoch: rand.Text()},
+		losses: lossBook{}, lost: make(chan swarm.Service, maxTouched),
 	}, nil
 }
 
@@ -90,6 +96,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	// Completing changes waits for those under way, which must not hold up the table.
 	var group sync.WaitGroup
 	group.Go(func() { w.reconcile(ctx) })
+	group.Go(func() { w.mend(ctx) })
 	// Losing task events ends no session, and the end of a session does not lose them.
 	group.Go(func() { w.follower.run(ctx) })
 	defer group.Wait()
@@ -128,6 +135,21 @@ func (w *Watcher) reconcile(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+	}
+}
+
+// mend touches, one after the other, the services that have lost a change.
+func (w *Watcher) mend(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case service := <-w.lost:
+			bounded, cancel := context.WithTimeout(ctx, lookTimeout)
+			w.cluster.touch(bounded, service)
+			cancel()
+			w.metrics.touched.Inc()
 		}
 	}
 }
@@ -199,6 +221,8 @@ func (w *Watcher) turn(ctx context.Context) error {
 	if err := w.look(ctx); err != nil {
 		return err
 	}
+	// Tasks that do not suit their service may be those of a service that has changed since, of which the event was lost.
+	w.suspicious = time.Since(w.listed) >= lookTold && w.view.anyLost()
 	w.follower.judge(time.Now(), w.table.Revision != before)
 	return nil
 }
@@ -235,7 +259,16 @@ func (w *Watcher) relist(ctx context.Context) error {
 	w.follower.ours.Store(&ours)
 	w.listed, w.suspicious, w.calm = time.Now(), false, false
 	w.follower.excuse()
-	return w.look(ctx)
+	if err := w.look(ctx); err != nil {
+		return err
+	}
+	for _, service := range w.losses.note(w.view, time.Now()) {
+		select {
+		case w.lost <- service:
+		default: // it is still lost when it is due again
+		}
+	}
+	return nil
 }
 
 // list takes over services that were read.
@@ -286,16 +319,21 @@ func (w *Watcher) readTasks(ctx context.Context, filters client.Filters) error {
 	for service, tasks := range w.view.tasks {
 		w.view.tasks[service] = tasks[:0]
 	}
+	orphans := 0
 	w.view.failed = make(map[string][]swarm.Task)
 	for _, task := range result.Items {
 		switch {
 		case !ours[task.ServiceID]:
+			if wanted(task) && live(task.Status.State) && task.Spec.ContainerSpec != nil && task.Spec.ContainerSpec.Labels[labelFunction] != "" {
+				orphans++
+			}
 		case live(task.Status.State):
 			w.view.tasks[task.ServiceID] = append(w.view.tasks[task.ServiceID], task)
 		case failedToStart(task, w.view.read):
 			w.view.failed[task.ServiceID] = append(w.view.failed[task.ServiceID], task)
 		}
 	}
+	w.metrics.orphans.Set(float64(orphans))
 	return nil
 }
 

@@ -40,11 +40,15 @@ type Engine struct {
 	followers     map[*follower]bool
 	followed      int
 	mute, stalled bool
+	// muteServices means that no event of a service or node is sent.
+	muteServices bool
 	// lists counts how often tasks were listed.
 	lists int
 	held  bool
-	slow  bool
-	away  bool
+	// lost is how many changes are still to be forgotten.
+	lost int
+	slow bool
+	away bool
 	// monitored means that updates stay under way until they are told how they end.
 	monitored bool
 	// host is the node on which further tasks start.
@@ -238,8 +242,18 @@ func (e *Engine) next() uint64 {
 	return e.serial
 }
 
+// MuteServices says whether events of services and nodes are lost.
+func (e *Engine) MuteServices(mute bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.muteServices = mute
+}
+
 // tell sends an event about a service or node.
 func (e *Engine) tell(kind events.Type, id string) {
+	if e.muteServices {
+		return
+	}
 	e.send(events.Message{Type: kind, Actor: events.Actor{ID: id}})
 }
 
@@ -405,7 +419,10 @@ func (e *Engine) ServiceUpdate(_ context.Context, id string, options client.Serv
 	service.PreviousSpec, service.Spec, service.UpdateStatus = &before, clone(options.Spec), nil
 	service.Version.Index, service.UpdatedAt = e.next(), time.Now().UTC()
 	e.services[id] = service
-	if !e.slow {
+	switch {
+	case e.lost > 0:
+		e.lost--
+	case !e.slow:
 		e.follow(id)
 	}
 	e.tell(events.ServiceEventType, id)

@@ -54,6 +54,7 @@ func Run(t *testing.T, target Target) {
 		"what a user sends is no template":                 literal,
 		"what Swarm expands":                               templates,
 		"logs of an unknown function are an error":         unknownLogs,
+		"a touched service stays as it is":                 touched,
 		"wake starts a sleeping function and nothing else": wake,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,6 +13,13 @@ func (e *Engine) Delay() {
 	e.slow = true
 }
 
+// Lose makes the managers forget the next n changes of services: nothing comes of them until the service changes again.
+func (e *Engine) Lose(n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lost = n
+}
+
 // Monitor makes updates stay under way when their replicas are replaced, as they do while managers watch the new ones,
 // until Settle or FailUpdate.
 func (e *Engine) Monitor() {
