@@ -162,7 +162,7 @@ func startGateway(ctx context.Context, group *errgroup.Group, c config, logger *
 		if queue, err = async.New(c.queue); err != nil {
 			return err
 		}
-		edge.Queue = callQueue{queue}
+		edge.Queue = queue
 	}
 	served, err := gateway.New(edge)
 	if err != nil {

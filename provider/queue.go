@@ -10,13 +10,6 @@ import (
 	"waggle/provider/gateway"
 )
 
-// callQueue is the queue as the gateway knows it: neither package imports the other.
-type callQueue struct{ *async.Queue }
-
-func (q callQueue) Enqueue(ctx context.Context, call gateway.QueuedCall) error {
-	return q.Queue.Enqueue(ctx, async.Call(call))
-}
-
 // runEdge runs the gateway and, if there is one, the queue that makes its calls through it. Both begin to stop with ctx;
 // the queue's connections close when both have ended, since either may still need them until then.
 func runEdge(ctx context.Context, served *gateway.Gateway, queue *async.Queue) error {

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"waggle/provider/queued"
 )
 
 // Pauses last as long as they are meant to, whatever becomes of the machine's clock.
@@ -26,7 +28,7 @@ func TestClockThatIsPutRightDelaysNothing(t *testing.T) {
 			}
 			q.clock.wall = q.clock.wall.Add(-by) // as if that had happened since
 			life := s.start(q)
-			life.enqueue(t, call("c", func(c *Call) { c.Callback = "http://gateway/callback" }))
+			life.enqueue(t, call("c", func(c *queued.Call) { c.Callback = "http://gateway/callback" }))
 			s.holds([5]int64{})
 			if n := len(functions.all()); n != 4 {
 				t.Errorf("%d requests, want a call and its callback twice each", n)

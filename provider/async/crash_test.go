@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
+
+	"waggle/provider/queued"
 )
 
 // errKilled is what Redis commands return after the process was "killed".
@@ -182,7 +184,7 @@ type crash struct {
 	cfg      Config
 	raw      *redis.Client
 	outside  *outside
-	calls    []Call
+	calls    []queued.Call
 	accepted map[string]bool
 	// done holds, for what Redis no longer knows as queued, how often it had run and been delivered by then.
 	done map[string][2]int
@@ -207,7 +209,7 @@ func (k *crash) life(writes int) {
 			if err := q.Enqueue(k.t.Context(), c); err == nil {
 				k.accepted[c.ID] = true
 			} else if kill.isDead() { // the client tries again, as another call
-				k.calls[i] = call(c.ID+"x", func(next *Call) { next.Callback = c.Callback })
+				k.calls[i] = call(c.ID+"x", func(next *queued.Call) { next.Callback = c.Callback })
 				k.outside.rename(c.ID, k.calls[i].ID)
 			}
 		}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
+
+	"waggle/provider/queued"
 )
 
 // mute has Redis remove a call the first time that it is asked to, and then loses the answer.
@@ -101,7 +103,7 @@ func TestAnswerWithALocationThatIsNone(t *testing.T) {
 	})
 	callbacks, url := newSink(t)
 	q := s.run()
-	q.enqueue(t, call("c", func(c *Call) { c.Callback = url }))
+	q.enqueue(t, call("c", func(c *queued.Call) { c.Callback = url }))
 	got := callbacks.await(t, 1)[0]
 	if n := len(functions.all()); n != 1 || got.header.Get("X-Function-Status") != "303" {
 		t.Errorf("called %d times, its callback is told %s", n, got.header.Get("X-Function-Status"))
@@ -114,7 +116,7 @@ func TestCallbackSendsTheCredentialsOfItsAddress(t *testing.T) {
 	s := newSystem(t)
 	callbacks, url := newSink(t)
 	q := s.run()
-	q.enqueue(t, call("c", func(c *Call) { c.Callback = strings.Replace(url, "://", "://user:p%40ss@", 1) }))
+	q.enqueue(t, call("c", func(c *queued.Call) { c.Callback = strings.Replace(url, "://", "://user:p%40ss@", 1) }))
 	r := http.Request{Header: callbacks.await(t, 1)[0].header}
 	if user, password, ok := r.BasicAuth(); !ok || user != "user" || password != "p@ss" {
 		t.Errorf("it came with %q, %q", user, password)

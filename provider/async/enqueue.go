@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"waggle/provider/feed"
+	"waggle/provider/queued"
 )
 
 const (
@@ -24,7 +25,7 @@ const (
 // Enqueue stores a call and returns once Redis has it on disk. An error has a method HTTPStatus: 400 for a call that can
 // never be taken, 409 for the id of another that is stored, 429 for a bound, 503 for a Redis that is away and for an id
 // that another call is just being stored with; where Redis may have the call all the same, the text says so.
-func (q *Queue) Enqueue(ctx context.Context, c Call) error {
+func (q *Queue) Enqueue(ctx context.Context, c queued.Call) error {
 	if err := q.check(&c); err != nil {
 		return q.refused(err)
 	}
@@ -34,7 +35,7 @@ func (q *Queue) Enqueue(ctx context.Context, c Call) error {
 	if q.health.Load().full {
 		return q.refused(refuse(429, "the queue is full: its Redis has used %d %% of its memory", highWater))
 	}
-	record, err := c.encode()
+	record, err := encodeCall(&c)
 	if err != nil {
 		return q.refused(refuse(400, "%s", err))
 	}
@@ -65,7 +66,7 @@ func (q *Queue) refused(err error) error {
 }
 
 // check refuses what could not be stored or delivered.
-func (q *Queue) check(c *Call) error {
+func (q *Queue) check(c *queued.Call) error {
 	if !feed.ValidCallID(c.ID) {
 		return refuse(400, "X-Call-Id: legal are %s", feed.CallIDRule)
 	}

@@ -24,7 +24,20 @@ func (s state) kind() kind {
 	return invocation
 }
 
-// life is where an entry stands in this process.
+// life is where an entry stands in this process. Redis has a call from the end of storing on.
+//
+//	from      to        by
+//	-         storing   reserve: a client waits for Redis
+//	storing   waiting   admit: Redis has it, the client is told 202
+//	storing   -         drop: Redis refused it
+//	waiting   running   claim: it is due, and the bounds allow it
+//	running   waiting   requeue: another attempt, or the delivery of the result
+//	running   resting   bury: a dead letter
+//	running   -         drop: it has succeeded, or was cancelled
+//	waiting   running   cancel: it is being removed, without a place among those that run
+//	resting   storing   exhume: an operator queues it again, or removes it
+//
+// What waits or rests is outdated while another process may have changed it in Redis; then it is read anew.
 type life uint8
 
 const (

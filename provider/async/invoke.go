@@ -11,6 +11,8 @@ import (
 	"net/textproto"
 	"strconv"
 	"time"
+
+	"waggle/provider/queued"
 )
 
 // innerTransport makes requests to the gateway in its own process, on which all that a gateway does for a request is done.
@@ -29,7 +31,7 @@ const maxHeader = 128 << 10
 const userAgent = "waggle"
 
 // invoke calls the function once.
-func (q *Queue) invoke(ctx context.Context, c *Call) *answer {
+func (q *Queue) invoke(ctx context.Context, c *queued.Call) *answer {
 	ctx, cancel := context.WithTimeout(ctx, q.cfg.RunTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://gateway", bytes.NewReader(c.Body))
@@ -88,7 +90,7 @@ var connectionFields = map[string]bool{"Connection": true, "Proxy-Connection": t
 	"Proxy-Authorization": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, "Content-Length": true, "Host": true}
 
 // resultOf is what is kept of an answer for the callback. Where there was no answer, that is status 503 without a body.
-func resultOf(c *Call, a *answer, retries, most int) *result {
+func resultOf(c *queued.Call, a *answer, retries, most int) *result {
 	r := &result{resultHead: resultHead{Address: c.Address, Callback: c.Callback, Status: a.status, Retries: retries, Most: most, Omitted: a.omitted}, body: a.body}
 	if a.err != nil {
 		r.Status = http.StatusServiceUnavailable

@@ -14,6 +14,9 @@ const (
 	watchEvery = time.Second
 	// pruneEvery, sweepEvery, reloadEvery and renewEvery are counted in looks.
 	pruneEvery, sweepEvery, reloadEvery, renewEvery = 10, 600, 3, 3
+	// Of 256 MB (QUEUE_MAXMEMORY): from 230 MB on no call is accepted, up to 243 MB results are kept, and the last 13 MB
+	// are for outcomes, of which each takes some hundred bytes.
+	//
 	// highWater is the percentage of Redis's memory from which no call is accepted: calls that are under way need the rest
 	// for their outcomes.
 	highWater = 90

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
+
+	"waggle/provider/queued"
 )
 
 // put writes what some process, interrupted or mistaken, may have left.
@@ -31,7 +33,7 @@ func TestWhatWasInterruptedBetweenTheSetsIsFinished(t *testing.T) {
 	s := newSystem(t)
 	s.serve(func(http.ResponseWriter, *http.Request) {})
 	c := call("x")
-	record, err := c.encode()
+	record, err := encodeCall(&c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +61,7 @@ func TestCallThatWasNeverTriedIsDueAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
 	c := call("c")
-	record, err := c.encode()
+	record, err := encodeCall(&c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +170,7 @@ func TestRemovedFunctionsCallsAreDeadLetters(t *testing.T) {
 	callbacks, url := newSink(t)
 	s.change(false, nil)
 	q := s.run()
-	q.enqueue(t, call("c", func(c *Call) { c.Callback = url }))
+	q.enqueue(t, call("c", func(c *queued.Call) { c.Callback = url }))
 	q.enqueue(t, call("plain"))
 	eventually(t, func() error {
 		q.index.mu.Lock()
@@ -400,7 +402,7 @@ func submit(t *testing.T, q *queue, callback string) (stop func() map[string]boo
 				}
 				id := fmt.Sprintf("c%d-%d", client, i)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				if q.Enqueue(ctx, call(id, func(c *Call) { c.Callback = callback })) == nil {
+				if q.Enqueue(ctx, call(id, func(c *queued.Call) { c.Callback = callback })) == nil {
 					mu.Lock()
 					accepted[id] = true
 					mu.Unlock()
@@ -474,14 +476,14 @@ func BenchmarkEnqueue(b *testing.B) {
 			b.ReportAllocs()
 			if clients == 1 {
 				for b.Loop() {
-					q.enqueue(b, Call{ID: fmt.Sprint(n.Add(1)), Address: "f", Function: "f.openfaas-fn", Target: "/", Header: header, Body: body, Accepted: time.Now()})
+					q.enqueue(b, queued.Call{ID: fmt.Sprint(n.Add(1)), Address: "f", Function: "f.openfaas-fn", Target: "/", Header: header, Body: body, Accepted: time.Now()})
 				}
 				return
 			}
 			b.SetParallelism(clients)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					if err := q.Enqueue(context.Background(), Call{ID: fmt.Sprint(n.Add(1)), Address: "f", Function: "f.openfaas-fn", Target: "/", Header: header, Body: body, Accepted: time.Now()}); err != nil {
+					if err := q.Enqueue(context.Background(), queued.Call{ID: fmt.Sprint(n.Add(1)), Address: "f", Function: "f.openfaas-fn", Target: "/", Header: header, Body: body, Accepted: time.Now()}); err != nil {
 						b.Error(err)
 						return
 					}

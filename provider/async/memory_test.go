@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"waggle/provider/queued"
 )
 
 func TestFullRedisRefusesAndDrains(t *testing.T) {
@@ -21,7 +23,7 @@ func TestFullRedisRefusesAndDrains(t *testing.T) {
 	var err error
 	n := 0
 	for ; err == nil && n < 100; n++ {
-		err = q.Enqueue(t.Context(), call(fmt.Sprint(n), func(c *Call) { c.Body = body }))
+		err = q.Enqueue(t.Context(), call(fmt.Sprint(n), func(c *queued.Call) { c.Body = body }))
 	}
 	var r *refusal
 	if !errors.As(err, &r) || r.status != 429 || !strings.Contains(r.reason, "memory") {
@@ -62,7 +64,7 @@ func TestReceiverThatIsDownDoesNotFillRedis(t *testing.T) {
 	s.redis.Do("CONFIG", "SET", "maxmemory", "8mb")
 	const calls = 80
 	for n := range calls {
-		q.enqueue(t, call(fmt.Sprint(n), func(c *Call) { c.Callback = receiver.URL }))
+		q.enqueue(t, call(fmt.Sprint(n), func(c *queued.Call) { c.Callback = receiver.URL }))
 	}
 	roomIs := func(what string, right func(int64) bool) {
 		t.Helper()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"waggle/provider/feed"
+	"waggle/provider/queued"
 )
 
 func TestCallReachesItsFunctionAsSent(t *testing.T) {
@@ -21,7 +22,7 @@ func TestCallReachesItsFunctionAsSent(t *testing.T) {
 	functions := &sink{}
 	s.serve(functions.ServeHTTP)
 	q := s.run()
-	q.enqueue(t, call("c1", func(c *Call) {
+	q.enqueue(t, call("c1", func(c *queued.Call) {
 		c.Target, c.Body = "/a//b%2Fc?x=1&y=%20", []byte("\x00body\xff")
 		c.Header = []byte("X-Call-Id: c1\r\nAuthorization: Bearer t\r\nX-Two: 1\r\nX-Two: 2\r\nX-Odd: \xff\r\n")
 	}))
@@ -91,7 +92,7 @@ func TestResultReachesItsCallback(t *testing.T) {
 			var runs atomic.Int32
 			s.serve(func(w http.ResponseWriter, r *http.Request) { runs.Add(1); tc.function(w, r) })
 			q := s.run()
-			q.enqueue(t, call("c", func(c *Call) { c.Callback = url + "/take?it" }))
+			q.enqueue(t, call("c", func(c *queued.Call) { c.Callback = url + "/take?it" }))
 			got := callbacks.await(t, 1)[0]
 			if got.method != "POST" || got.uri != "/take?it" || got.body != tc.body {
 				t.Errorf("the callback was %s %s %.50q, want %.50q", got.method, got.uri, got.body, tc.body)
@@ -127,7 +128,7 @@ func TestRetriesEndInSuccess(t *testing.T) {
 		}
 	})
 	q := s.run()
-	q.enqueue(t, call("c", func(c *Call) { c.Callback, c.Body = url, []byte("same") }))
+	q.enqueue(t, call("c", func(c *queued.Call) { c.Callback, c.Body = url, []byte("same") }))
 	got := callbacks.await(t, 1)[0]
 	if got.header.Get("X-Retry") != "2" || got.header.Get("X-Function-Status") != "200" {
 		t.Errorf("the callback has %v", got.header)
@@ -172,7 +173,7 @@ func TestCallbackIsTriedAgainAndThenKept(t *testing.T) {
 	})
 	status.Store(302)
 	q := s.run()
-	q.enqueue(t, call("c", func(c *Call) { c.Callback = "http://gateway.openfaas:8080/function/taker/x" }))
+	q.enqueue(t, call("c", func(c *queued.Call) { c.Callback = "http://gateway.openfaas:8080/function/taker/x" }))
 	s.holds([5]int64{1, 1, 1, 0, 1})
 	if n := len(callbacks.await(t, 4)); n != 4 {
 		t.Errorf("%d callbacks, want 4", n)
@@ -207,14 +208,14 @@ func TestCallbackToAnotherAsynchronousFunction(t *testing.T) {
 		}
 	})
 	q := s.run()
-	q.enqueue(t, call("parent", func(c *Call) { c.Callback = "http://gateway:8080/async-function/next" }))
+	q.enqueue(t, call("parent", func(c *queued.Call) { c.Callback = "http://gateway:8080/async-function/next" }))
 	s.holds([5]int64{})
 	got := chained.all()
 	if len(got) != 2 || !feed.ValidCallID(got[0].header.Get("X-Call-Id")) || got[0].header.Get("X-Call-Id") == "parent" || got[0].header.Get("X-Call-Id") != got[1].header.Get("X-Call-Id") {
 		t.Errorf("the next function was queued by %+v", got)
 	}
 	// A later call may have the same id, while the child of this one still waits.
-	later := call("parent", func(c *Call) {
+	later := call("parent", func(c *queued.Call) {
 		c.Callback, c.Accepted = "http://gateway:8080/async-function/next", c.Accepted.Add(time.Second)
 	})
 	eventually(t, func() error { return q.Enqueue(t.Context(), later) }) // Redis is done with the first one before the index is
@@ -229,7 +230,7 @@ func TestForbiddenCallbackIsNotTriedAgain(t *testing.T) {
 	s := newSystem(t)
 	s.cfg.CallbackNetworks = nil
 	q := s.run()
-	q.enqueue(t, call("c", func(c *Call) { c.Callback = "http://localhost:1/" }))
+	q.enqueue(t, call("c", func(c *queued.Call) { c.Callback = "http://localhost:1/" }))
 	s.holds([5]int64{1, 1, 1, 0, 1})
 	if _, body := q.Inspect(t.Context(), "GET", "/dead?limit=1"); !strings.Contains(string(body), "not allowed for callbacks") {
 		t.Errorf("the dead letter is %s", body)
@@ -246,9 +247,9 @@ func TestBoundsAreNamed(t *testing.T) {
 	q := s.run()
 	q.enqueue(t, call("a"))
 	q.enqueue(t, call("b"))
-	other := func(c *Call) { c.Function, c.Address = "g.openfaas-fn", "g" }
+	other := func(c *queued.Call) { c.Function, c.Address = "g.openfaas-fn", "g" }
 	for _, tc := range []struct {
-		call   Call
+		call   queued.Call
 		status int
 		says   string
 	}{
@@ -257,17 +258,17 @@ func TestBoundsAreNamed(t *testing.T) {
 		{call("d", other), 0, ""},
 		{call("e", other), 429, "legal are 3 calls (async_max_queued)"},
 		{call("a b"), 400, "1 to 128 letters"},
-		{call("x", func(c *Call) { c.Callback = "ftp://h/" }), 400, "no http or https"},
-		{call("x", func(c *Call) { c.Callback = "/relative" }), 400, "absolute http and https"},
-		{call("x", func(c *Call) { c.Callback = "http:///path" }), 400, "no host"},
-		{call("x", func(c *Call) { c.Callback = "http://h/\x7f" }), 400, "malformed"},
-		{call("x", func(c *Call) { c.Callback = "http://h/\xff" }), 400, "malformed"},
-		{call("x", func(c *Call) { c.Callback = "http://h/" + strings.Repeat("x", 2048) }), 400, "too long"},
-		{call("x", func(c *Call) { c.Callback = "http://[fe80::1]/" }), 400, "not allowed"},
-		{call("x", func(c *Call) { c.Callback = "http://h:0/" }), 400, "no such port"},
-		{call("x", func(c *Call) { c.Callback = "http://h:65536/" }), 400, "no such port"},
-		{call("x", func(c *Call) { c.Callback = "http://a<b/" }), 400, "no such host"},
-		{call("x", func(c *Call) { c.Callback = "http://xn--\u00fc/" }), 400, "no such host"},
+		{call("x", func(c *queued.Call) { c.Callback = "ftp://h/" }), 400, "no http or https"},
+		{call("x", func(c *queued.Call) { c.Callback = "/relative" }), 400, "absolute http and https"},
+		{call("x", func(c *queued.Call) { c.Callback = "http:///path" }), 400, "no host"},
+		{call("x", func(c *queued.Call) { c.Callback = "http://h/\x7f" }), 400, "malformed"},
+		{call("x", func(c *queued.Call) { c.Callback = "http://h/\xff" }), 400, "malformed"},
+		{call("x", func(c *queued.Call) { c.Callback = "http://h/" + strings.Repeat("x", 2048) }), 400, "too long"},
+		{call("x", func(c *queued.Call) { c.Callback = "http://[fe80::1]/" }), 400, "not allowed"},
+		{call("x", func(c *queued.Call) { c.Callback = "http://h:0/" }), 400, "no such port"},
+		{call("x", func(c *queued.Call) { c.Callback = "http://h:65536/" }), 400, "no such port"},
+		{call("x", func(c *queued.Call) { c.Callback = "http://a<b/" }), 400, "no such host"},
+		{call("x", func(c *queued.Call) { c.Callback = "http://xn--\u00fc/" }), 400, "no such host"},
 	} {
 		err := q.Enqueue(t.Context(), tc.call)
 		status := 0
@@ -299,7 +300,7 @@ func TestCancel(t *testing.T) {
 	})
 	s.change(true, func(fn *feed.Function) { fn.MaxInflight = 1 })
 	q := s.run()
-	withCallback := func(c *Call) { c.Callback = url }
+	withCallback := func(c *queued.Call) { c.Callback = url }
 	q.enqueue(t, call("running", withCallback))
 	<-began
 	q.enqueue(t, call("waiting", withCallback))

@@ -6,24 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
-)
 
-// Call is one asynchronous call. Its fields are those of gateway.QueuedCall, so that one converts to the other: the two
-// packages do not know each other.
-type Call struct {
-	// ID names it; see feed.ValidCallID.
-	ID string
-	// Address is the function's as the client wrote it, name or name.namespace; Function is name.namespace.
-	Address, Function string
-	// Target is the path and query for the function, byte for byte; it begins with "/".
-	Target string
-	// Header is its header, lines that end with CR LF.
-	Header []byte
-	Body   []byte
-	// Callback is where the result goes; empty: nowhere.
-	Callback string
-	Accepted time.Time
-}
+	"waggle/provider/queued"
+)
 
 // recordVersion is the layout below; a record of another one is not guessed at.
 const recordVersion = 1
@@ -40,28 +25,28 @@ type recordHead struct {
 	Header   int    `json:"header"`   // bytes
 }
 
-func (c *Call) encode() ([]byte, error) {
+func encodeCall(c *queued.Call) ([]byte, error) {
 	return joinRecord(recordHead{Version: recordVersion, Address: c.Address, Function: c.Function, Callback: c.Callback,
 		Accepted: c.Accepted.UnixNano(), Target: len(c.Target), Header: len(c.Header)}, []byte(c.Target), c.Header, c.Body)
 }
 
-func decodeCall(id string, raw []byte) (Call, error) {
+func decodeCall(id string, raw []byte) (queued.Call, error) {
 	var head recordHead
 	rest, err := splitRecord(raw, &head)
 	if err != nil {
-		return Call{}, err
+		return queued.Call{}, err
 	}
 	if head.Version != recordVersion {
-		return Call{}, fmt.Errorf("record version %d: known is %d", head.Version, recordVersion)
+		return queued.Call{}, fmt.Errorf("record version %d: known is %d", head.Version, recordVersion)
 	}
 	if head.Target < 1 || head.Header < 0 || head.Target > len(rest) || head.Header > len(rest)-head.Target {
-		return Call{}, fmt.Errorf("a target of %d and a header of %d bytes in %d bytes", head.Target, head.Header, len(rest))
+		return queued.Call{}, fmt.Errorf("a target of %d and a header of %d bytes in %d bytes", head.Target, head.Header, len(rest))
 	}
 	target := rest[:head.Target]
 	if head.Address == "" || head.Function == "" || target[0] != '/' {
-		return Call{}, errors.New("no address, function or target")
+		return queued.Call{}, errors.New("no address, function or target")
 	}
-	return Call{ID: id, Address: head.Address, Function: head.Function, Target: string(target), Header: rest[head.Target : head.Target+head.Header],
+	return queued.Call{ID: id, Address: head.Address, Function: head.Function, Target: string(target), Header: rest[head.Target : head.Target+head.Header],
 		Body: rest[head.Target+head.Header:], Callback: head.Callback, Accepted: time.Unix(0, head.Accepted)}, nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"waggle/provider/queued"
 )
 
 const (
@@ -111,7 +113,7 @@ func (q *Queue) unreadable(ctx context.Context, e *entry, err error) {
 }
 
 // fail ends a call whose function has failed for good: a dead letter, once the client's callback has been told.
-func (q *Queue) fail(ctx context.Context, e *entry, call *Call, a *answer, p policy, reason string) {
+func (q *Queue) fail(ctx context.Context, e *entry, call *queued.Call, a *answer, p policy, reason string) {
 	if call.Callback == "" {
 		q.bury(ctx, e, state{Reason: reason})
 		return
@@ -120,7 +122,7 @@ func (q *Queue) fail(ctx context.Context, e *entry, call *Call, a *answer, p pol
 }
 
 // owe stores an answer that is to be delivered, without its body if that would take the memory that outcomes need.
-func (q *Queue) owe(ctx context.Context, e *entry, call *Call, a *answer, p policy, reason string) {
+func (q *Queue) owe(ctx context.Context, e *entry, call *queued.Call, a *answer, p policy, reason string) {
 	r := resultOf(call, a, e.state.Tries, p.attempts)
 	// Twice: the connection over which Redis got a long value keeps a buffer of its size for a while.
 	if q.room.Add(-2*int64(len(r.body))) < 0 && len(r.body) > 0 {

@@ -18,6 +18,7 @@ import (
 
 	"waggle/deploy/lab/harness"
 	"waggle/provider/feed"
+	"waggle/provider/queued"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -151,15 +152,15 @@ func (s *system) start(q *Queue) *queue {
 }
 
 // call is a call of function f.
-func call(id string, adjust ...func(*Call)) Call {
-	c := Call{ID: id, Address: "f", Function: "f.openfaas-fn", Target: "/", Header: []byte("X-Call-Id: " + id + "\r\n"), Accepted: time.Now()}
+func call(id string, adjust ...func(*queued.Call)) queued.Call {
+	c := queued.Call{ID: id, Address: "f", Function: "f.openfaas-fn", Target: "/", Header: []byte("X-Call-Id: " + id + "\r\n"), Accepted: time.Now()}
 	for _, a := range adjust {
 		a(&c)
 	}
 	return c
 }
 
-func (q *queue) enqueue(t testing.TB, c Call) {
+func (q *queue) enqueue(t testing.TB, c queued.Call) {
 	t.Helper()
 	if err := q.Enqueue(t.Context(), c); err != nil {
 		t.Fatalf("enqueuing %s: %v", c.ID, err)

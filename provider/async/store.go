@@ -11,6 +11,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"waggle/provider/queued"
 )
 
 // The keys, and what each holds per call id:
@@ -147,14 +149,14 @@ var (
 	errUnreadable = errors.New("the stored call is unreadable")
 )
 
-func (s *store) call(ctx context.Context, id string) (Call, error) {
+func (s *store) call(ctx context.Context, id string) (queued.Call, error) {
 	raw, err := s.load(ctx, s.keys.calls, id)
 	if err != nil {
-		return Call{}, err
+		return queued.Call{}, err
 	}
 	c, err := decodeCall(id, raw)
 	if err != nil {
-		return Call{}, fmt.Errorf("%w: %w", errUnreadable, err)
+		return queued.Call{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	return c, nil
 }

@@ -82,7 +82,7 @@ func (e *edge) certificate(t *testing.T, name string, roots *x509.CertPool) *x50
 	return nil
 }
 
-func listener(t *testing.T) (net.Listener, int) {
+func listenLoopback(t *testing.T) (net.Listener, int) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -96,8 +96,8 @@ func TestACME(t *testing.T) {
 	const closed = 1 // a port that nobody listens on
 	for name, tc := range map[string]struct{ http, tls bool }{"TLS-ALPN-01": {false, true}, "HTTP-01": {true, false}} {
 		t.Run(name, func(t *testing.T) {
-			plain, httpPort := listener(t)
-			secure, tlsPort := listener(t)
+			plain, httpPort := listenLoopback(t)
+			secure, tlsPort := listenLoopback(t)
 			if !tc.http {
 				httpPort = closed
 			}
@@ -125,8 +125,8 @@ func TestACME(t *testing.T) {
 			e.checkExpiries(t, first)
 			e.stop()
 			// The next process does not ask again.
-			plain, _ = listener(t)
-			secure, _ = listener(t)
+			plain, _ = listenLoopback(t)
+			secure, _ = listenLoopback(t)
 			if again := start(t, configure(plain, secure)).certificate(t, "votes.example.org", a.roots); !again.Equal(first) {
 				t.Error("the certificate was not kept")
 			}
@@ -157,7 +157,7 @@ func (e *edge) checkExpiries(t *testing.T, cert *x509.Certificate) {
 func TestACMEServerThatIsAway(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	secure, _ := listener(t)
+	secure, _ := listenLoopback(t)
 	e := start(t, func(c *Config) {
 		c.TLSListener, c.ACMEDomains, c.ACMEDirectoryURL, c.ACMECacheDir, c.ACMECAFile = secure, []string{"a.example.org"}, "https://127.0.0.1:1/dir", t.TempDir(), p.cert
 	})

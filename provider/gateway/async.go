@@ -9,29 +9,14 @@ import (
 
 	"waggle/provider/feed"
 	"waggle/provider/gateway/http1"
+	"waggle/provider/queued"
 )
-
-// QueuedCall is one asynchronous call: what the client sent, as the function is to get it.
-type QueuedCall struct {
-	// ID is the call's, chosen by the client or made here.
-	ID string
-	// Address is the function's as the client wrote it, name or name.namespace; Function is name.namespace.
-	Address, Function string
-	// Target is the path and query for the function, byte for byte.
-	Target string
-	// Header is its header, lines that end with CR LF: nothing in it concerns the client's connection or the body's length.
-	Header []byte
-	Body   []byte
-	// Callback is where the result goes, as the client wrote it; empty: nowhere.
-	Callback string
-	Accepted time.Time
-}
 
 // Queue keeps asynchronous calls and makes them. An error that has a method HTTPStatus says with it what a client is
 // told; its text goes to the client too. All methods are for concurrent use, and none blocks longer than a few seconds.
 type Queue interface {
 	// Enqueue returns once the call would survive this process. It does not keep Header and Body.
-	Enqueue(ctx context.Context, call QueuedCall) error
+	Enqueue(ctx context.Context, call queued.Call) error
 	// Cancel sees to it that a call is not made (again) and has no result. known is false if there is no such call here.
 	Cancel(ctx context.Context, id string) (known bool, err error)
 	// Pending is the number of calls of a function, name.namespace, that wait, and how many of them are to be made now.
@@ -78,7 +63,7 @@ func (rq *request) enqueue(address []byte) (keep bool) {
 		return rq.refuse(status, reason)
 	}
 	// What is parsed lies in a buffer that reading on may move.
-	call := QueuedCall{ID: string(rq.id.callID), Address: string(name), Function: rq.set.Label, Target: string(rq.path), Accepted: rq.started}
+	call := queued.Call{ID: string(rq.id.callID), Address: string(name), Function: rq.set.Label, Target: string(rq.path), Accepted: rq.started}
 	if rq.slash {
 		call.Target = "/" + call.Target
 	}
@@ -108,7 +93,7 @@ func (rq *request) enqueue(address []byte) (keep bool) {
 
 // makeable refuses a call that this gateway would refuse when the queue makes it: nothing but a dead letter would come of
 // that, and the client could not be told.
-func (rq *request) makeable(call *QueuedCall) (status int, reason string) {
+func (rq *request) makeable(call *queued.Call) (status int, reason string) {
 	fields := bytes.Count(call.Header, []byte("\r\n"))
 	head := len(call.Address) + len(call.Target) + len(call.Header) + fields // each may get a space behind its colon
 	switch {

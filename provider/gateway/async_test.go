@@ -13,13 +13,14 @@ import (
 	"time"
 
 	"waggle/provider/feed"
+	"waggle/provider/queued"
 )
 
 // fakeQueue notes what it is given. The calls that it "has" are those it has noted.
 type fakeQueue struct {
 	mu        sync.Mutex
-	calls     []QueuedCall // guarded by mu
-	cancelled []string     // guarded by mu
+	calls     []queued.Call // guarded by mu
+	cancelled []string      // guarded by mu
 	refusal   error
 }
 
@@ -28,7 +29,7 @@ type queueRefusal struct{ status int }
 func (r queueRefusal) Error() string   { return "the queue says no" }
 func (r queueRefusal) HTTPStatus() int { return r.status }
 
-func (q *fakeQueue) Enqueue(_ context.Context, call QueuedCall) error {
+func (q *fakeQueue) Enqueue(_ context.Context, call queued.Call) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.refusal != nil {
@@ -60,7 +61,7 @@ func (q *fakeQueue) Inspect(_ context.Context, method, target string) (int, []by
 	return 404, []byte("no such dead letter")
 }
 
-func (q *fakeQueue) only(t *testing.T) QueuedCall {
+func (q *fakeQueue) only(t *testing.T) queued.Call {
 	t.Helper()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -78,17 +79,17 @@ func TestAsyncCallIsQueuedAsSent(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		target, fields, body string
-		want                 QueuedCall
+		want                 queued.Call
 	}{
-		"bare":      {"f", "", "", QueuedCall{Address: "f", Target: "/"}},
-		"namespace": {"f.openfaas-fn/", "Content-Length: 2\r\n", "hi", QueuedCall{Address: "f.openfaas-fn", Target: "/", Body: []byte("hi")}},
-		"untouched": {"f/a//b%2Fc?x=1&y=%20", "", "", QueuedCall{Address: "f", Target: "/a//b%2Fc?x=1&y=%20"}},
-		"query":     {"f?q", "", "", QueuedCall{Address: "f", Target: "/?q"}},
-		"callback":  {"f", "x-callback-url: http://h/x\r\n", "", QueuedCall{Address: "f", Target: "/", Callback: "http://h/x"}},
+		"bare":      {"f", "", "", queued.Call{Address: "f", Target: "/"}},
+		"namespace": {"f.openfaas-fn/", "Content-Length: 2\r\n", "hi", queued.Call{Address: "f.openfaas-fn", Target: "/", Body: []byte("hi")}},
+		"untouched": {"f/a//b%2Fc?x=1&y=%20", "", "", queued.Call{Address: "f", Target: "/a//b%2Fc?x=1&y=%20"}},
+		"query":     {"f?q", "", "", queued.Call{Address: "f", Target: "/?q"}},
+		"callback":  {"f", "x-callback-url: http://h/x\r\n", "", queued.Call{Address: "f", Target: "/", Callback: "http://h/x"}},
 		"chunks": {"f", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nLeft: out\r\n\r\n",
-			QueuedCall{Address: "f", Target: "/", Body: []byte("abcde")}},
+			queued.Call{Address: "f", Target: "/", Body: []byte("abcde")}},
 		"long": {"f", "Content-Length: 100000\r\n", strings.Repeat("0123456789", 10_000),
-			QueuedCall{Address: "f", Target: "/", Body: []byte(strings.Repeat("0123456789", 10_000))}},
+			queued.Call{Address: "f", Target: "/", Body: []byte(strings.Repeat("0123456789", 10_000))}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -353,7 +354,7 @@ func TestCancelHereAndElsewhere(t *testing.T) {
 	e := gateway(here)
 	gateway(there)
 	e.exchange(t, "POST /async-function/f HTTP/1.1\r\nHost: h\r\nX-Call-Id: ours\r\n\r\n")
-	there.calls = append(there.calls, QueuedCall{ID: "theirs"})
+	there.calls = append(there.calls, queued.Call{ID: "theirs"})
 	for id, want := range map[string]int{"ours": 202, "theirs": 202, "nobodys": 404} {
 		if resp, body := e.exchange(t, "DELETE /async-function/"+id+" HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != want {
 			t.Errorf("%s: %s %q", id, resp.Status, body)

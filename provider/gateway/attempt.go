@@ -39,6 +39,7 @@ type attempt struct {
 	repeats int       // how often the request was sent again that a replica may have seen
 	unsure  bool      // a kept connection broke after the request went out on it: closed before that, or by its replica's end
 	deaths  int       // replicas that may have ended by this request
+	noRoom  bool      // it was turned away for want of room until its time was up
 	holdBy  time.Time // how long the request may wait for a replica, however often; zero: it has not waited
 
 	over bool // run has returned, and not panicked
@@ -78,7 +79,7 @@ func (a *attempt) end() {
 	a.request, a.replica, a.conn, a.upload = nil, nil, nil, nil
 	clear(a.tried[:])
 	a.tries, a.repeats, a.deaths, a.holdBy = 0, 0, 0, time.Time{}
-	a.unsure, a.headSent, a.eof, a.over = false, false, false, false
+	a.noRoom, a.unsure, a.headSent, a.eof, a.over = false, false, false, false, false
 	attempts.Put(a)
 }
 

@@ -19,9 +19,18 @@ import (
 
 // conn is one client connection, served by one goroutine. Between requests it holds no buffer.
 //
-// Deadlines cost no timer: the goroutine stores when the step it is in must be over, and the sweep, a few times a
-// second, unblocks the sockets of whoever is late. deadline is the hand-over: the sweep replaces it by expired before
-// it touches a socket, so a goroutine that moves on to its next step learns from the old value whether that happened.
+// Deadlines cost no timer. The goroutine stores when its step must be over; the sweep, each 250 ms, unblocks the sockets
+// of whoever is late. The field deadline hands over between the two:
+//
+//	value      meaning                          written by
+//	0          the step has no bound            the goroutine (limit)
+//	t > 0      the step must be over at t       the goroutine (limit, detach)
+//	expired    the sockets have been unblocked  the sweep (unblock), in place of t, before it touches a socket
+//
+// A goroutine that goes on to its next step swaps the value. If it finds expired, its step ended well just as it was
+// found late, and it rearms the sockets (recover). Example: a head must be there within 10 s. It began at 100.0 s, so
+// deadline is 110.0 s. The sweep at 110.1 s writes expired and unblocks: the read fails, and the client is told 408. Had the
+// head come at 110.05 s, the next limit would find expired and undo the unblocking.
 type conn struct {
 	g    *Gateway
 	sock *sock.Conn

@@ -7,11 +7,28 @@
 // never passed on as whole, and that every wait and every buffer has a bound. It keeps working from the last table
 // while the provider is away.
 //
-// The way through: a connection (conn.go; after a handshake if it is TLS, tls.go; a stream of one if it is HTTP/2,
-// http2.go) reads a head and makes an exchange (exchange.go) of it, which is answered
-// here (local.go) or forwarded (forward.go): heads rewritten (rewrite.go), bodies gathered (gather.go) and relayed
-// (relay.go, upload.go, tunnel.go); or stored for later (async.go, intake.go) by a queue that comes back through inner.go.
-// What no table names is looked for in unknown.go. Parsing is http1's, picking upstream's, system calls are sock's.
+// # Reading order
+//
+// A request passes the files in this order. Each calls those below it, and none above; the one way back up is a
+// request or an attempt that answers its client (answer.go).
+//
+//	server.go, tls.go, inner.go         listeners; connections are let in; a sweep enforces every deadline
+//	conn.go, http2.go                   a client's connection reads one head after the other
+//	request.go, body.go, buffers.go     what has come in, and the memory it may take
+//	routes.go, client.go                which path is answered by whom, with what credentials, at what rate
+//	  home.go, answer.go                the gateway's own answers
+//	  async.go, intake.go, cancel.go    calls that are stored for later
+//	  invoke.go, unknown.go, cors.go    which function is meant
+//	attempt.go, forward.go, judge.go    an attempt at a replica, and what follows if it fails
+//	rewrite.go                          heads, in both directions
+//	relay.go, upload.go, tunnel.go      the response, a body that was not kept, a switched protocol
+//
+// Around them: gateway.go and config.go; report.go, metrics.go, accesslog.go. Parsing is http1's, streams are http2's,
+// picking and probing upstream's, system calls sock's, certificates certs'.
+//
+// conn, request and attempt are no package of their own. They share the hand-over of deadlines, the buffers and the
+// counters; a door between them and Gateway would have as many names as the package has now (routes, registry, budgets,
+// metrics, credentials, queue, feed). What could be parted with a small door has been: the packages below.
 //
 // # Decisions
 //
@@ -183,19 +200,19 @@ func New(cfg Config) (*Gateway, error) {
 // Run serves until ctx is done, then stops in order: unready, no new connections, requests under way finish, and only
 // then the feed and the registry, which they need. It returns an error only if it could not start or a server broke.
 func (g *Gateway) Run(ctx context.Context) error {
-	doors, err := g.openDoors()
+	listeners, err := g.listenForClients()
 	if err != nil {
 		return err
 	}
-	defer closeDoors(doors)
+	defer closeListeners(listeners)
 	metricsListener, err := listen(g.cfg.MetricsListener, g.cfg.MetricsPort)
 	if err != nil {
 		return fmt.Errorf("listening for metrics: %w", err)
 	}
 	defer metricsListener.Close()
 	g.boundConns()
-	for _, d := range doors {
-		g.cfg.Logger.Info("gateway started", "address", d.Addr().String(), "tls", d.config != nil, "metrics", metricsListener.Addr().String())
+	for _, l := range listeners {
+		g.cfg.Logger.Info("gateway started", "address", l.Addr().String(), "tls", l.config != nil, "metrics", metricsListener.Addr().String())
 	}
 
 	// What requests need lives in a second lifetime that ends after the last of them.
@@ -219,19 +236,19 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.certs != nil {
 		group.Go(func() error { return g.certs.Run(inner) })
 	}
-	accepting := make(chan error, len(doors))
-	for _, d := range doors {
-		go func() { accepting <- g.accept(d) }()
+	accepting := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { accepting <- g.acceptAll(l) }()
 	}
 
 	var acceptErr error
-	accepts := len(doors)
+	accepts := len(listeners)
 	select {
 	case acceptErr = <-accepting:
 		accepts--
 	case <-outer.Done():
 	}
-	g.shutdown(doors)
+	g.shutdown(listeners)
 	for range accepts {
 		acceptErr = errors.Join(acceptErr, <-accepting)
 	}
@@ -249,14 +266,14 @@ func listen(given net.Listener, port int) (net.Listener, error) {
 // shutdown ends the connections: first /healthz turns 503 for a while, then idle connections close, then the others
 // after their request; at the deadline whoever still waits for an answer is told that the gateway stops, and what is left
 // then, streams that is, is cut.
-func (g *Gateway) shutdown(doors []door) {
+func (g *Gateway) shutdown(listeners []listener) {
 	g.unready.Store(true)
 	g.cfg.Logger.Info("gateway unready", "delay", g.cfg.ShutdownDelay.String())
 	time.Sleep(time.Duration(g.cfg.ShutdownDelay)) //nolint:forbidigo // nothing may shorten it: balancers need this long to see the 503
 	g.mu.Lock()
 	g.draining.Store(true) // under mu, so that no connection is admitted once open is waited for
 	g.mu.Unlock()
-	closeDoors(doors)
+	closeListeners(listeners)
 	g.eachConn(func(c *conn) { c.unblockIfIdle() })
 	finished := make(chan struct{})
 	go func() { g.open.Wait(); close(finished) }()

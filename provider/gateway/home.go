@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"bytes"
+	"encoding/json"
 	"html/template"
 	"strings"
+	"time"
 )
 
 // homePage is what somebody sees who opens the gateway's address in a browser.
@@ -51,3 +53,41 @@ func (rq *request) isGet() bool {
 
 // options answers for the server as a whole.
 func (rq *request) options(_ []byte) (keep bool) { return rq.respond(204, nil, "") }
+
+// health says how the gateway is. Without its provider it still serves every function it knows, and without a table
+// those that DNS knows, so neither is a failure. While it may be too young to know any, balancers should rather ask others.
+func (rq *request) health(_ []byte) (keep bool) {
+	if !rq.isGet() {
+		return rq.refuse(405, "legal methods: GET, HEAD")
+	}
+	type details struct {
+		Status        string     `json:"status"`
+		Provider      string     `json:"provider"`
+		ProviderGone  *time.Time `json:"provider_gone_since,omitempty"`
+		TableEpoch    string     `json:"table_epoch,omitempty"`
+		TableRevision uint64     `json:"table_revision"`
+		Functions     int        `json:"functions"`
+	}
+	d := details{Status: "ok", Provider: "connected", Functions: len(rq.g.registry.Sets())}
+	if f := rq.g.feed; f != nil {
+		table := f.Newest().Table
+		d.TableEpoch, d.TableRevision = table.Epoch, table.Revision
+		if since, gone := f.GoneSince(); gone {
+			d.Status, d.Provider, d.ProviderGone = "degraded", "gone", &since
+		} else if rq.g.noTable() {
+			d.Status, d.Provider = "degraded", "connected, no table yet"
+		}
+	}
+	status := 200
+	switch {
+	case rq.g.unready.Load():
+		d.Status, status = "stopping", 503
+	case rq.g.starting():
+		d.Status, status = "starting", 503
+	}
+	body, err := json.Marshal(d)
+	if err != nil {
+		return rq.refuse(500, "encoding the health details failed")
+	}
+	return rq.respond(status, append(body, '\n'), "Content-Type: application/json\r\nCache-Control: no-store\r\n")
+}

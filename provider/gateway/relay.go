@@ -217,3 +217,8 @@ func (a *attempt) relayBroke(err error, byClient bool) (status int, keep bool) {
 	a.c.sock.Abort()
 	return status, false
 }
+
+// lastChunk ends a chunked body.
+var lastChunk = []byte("0\r\n\r\n")
+
+var crlf = []byte("\r\n")

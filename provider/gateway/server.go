@@ -29,15 +29,15 @@ func (g *Gateway) boundConns() {
 	}
 }
 
-// accept takes connections until the listener closes; that, in turn, is an error only if nobody asked for it.
-func (g *Gateway) accept(d door) error {
+// acceptAll takes connections until the listener closes; that, in turn, is an error only if nobody asked for it.
+func (g *Gateway) acceptAll(l listener) error {
 	pause := time.Duration(0)
 	for {
-		nc, err := d.Accept()
+		nc, err := l.Accept()
 		switch {
 		case err == nil:
 			pause = 0
-			g.welcome(nc, d.config)
+			g.accept(nc, l.config)
 		case g.draining.Load() || errors.Is(err, net.ErrClosed):
 			if g.draining.Load() {
 				return nil
@@ -54,8 +54,8 @@ func (g *Gateway) accept(d door) error {
 
 var refusal = []byte("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\nX-OpenFaaS-Internal: gateway\r\n\r\n")
 
-// welcome serves a client's connection, or refuses it where the bounds leave no room for it.
-func (g *Gateway) welcome(nc net.Conn, config *tls.Config) {
+// accept serves a client's connection, or refuses it where the bounds leave no room for it.
+func (g *Gateway) accept(nc net.Conn, config *tls.Config) {
 	c := g.newConn(nc)
 	if config != nil {
 		c.sock, c.tls = sock.NewTLS(nc, config), true
@@ -89,7 +89,7 @@ func (g *Gateway) admit(c *conn) bool {
 	g.mu.Unlock()
 	if ok {
 		go func() {
-			defer g.dismiss(c)
+			defer g.remove(c)
 			c.serve()
 		}()
 	}
@@ -113,7 +113,7 @@ func (g *Gateway) hasRoom(c *conn) bool {
 	return g.clients < g.cfg.MaxConns && !(bounded && g.perIP[c.ip] >= g.cfg.MaxConnsPerIP)
 }
 
-func (g *Gateway) dismiss(c *conn) {
+func (g *Gateway) remove(c *conn) {
 	g.mu.Lock()
 	delete(g.conns, c)
 	switch {

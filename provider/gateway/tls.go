@@ -12,21 +12,21 @@ import (
 	"waggle/provider/settings"
 )
 
-// door is a listener for clients.
-type door struct {
+// listener is a listener for clients.
+type listener struct {
 	net.Listener
 	config *tls.Config // nil without TLS
 }
 
-// openDoors listens on the plain port and, if there is a certificate, on that of TLS.
-func (g *Gateway) openDoors() ([]door, error) {
+// listenForClients listens on the plain port and, if there is a certificate, on that of TLS.
+func (g *Gateway) listenForClients() ([]listener, error) {
 	plain, err := listen(g.cfg.Listener, g.cfg.Port)
 	if err != nil {
 		return nil, fmt.Errorf("listening for clients: %w", err)
 	}
-	doors := []door{{Listener: plain}}
+	listeners := []listener{{Listener: plain}}
 	if g.certs == nil {
-		return doors, nil
+		return listeners, nil
 	}
 	secure, err := listen(g.cfg.TLSListener, g.cfg.TLSPort)
 	if err != nil {
@@ -37,11 +37,11 @@ func (g *Gateway) openDoors() ([]door, error) {
 	if g.cfg.DisableHTTP2 {
 		protocols = protocols[1:]
 	}
-	return append(doors, door{secure, g.certs.TLS(protocols...)}), nil
+	return append(listeners, listener{secure, g.certs.TLS(protocols...)}), nil
 }
 
-func closeDoors(doors []door) {
-	for _, d := range doors {
+func closeListeners(listeners []listener) {
+	for _, d := range listeners {
 		_ = d.Close()
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // A name that the newest table does not have may be a function all the same. Three cases, in this order:
 //
-//	no provider       upstream.Guess asks DNS, which knows where the tasks of a service are
+//	no provider       upstream.LookupDNS asks DNS, which knows where the tasks of a service are
 //	no table yet      the gateway has just started: the request is held until a table comes, or DNS knows the name
 //	provider and table  the provider answers a deploy before the table that names the function is here: the gateway
 //	                  asks the provider once, and holds the request for the table if the function exists
@@ -139,14 +139,14 @@ func (g *Gateway) noTable() bool { return !g.tableArrived.Load() }
 
 // starting reports whether the gateway may only be too young to know any function.
 func (g *Gateway) starting() bool {
-	return g.noTable() && time.Since(g.startedAt) < g.cfg.StartupTimeout && g.registry.Guessed() == 0
+	return g.noTable() && time.Since(g.startedAt) < g.cfg.StartupTimeout && g.registry.FoundByDNS() == 0
 }
 
 // search looks for a function that no table has named; nil means that there is none, an error that nobody can say yet.
 func (rq *request) search(name []byte) (*upstream.Set, error) {
 	g := rq.g
 	young := g.noTable()
-	if set, err := g.registry.Guess(name); set != nil || err != nil {
+	if set, err := g.registry.LookupDNS(name); set != nil || err != nil {
 		return set, err
 	}
 	if g.heldUnlisted.Add(1) > int64(g.cfg.MaxHeld) {
@@ -185,7 +185,7 @@ func (rq *request) awaitTable(name []byte) (*upstream.Set, error) {
 		select {
 		case <-applied:
 		case <-again.C:
-			if set, err := g.registry.Guess(name); set != nil || err != nil {
+			if set, err := g.registry.LookupDNS(name); set != nil || err != nil {
 				return set, err
 			}
 		case <-rq.c.leaving():

@@ -51,7 +51,7 @@ func TestProviderWithoutATable(t *testing.T) {
 }
 
 // Such a provider does not keep functions from being found by DNS.
-func TestGuessesWithoutATable(t *testing.T) {
+func TestDNSesWithoutATable(t *testing.T) {
 	t.Parallel()
 	p := newControl(t)
 	adjust := under(t, p)
@@ -59,14 +59,14 @@ func TestGuessesWithoutATable(t *testing.T) {
 	for e.providerGone() {
 		time.Sleep(time.Millisecond)
 	}
-	if s, err := e.registry.Guess([]byte("f")); err != nil || s == nil || s.Ready() != 1 {
+	if s, err := e.registry.LookupDNS([]byte("f")); err != nil || s == nil || s.Ready() != 1 {
 		t.Error("functions are not looked for although no table has come")
 	}
 	p.hub.Publish(feed.Table{Epoch: "e", Revision: 1, Functions: []feed.Function{function("g")}})
 	for e.registry.Lookup([]byte("g")) == nil {
 		time.Sleep(time.Millisecond)
 	}
-	if s, err := e.registry.Guess([]byte("f")); s != nil || err != nil {
+	if s, err := e.registry.LookupDNS([]byte("f")); s != nil || err != nil {
 		t.Error("a function is looked for that the table does not have")
 	}
 }
@@ -133,7 +133,7 @@ func TestHeldWhileStarting(t *testing.T) {
 		held(e, 1)
 		knows.Store(true)
 		held(e, 0)
-		if n := e.registry.Guessed(); n != 1 {
+		if n := e.registry.FoundByDNS(); n != 1 {
 			t.Errorf("%d functions were found, want 1", n)
 		}
 		health(t, e, `200 {"status":"degraded"`)
@@ -169,7 +169,7 @@ func TestHeldWhileStarting(t *testing.T) {
 }
 
 // A name that there is no room to look for is not known not to exist.
-func TestTooManyGuesses(t *testing.T) {
+func TestTooManyLookups(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32
 	e := start(t, func(c *Config) {
@@ -182,7 +182,7 @@ func TestTooManyGuesses(t *testing.T) {
 	var strangers sync.WaitGroup
 	const most = 256
 	for i := range most {
-		strangers.Go(func() { _, _ = e.registry.Guess(fmt.Append(nil, "nobody", i)) })
+		strangers.Go(func() { _, _ = e.registry.LookupDNS(fmt.Append(nil, "nobody", i)) })
 	}
 	for asked.Load() != most {
 		time.Sleep(time.Millisecond)

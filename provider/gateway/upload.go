@@ -10,7 +10,15 @@ import (
 )
 
 // upload carries a body that was not there whole to the replica, beside the response. Only such bodies cost a second
-// goroutine.
+// goroutine. Two goroutines then share both connections, and who is to blame for an end decides what follows:
+//
+//	what the upload sees               field       who is at fault, and the answer
+//	the client is silent too long      status 408  the client; the replica's connection is broken, its answer not awaited
+//	the client has left                status 499  the client; nobody is answered
+//	a malformed chunk, too long        400, 413    the client; as for 408
+//	the replica takes nothing more     done false  nobody yet: the replica may have answered already, which decides
+//	the body has ended                 done true   nobody
+//	stopUpload wants it to end         stopped     nobody: the response is over, or the attempt is
 type upload struct {
 	finished chan struct{}
 	reading  atomic.Bool // waiting for the client

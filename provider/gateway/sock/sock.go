@@ -2,7 +2,7 @@
 //
 // It lies below both sides of the gateway: connections from clients and to replicas. In: a net.Conn. Out: reads that
 // borrow their buffer only once there is something to read, so that an idle connection holds none; writes of two
-// pieces in one system call; and look-ups of a connection's fate that do not disturb its owner.
+// pieces in one system call; and look-ups of what the kernel knows of a peer that do not disturb its owner.
 //
 // It goes past net.Conn because that costs a scheduler hand-over around every system call, which for calls that never
 // block (these sockets are non-blocking) is a tenth of the gateway's time. The runtime's poller, deadlines and

@@ -133,7 +133,7 @@ func TestOtherConnectionsFallBack(t *testing.T) {
 		t.Errorf("borrowed %v, error %v", b, err)
 	}
 	if certain, pending := c.NeverArrived(0, io.EOF); certain || pending || c.Gone() || !c.Quiet() {
-		t.Error("claims to know the fate of something that is no socket")
+		t.Error("claims to know the peer of something that is no socket")
 	}
 }
 

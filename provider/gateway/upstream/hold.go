@@ -27,8 +27,8 @@ var (
 	ErrRemoved = errors.New("function was removed")
 	// ErrStale: what DNS said of the function no longer holds; whoever asks again finds it anew.
 	ErrStale = errors.New("where the function runs has to be found out anew")
-	// ErrTooManyGuesses: too many functions are being looked for by DNS already.
-	ErrTooManyGuesses = errors.New("the provider cannot say which functions there are, and too many are being looked for already")
+	// ErrTooManyLookups: too many functions are being looked for by DNS already.
+	ErrTooManyLookups = errors.New("the provider cannot say which functions there are, and too many are being looked for already")
 )
 
 // waiter is one request that waits for a replica. Its channel is signalled at most once per wake and never blocks.
@@ -90,7 +90,7 @@ func (s *Set) wait(pick func() *Replica, deadline time.Time, left <-chan struct{
 			return r, nil
 		}
 		if s.removed() {
-			if s.guessed {
+			if s.fromDNS {
 				return nil, ErrStale
 			}
 			return nil, ErrRemoved

@@ -129,7 +129,7 @@ type Registry struct {
 	mu    sync.Mutex
 	sets  map[string]*Set // by Label; guarded by mu
 	fixed []*Set          // guarded by mu; what no table names
-	guess guesses
+	dns   dnsFallback
 
 	// tasks are the goroutines that probes, wakes and look-ups run in; they end with ctx.
 	tasksMu sync.Mutex
@@ -168,7 +168,7 @@ func (g *Registry) Run(ctx context.Context) error {
 			for _, r := range g.replicas() {
 				r.sweep(now, g.cfg.IdleTimeout)
 			}
-			g.sweepGuesses(now)
+			g.sweepDNS(now)
 		case <-ctx.Done():
 			g.tasksMu.Lock()
 			g.stopped = true
@@ -178,7 +178,7 @@ func (g *Registry) Run(ctx context.Context) error {
 			for _, r := range g.replicas() {
 				r.retire()
 			}
-			g.closeGuesses()
+			g.closeDNS()
 			return nil
 		}
 	}
@@ -250,7 +250,7 @@ func (g *Registry) replicas() []*Replica {
 	g.mu.Lock()
 	sets = append(sets, g.fixed...)
 	g.mu.Unlock()
-	sets = append(sets, g.guess.sets()...)
+	sets = append(sets, g.dns.sets()...)
 	var out []*Replica
 	for _, s := range sets {
 		out = append(out, s.replicas()...)

@@ -28,8 +28,8 @@ type Set struct {
 	gone atomic.Bool // the function was removed
 	// fixed sets have one replica that no table describes; it stays in rotation whatever happens to it.
 	fixed bool
-	// guessed sets were found by DNS; they end when that has nothing more to say, or a table has.
-	guessed bool
+	// fromDNS sets were found by DNS; they end when that has nothing more to say, or a table has.
+	fromDNS bool
 
 	mu       sync.Mutex
 	byID     map[string]*Replica // guarded by mu

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
@@ -30,7 +29,7 @@ func statusOf(err error) int {
 	case errors.As(err, &unreachable):
 		return 503
 	case errors.Is(err, upstream.ErrNotReady), errors.Is(err, upstream.ErrAsleep), errors.Is(err, upstream.ErrBusy),
-		errors.Is(err, upstream.ErrQueueFull), errors.Is(err, upstream.ErrStale), errors.Is(err, upstream.ErrTooManyGuesses),
+		errors.Is(err, upstream.ErrQueueFull), errors.Is(err, upstream.ErrStale), errors.Is(err, upstream.ErrTooManyLookups),
 		errors.Is(err, errNoTable), errors.Is(err, errNotListed), errors.Is(err, errUnsure):
 		return 503
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -47,44 +46,6 @@ func (rq *request) clientError(err error) int {
 	}
 	rq.c.left.Store(true)
 	return 499
-}
-
-// health says how the gateway is. Without its provider it still serves every function it knows, and without a table
-// those that DNS knows, so neither is a failure. While it may be too young to know any, balancers should rather ask others.
-func (rq *request) health(_ []byte) (keep bool) {
-	if !rq.isGet() {
-		return rq.refuse(405, "legal methods: GET, HEAD")
-	}
-	type details struct {
-		Status        string     `json:"status"`
-		Provider      string     `json:"provider"`
-		ProviderGone  *time.Time `json:"provider_gone_since,omitempty"`
-		TableEpoch    string     `json:"table_epoch,omitempty"`
-		TableRevision uint64     `json:"table_revision"`
-		Functions     int        `json:"functions"`
-	}
-	d := details{Status: "ok", Provider: "connected", Functions: len(rq.g.registry.Sets())}
-	if f := rq.g.feed; f != nil {
-		table := f.Newest().Table
-		d.TableEpoch, d.TableRevision = table.Epoch, table.Revision
-		if since, gone := f.GoneSince(); gone {
-			d.Status, d.Provider, d.ProviderGone = "degraded", "gone", &since
-		} else if rq.g.noTable() {
-			d.Status, d.Provider = "degraded", "connected, no table yet"
-		}
-	}
-	status := 200
-	switch {
-	case rq.g.unready.Load():
-		d.Status, status = "stopping", 503
-	case rq.g.starting():
-		d.Status, status = "starting", 503
-	}
-	body, err := json.Marshal(d)
-	if err != nil {
-		return rq.refuse(500, "encoding the health details failed")
-	}
-	return rq.respond(status, append(body, '\n'), "Content-Type: application/json\r\nCache-Control: no-store\r\n")
 }
 
 // authorised reports whether the request carries the API's credentials.

@@ -11,19 +11,19 @@ import (
 	"waggle/provider/feed"
 )
 
-// guesses are functions that no table has named, found by DNS while the provider is gone: a gateway that starts then
+// dnsFallback are functions that no table has named, found by DNS while the provider is gone: a gateway that starts then
 // has no table at all, and Swarm's own DNS still knows where a service's tasks are.
-type guesses struct {
+type dnsFallback struct {
 	mu     sync.Mutex
-	byName map[string]*guess // guarded by mu
-	found  int               // guarded by mu; those of byName that have a set
+	byName map[string]*dnsName // guarded by mu
+	found  int                 // guarded by mu; those of byName that have a set
 }
 
-type guess struct {
+type dnsName struct {
 	set   *Set          // nil: DNS knows no such function; final once ready is closed
 	ready chan struct{} // closed once the first answer has come
 
-	// Guarded by guesses.mu.
+	// Guarded by dnsFallback.mu.
 	until  time.Time // when the answer has to be asked for again
 	seen   time.Time // when DNS last knew the function
 	used   bool      // asked for since the last answer
@@ -31,21 +31,21 @@ type guess struct {
 }
 
 const (
-	// maxGuesses bounds the functions found, whose number Swarm bounds already; maxUnknown the names that DNS does not
+	// maxFoundByDNS bounds the functions found, whose number Swarm bounds already; maxUnknown the names that DNS does not
 	// know or has not answered for, and with them the look-ups that strangers can cause. They are apart so that a
 	// stranger's names take no place from a function's.
-	maxGuesses, maxUnknown = 1024, 256
-	// guessFor is how long an answer holds, noGuessFor a "no such name". Both are short because nothing says when they end.
-	guessFor, noGuessFor = 5 * time.Second, 2 * time.Second
-	// keepGuess is how long a function in use outlives the failure of its look-ups: a resolver that stumbles should cost
+	maxFoundByDNS, maxUnknown = 1024, 256
+	// foundFor is how long an answer holds, unknownFor a "no such name". Both are short because nothing says when they end.
+	foundFor, unknownFor = 5 * time.Second, 2 * time.Second
+	// keepFound is how long a function in use outlives the failure of its look-ups: a resolver that stumbles should cost
 	// nobody, but Swarm gives the address of a task that has ended to another before long.
-	keepGuess    = 15 * time.Second
+	keepFound    = 15 * time.Second
 	functionPort = "8080"
 )
 
-// Guess finds a function of the default namespace by DNS as long as the provider is gone; nil if there is none.
-// It waits for the resolver at most the dial timeout. ErrTooManyGuesses means that it did not look.
-func (g *Registry) Guess(address []byte) (*Set, error) {
+// LookupDNS finds a function of the default namespace by DNS as long as the provider is gone; nil if there is none.
+// It waits for the resolver at most the dial timeout. ErrTooManyLookups means that it did not look.
+func (g *Registry) LookupDNS(address []byte) (*Set, error) {
 	if !g.cfg.ProviderGone() {
 		return nil, nil
 	}
@@ -56,17 +56,17 @@ func (g *Registry) Guess(address []byte) (*Set, error) {
 	if !IsFunctionName(name) {
 		return nil, nil
 	}
-	q := &g.guess
+	q := &g.dns
 	q.mu.Lock()
 	have := q.byName[name]
 	if have == nil {
-		if q.found >= maxGuesses || len(q.byName)-q.found >= maxUnknown {
+		if q.found >= maxFoundByDNS || len(q.byName)-q.found >= maxUnknown {
 			q.mu.Unlock()
-			return nil, ErrTooManyGuesses
+			return nil, ErrTooManyLookups
 		}
-		have = &guess{ready: make(chan struct{}), asking: true}
+		have = &dnsName{ready: make(chan struct{}), asking: true}
 		if q.byName == nil {
-			q.byName = make(map[string]*guess)
+			q.byName = make(map[string]*dnsName)
 		}
 		q.byName[name] = have
 		g.goRun(func(ctx context.Context) { g.resolve(ctx, name, have) })
@@ -81,55 +81,55 @@ func (g *Registry) Guess(address []byte) (*Set, error) {
 	}
 }
 
-// Guessed is the number of functions that have been found.
-func (g *Registry) Guessed() int {
-	g.guess.mu.Lock()
-	defer g.guess.mu.Unlock()
-	return g.guess.found
+// FoundByDNS is the number of functions that have been found.
+func (g *Registry) FoundByDNS() int {
+	g.dns.mu.Lock()
+	defer g.dns.mu.Unlock()
+	return g.dns.found
 }
 
 // resolve asks for a name that nothing is known of.
-func (g *Registry) resolve(ctx context.Context, name string, into *guess) {
+func (g *Registry) resolve(ctx context.Context, name string, into *dnsName) {
 	hosts, _ := g.lookUp(ctx, name)
-	q := &g.guess
+	q := &g.dns
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	defer close(into.ready)
 	into.asking = false
 	if len(hosts) == 0 {
-		into.until = time.Now().Add(noGuessFor)
+		into.until = time.Now().Add(unknownFor)
 		return
 	}
 	q.found++
 	into.set = g.newSet(feed.Function{Name: name, Namespace: g.cfg.DefaultNamespace, Desired: uint64(len(hosts))})
-	into.set.guessed = true
+	into.set.fromDNS = true
 	into.found(hosts)
 }
 
 // refresh asks again for a function in use. Its set stays, and with it the requests that wait for it.
-func (g *Registry) refresh(ctx context.Context, name string, have *guess) {
+func (g *Registry) refresh(ctx context.Context, name string, have *dnsName) {
 	hosts, err := g.lookUp(ctx, name)
-	g.guess.mu.Lock()
-	defer g.guess.mu.Unlock()
+	g.dns.mu.Lock()
+	defer g.dns.mu.Unlock()
 	have.asking = false
 	var unknown *net.DNSError
 	switch now := time.Now(); {
 	case len(hosts) > 0:
 		have.found(hosts)
-	case err == nil, errors.As(err, &unknown) && unknown.IsNotFound, now.Sub(have.seen) > keepGuess:
+	case err == nil, errors.As(err, &unknown) && unknown.IsNotFound, now.Sub(have.seen) > keepFound:
 		g.drop(name, have)
 	default:
-		have.used, have.until = true, now.Add(noGuessFor)
+		have.used, have.until = true, now.Add(unknownFor)
 	}
 }
 
-// found notes an answer. It requires guesses.mu.
-func (have *guess) found(hosts []string) {
+// found notes an answer. It requires dnsFallback.mu.
+func (have *dnsName) found(hosts []string) {
 	have.set.mu.Lock()
 	have.set.pin(hosts)
 	have.set.mu.Unlock()
 	have.used, have.seen = false, time.Now()
-	have.until = have.seen.Add(guessFor)
+	have.until = have.seen.Add(foundFor)
 }
 
 // lookUp finds where a function's tasks are.
@@ -147,12 +147,12 @@ func (g *Registry) lookUp(ctx context.Context, name string) ([]string, error) {
 	return hosts, nil
 }
 
-// sweepGuesses asks again for functions in use, as long as the provider is gone, and forgets what has not been asked for.
-func (g *Registry) sweepGuesses(now time.Time) {
+// sweepDNS asks again for functions in use, as long as the provider is gone, and forgets what has not been asked for.
+func (g *Registry) sweepDNS(now time.Time) {
 	gone := g.cfg.ProviderGone()
-	g.guess.mu.Lock()
-	defer g.guess.mu.Unlock()
-	for name, have := range g.guess.byName {
+	g.dns.mu.Lock()
+	defer g.dns.mu.Unlock()
+	for name, have := range g.dns.byName {
 		switch {
 		case have.asking || !now.After(have.until):
 		case have.set != nil && gone && (have.used || have.set.Queued() > 0):
@@ -164,23 +164,23 @@ func (g *Registry) sweepGuesses(now time.Time) {
 	}
 }
 
-// closeGuesses forgets them all. No look-up may be under way.
-func (g *Registry) closeGuesses() {
-	g.guess.mu.Lock()
-	defer g.guess.mu.Unlock()
-	for name, have := range g.guess.byName {
+// closeDNS forgets them all. No look-up may be under way.
+func (g *Registry) closeDNS() {
+	g.dns.mu.Lock()
+	defer g.dns.mu.Unlock()
+	for name, have := range g.dns.byName {
 		g.drop(name, have)
 	}
 }
 
-// drop forgets a guess. It requires guess.mu. A table may have brought the function meanwhile: what is kept per function
-// goes by its label, so it is then no longer the guess's to be cleared away. No other place holds both locks.
-func (g *Registry) drop(name string, have *guess) {
-	delete(g.guess.byName, name)
+// drop forgets a name. It requires dnsFallback.mu. A table may have brought the function meanwhile: what is kept per function
+// goes by its label, so it is then no longer this one's to be cleared away. No other place holds both locks.
+func (g *Registry) drop(name string, have *dnsName) {
+	delete(g.dns.byName, name)
 	if have.set == nil {
 		return
 	}
-	g.guess.found--
+	g.dns.found--
 	have.set.remove()
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -190,7 +190,7 @@ func (g *Registry) drop(name string, have *guess) {
 }
 
 // sets is every function found, in no order.
-func (q *guesses) sets() (all []*Set) {
+func (q *dnsFallback) sets() (all []*Set) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, have := range q.byName {

@@ -58,38 +58,38 @@ func alone(n *names) Config {
 	return Config{ProviderGone: func() bool { return true }, Resolve: n.resolve}
 }
 
-func guessed(t *testing.T, g *Registry, name string) *Set {
+func foundByDNS(t *testing.T, g *Registry, name string) *Set {
 	t.Helper()
-	s, err := g.Guess([]byte(name))
+	s, err := g.LookupDNS([]byte(name))
 	if err != nil {
 		t.Errorf("%s: %v", name, err)
 	}
 	return s
 }
 
-func TestGuessOnlyWhileProviderIsGone(t *testing.T) {
+func TestDNSOnlyWhileProviderIsGone(t *testing.T) {
 	var gone atomic.Bool
 	dns := &names{}
 	dns.set("hello", "10.0.0.2", "10.0.0.1")
 	bubble(t, Config{ProviderGone: gone.Load, Resolve: dns.resolve}, func(t *testing.T, g *Registry) {
-		if guessed(t, g, "hello") != nil || dns.lookups.Load() != 0 {
-			t.Fatal("guessed although the provider is there")
+		if foundByDNS(t, g, "hello") != nil || dns.lookups.Load() != 0 {
+			t.Fatal("looked up although the provider is there")
 		}
 		gone.Store(true)
-		s := guessed(t, g, "hello.fn")
-		if s == nil || s.Ready() != 2 || guessed(t, g, "hello") != s || dns.lookups.Load() != 1 {
-			t.Fatalf("guess is %+v after %d look-ups", s, dns.lookups.Load())
+		s := foundByDNS(t, g, "hello.fn")
+		if s == nil || s.Ready() != 2 || foundByDNS(t, g, "hello") != s || dns.lookups.Load() != 1 {
+			t.Fatalf("the name is %+v after %d look-ups", s, dns.lookups.Load())
 		}
 		for _, name := range []string{"waggle_postgres", "tasks.hello", "-x", "", "Hello", "a/b"} {
-			if guessed(t, g, name) != nil || dns.lookups.Load() != 1 {
+			if foundByDNS(t, g, name) != nil || dns.lookups.Load() != 1 {
 				t.Errorf("%q was looked up", name)
 			}
 		}
 		gone.Store(false)
 		time.Sleep(10 * time.Second)
 		gone.Store(true)
-		if again := guessed(t, g, "hello"); again == nil || again == s {
-			t.Error("guesses outlast the provider's return")
+		if again := foundByDNS(t, g, "hello"); again == nil || again == s {
+			t.Error("dnsFallback outlast the provider's return")
 		}
 	})
 }
@@ -99,25 +99,25 @@ func TestStrangersTakeNoPlaceFromFunctions(t *testing.T) {
 	dns.set("hello", "10.0.0.1")
 	dns.set("late", "10.0.0.2")
 	bubble(t, alone(dns), func(t *testing.T, g *Registry) {
-		s := guessed(t, g, "hello")
+		s := foundByDNS(t, g, "hello")
 		for second := range 20 {
 			for i := range maxUnknown {
-				_, _ = g.Guess(fmt.Append(nil, "nobody", second, "-", i))
+				_, _ = g.LookupDNS(fmt.Append(nil, "nobody", second, "-", i))
 			}
-			if guessed(t, g, "hello") != s {
+			if foundByDNS(t, g, "hello") != s {
 				t.Fatalf("a function in use was lost in second %d", second)
 			}
 			time.Sleep(time.Second)
 		}
-		// At most maxUnknown names at a time, each for noGuessFor and up to a sweep more.
+		// At most maxUnknown names at a time, each for unknownFor and up to a sweep more.
 		if n := dns.lookups.Load(); n > 11*maxUnknown {
 			t.Errorf("%d look-ups for names of a stranger in 20 s", n)
 		}
 		time.Sleep(sweepHalf)
 		for i := range 2 * maxUnknown {
-			_, _ = g.Guess(fmt.Append(nil, "nobody", i))
+			_, _ = g.LookupDNS(fmt.Append(nil, "nobody", i))
 		}
-		if late, err := g.Guess([]byte("late")); late != nil || !errors.Is(err, ErrTooManyGuesses) {
+		if late, err := g.LookupDNS([]byte("late")); late != nil || !errors.Is(err, ErrTooManyLookups) {
 			t.Errorf("without room: %v, %v", late, err)
 		}
 	})
@@ -126,25 +126,25 @@ func TestStrangersTakeNoPlaceFromFunctions(t *testing.T) {
 func TestFunctionsFoundAreBounded(t *testing.T) {
 	everything := func(context.Context, string) ([]string, error) { return []string{"10.0.0.1"}, nil }
 	bubble(t, Config{ProviderGone: func() bool { return true }, Resolve: everything}, func(t *testing.T, g *Registry) {
-		for i := range maxGuesses {
-			if s := guessed(t, g, fmt.Sprint("f", i)); s == nil {
+		for i := range maxFoundByDNS {
+			if s := foundByDNS(t, g, fmt.Sprint("f", i)); s == nil {
 				t.Fatalf("function %d was not found", i)
 			}
 		}
-		if s, err := g.Guess([]byte("more")); s != nil || !errors.Is(err, ErrTooManyGuesses) {
+		if s, err := g.LookupDNS([]byte("more")); s != nil || !errors.Is(err, ErrTooManyLookups) {
 			t.Errorf("without room: %v, %v", s, err)
 		}
 	})
 }
 
-func TestGuessInUseFollowsDNS(t *testing.T) {
+func TestDNSInUseFollowsDNS(t *testing.T) {
 	dns := &names{}
 	dns.set("hello", "10.0.0.1")
 	bubble(t, alone(dns), func(t *testing.T, g *Registry) {
-		s := guessed(t, g, "hello")
+		s := foundByDNS(t, g, "hello")
 		use := func(seconds int) (last *Set) {
 			for range seconds {
-				last = guessed(t, g, "hello")
+				last = foundByDNS(t, g, "hello")
 				time.Sleep(time.Second)
 			}
 			return last
@@ -176,36 +176,36 @@ func TestGuessInUseFollowsDNS(t *testing.T) {
 	})
 }
 
-func TestGuessThatNobodyUsesEnds(t *testing.T) {
+func TestDNSThatNobodyUsesEnds(t *testing.T) {
 	dns := &names{}
 	dns.set("hello", "10.0.0.1")
 	var removed atomic.Int32
 	cfg := alone(dns)
 	cfg.Removed = func(*Set) { removed.Add(1) }
 	bubble(t, cfg, func(t *testing.T, g *Registry) {
-		guessed(t, g, "hello")
+		foundByDNS(t, g, "hello")
 		time.Sleep(time.Minute)
-		if n := dns.lookups.Load(); n != 1 || removed.Load() != 1 || len(g.guess.sets()) != 0 {
+		if n := dns.lookups.Load(); n != 1 || removed.Load() != 1 || len(g.dns.sets()) != 0 {
 			t.Errorf("%d look-ups, removed %d times", n, removed.Load())
 		}
 	})
 }
 
 // What is kept per function goes by its label, and belongs to the table's set once there is one.
-func TestEndOfAGuessLeavesTheTablesFunctionAlone(t *testing.T) {
+func TestEndOfANameLeavesTheTablesFunctionAlone(t *testing.T) {
 	var removed atomic.Int32
 	dns := &names{}
 	dns.set("f", "10.0.0.1")
 	cfg := alone(dns)
 	cfg.Removed = func(*Set) { removed.Add(1) }
 	bubble(t, cfg, func(t *testing.T, g *Registry) {
-		if s := guessed(t, g, "f"); s == nil || s.Label != "f.fn" {
-			t.Fatalf("guess is %+v", s)
+		if s := foundByDNS(t, g, "f"); s == nil || s.Label != "f.fn" {
+			t.Fatalf("the name is %+v", s)
 		}
 		apply(g, fn(0, "a ready"))
 		time.Sleep(time.Minute)
-		if removed.Load() != 0 || len(g.guess.sets()) != 0 {
-			t.Errorf("removed %d times, %d guesses left", removed.Load(), len(g.guess.sets()))
+		if removed.Load() != 0 || len(g.dns.sets()) != 0 {
+			t.Errorf("removed %d times, %d dnsFallback left", removed.Load(), len(g.dns.sets()))
 		}
 		apply(g)
 		if removed.Load() != 1 {
@@ -221,7 +221,7 @@ func TestRequestsThatWaitForAGuessAreToldToComeAgain(t *testing.T) {
 	dns.set("f", "10.0.0.1")
 	w.set("10.0.0.1:8080", 0)
 	bubble(t, Config{Dial: w.dial, ProviderGone: gone.Load, Resolve: dns.resolve}, func(t *testing.T, g *Registry) {
-		s := guessed(t, g, "f")
+		s := foundByDNS(t, g, "f")
 		s.byID["10.0.0.1:8080"].Refused(syscall.ECONNREFUSED)
 		got := make(chan error, 1)
 		go func() {
