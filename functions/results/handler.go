@@ -92,7 +92,12 @@ func (h *handler) Shutdown(ctx context.Context) error {
 // publish makes a count what everybody sees. One goroutine calls it.
 func (h *handler) publish(c *count, stale bool) {
 	before := h.view.Load()
-	v, err := newView(newReport(h.polls, c, time.Now(), stale), h.links, before)
+	// Postgres's clock, so that all replicas say the same of polls and ages; nearly ours while it does not answer.
+	now := c.asOf
+	if stale && time.Now().After(now) {
+		now = time.Now()
+	}
+	v, err := newView(newReport(h.polls, c, now, stale), h.links, before)
 	if err != nil {
 		h.logger.Error("preparing the results failed", "error", err)
 		return
