@@ -87,6 +87,12 @@ func TestOnePoll(t *testing.T) {
 		!strings.Contains(page, `href="?poll=past&amp;view=sheet"`) {
 		t.Errorf("the page of one poll:\n%s", page)
 	}
+	h.polls[2].Lang = "es"
+	for target, want := range map[string]string{"/?poll=past": "Resultados", "/?poll=past&lang=de": "Ergebnisse", "/?poll=pets": "Results", "/": "Results"} {
+		if page := get(h, target, "text/html").Body.String(); !strings.Contains(page, "<h1>"+want+"</h1>") {
+			t.Errorf("%s, of which poll past is in Spanish, is not %s", target, want)
+		}
+	}
 	if w := get(h, "/?poll=nope", "text/html"); w.Code != 404 || !strings.Contains(w.Body.String(), "there are: pets, secret, past") || !strings.Contains(w.Body.String(), "<!doctype html>") {
 		t.Errorf("an unknown poll = %d %s", w.Code, w.Body)
 	}

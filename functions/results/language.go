@@ -140,16 +140,28 @@ func (l *language) Share(votes, total int64) string {
 	return l.Text("percent", l.printer.Sprint(number.Decimal(percent, number.Scale(1))))
 }
 
-// Date is a moment in full, to the minute.
-func (l *language) Date(t time.Time) string { return l.dated(t, "15:04") }
+// Date is a moment in full, to the minute: in a zone such as Europe/Berlin, if there is one, and in UTC, which is right
+// everywhere.
+func (l *language) Date(t time.Time, zone string) string {
+	utc := l.dated(t.UTC(), "15:04", "UTC")
+	location, err := time.LoadLocation(zone)
+	if zone == "" || err != nil {
+		return utc
+	}
+	local := t.In(location)
+	name, _ := local.Zone()
+	if strings.ContainsAny(name, "+-") {
+		name = "UTC" + name
+	}
+	return l.dated(local, "15:04", name) + " (" + utc + ")"
+}
 
 // Moment is a moment in full, to the second.
-func (l *language) Moment(t time.Time) string { return l.dated(t, "15:04:05") }
+func (l *language) Moment(t time.Time) string { return l.dated(t.UTC(), "15:04:05", "UTC") }
 
-func (l *language) dated(t time.Time, clock string) string {
-	t = t.UTC()
+func (l *language) dated(t time.Time, clock, zone string) string {
 	return strings.NewReplacer("{day}", strconv.Itoa(t.Day()), "{month}", strings.Fields(l.raw("months"))[t.Month()-1],
-		"{year}", strconv.Itoa(t.Year()), "{time}", t.Format(clock)).Replace(l.raw("date"))
+		"{year}", strconv.Itoa(t.Year()), "{time}", t.Format(clock), "{zone}", zone).Replace(l.raw("date"))
 }
 
 // seen is a moment in the past as its age and its date: "26 h ago, Sat 23:33 UTC".
@@ -160,7 +172,7 @@ func (l *language) seen(t, now time.Time) string {
 // shortDate is a moment of this week by its weekday, an older one in full.
 func (l *language) shortDate(t, now time.Time) string {
 	if now.Sub(t) >= 6*24*time.Hour {
-		return l.Date(t)
+		return l.Date(t, "")
 	}
 	return strings.NewReplacer("{weekday}", strings.Fields(l.raw("weekdays"))[t.UTC().Weekday()],
 		"{time}", t.UTC().Format("15:04")).Replace(l.raw("short_date"))
@@ -178,8 +190,8 @@ func (l *language) age(d time.Duration) string {
 	return l.Plural("age_d", int64(d.Hours()/24))
 }
 
-// reason is a reason as half a sentence.
-func (l *language) reason(r reason, now time.Time) string {
+// reason is a reason as half a sentence; zone is that of the poll, if it is of one.
+func (l *language) reason(r reason, now time.Time, zone string) string {
 	text := l.raw("reason_" + r.Code)
 	if _, plain := languages[0].texts["reason_"+r.Code]; !plain {
 		text = l.pluralRaw("reason_"+r.Code, r.N)
@@ -191,7 +203,7 @@ func (l *language) reason(r reason, now time.Time) string {
 		case r.Until != nil:
 			return l.Moment(*t)
 		case t.After(now):
-			return l.Date(*t)
+			return l.Date(*t, zone)
 		}
 		return l.Text("since", l.shortDate(*t, now), l.age(now.Sub(*t)))
 	}

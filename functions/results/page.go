@@ -181,9 +181,13 @@ func (s scene) Name(o optionReport) string {
 
 // Why are the reasons for which a poll is not final or the ledger not whole, as sentences.
 func (s scene) Why(reasons []reason) []string {
+	zone := ""
+	if s.Poll != nil {
+		zone = s.Poll.Zone
+	}
 	var all []string
 	for _, r := range reasons {
-		all = append(all, s.L.reason(r, s.R.now))
+		all = append(all, s.L.reason(r, s.R.now, zone))
 	}
 	return all
 }

@@ -2,6 +2,7 @@ package results
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -26,7 +27,11 @@ func (h *handler) question(r *http.Request) (question, *problem) {
 	q := question{form: variant{format: accepted(r.Header.Values("Accept"))}}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	q.form.asked = first(query["lang"], func(code string) bool { return languageOf(code, "").Code == code })
-	q.form.lang = languageOf(q.form.asked, strings.Join(r.Header.Values("Accept-Language"), ","))
+	known := func(slug string) bool {
+		return slices.ContainsFunc(h.polls, func(p poll) bool { return p.Slug == slug })
+	}
+	q.form.poll = first(query["poll"], known)
+	q.form.lang = languageOf(cmp.Or(q.form.asked, h.languageOfPoll(q.form.poll)), strings.Join(r.Header.Values("Accept-Language"), ","))
 	if err != nil {
 		return q, &problem{http.StatusBadRequest, "bad_query", fmt.Sprintf("The query of the address is malformed: %v.", err)}
 	}
@@ -42,16 +47,23 @@ func (h *handler) question(r *http.Request) (question, *problem) {
 		text := first(receipts, nonempty)
 		q.receipt = &text
 	}
-	known := func(slug string) bool {
-		return slices.ContainsFunc(h.polls, func(p poll) bool { return p.Slug == slug })
-	}
-	if q.form.poll = first(query["poll"], known); q.form.poll == "" {
+	if q.form.poll == "" {
 		if given := first(query["poll"], nonempty); given != "" {
 			return q, &problem{http.StatusNotFound, "unknown_poll",
 				fmt.Sprintf("There is no poll %s; there are: %s.", quoted(given), h.slugs())}
 		}
 	}
 	return q, nil
+}
+
+// languageOfPoll is the language that the organiser chose for the poll with a slug, or for the only poll; else "".
+func (h *handler) languageOfPoll(slug string) string {
+	for i := range h.polls {
+		if p := &h.polls[i]; p.Slug == slug || len(h.polls) == 1 {
+			return p.Lang
+		}
+	}
+	return ""
 }
 
 // maxListed bounds the polls that an error lists.

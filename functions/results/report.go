@@ -26,6 +26,7 @@ type pollReport struct {
 	State    string         `json:"state"`
 	Opens    time.Time      `json:"opens"`
 	Closes   time.Time      `json:"closes"`
+	Zone     string         `json:"zone,omitempty"`
 	Hidden   bool           `json:"hidden"`
 	Options  []optionReport `json:"options"`
 	Total    *int64         `json:"total"`
@@ -79,7 +80,7 @@ func (r report) only(slug string) report {
 
 func newPollReport(p *poll, c *count, l *ledger, now time.Time, turnoutCut bool) pollReport {
 	out := pollReport{
-		ID: p.ID, Slug: p.Slug, Question: p.Question, Mode: p.Mode, State: p.state(now), Opens: p.Opens, Closes: p.Closes,
+		ID: p.ID, Slug: p.Slug, Question: p.Question, Mode: p.Mode, State: p.state(now), Opens: p.Opens, Closes: p.Closes, Zone: p.Zone,
 		Entries: []nodeEntries{}, Turnout: []minuteVoters{},
 	}
 	out.Reasons = notFinal(p, l, now)

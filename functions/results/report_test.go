@@ -141,9 +141,12 @@ func TestLanguages(t *testing.T) {
 	} {
 		l := languageOf(code, "")
 		seen := now.Add(-26 * time.Hour)
-		if got := l.Plural("votes", 1_234_567) + "|" + l.seen(seen, now) + "|" + l.Date(seen); got != want {
+		if got := l.Plural("votes", 1_234_567) + "|" + l.seen(seen, now) + "|" + l.Date(seen, ""); got != want {
 			t.Errorf("%s: %q, want %q", code, got, want)
 		}
+	}
+	if got := languageOf("en", "").Date(now, "Europe/Berlin"); got != "30 November 2026, 02:33 CET (30 November 2026, 01:33 UTC)" {
+		t.Errorf("in a zone: %s", got)
 	}
 	for n, want := range map[int64]string{0: "لا أصوات", 1: "صوت واحد", 2: "صوتان", 3: "3 أصوات", 11: "11 صوتًا", 100: "100 صوت"} {
 		if got := languageOf("ar", "").Plural("votes", n); got != want {
