@@ -76,6 +76,13 @@ func (b *browser) tab(t *testing.T, target string, width int64, before ...chrome
 	ctx, cancel = context.WithTimeout(ctx, browserTime)
 	t.Cleanup(cancel)
 	run(t, ctx, before...)
+	b.visit(t, ctx, target)
+	return ctx
+}
+
+// visit opens an address in a tab.
+func (b *browser) visit(t *testing.T, ctx context.Context, target string) {
+	t.Helper()
 	for {
 		err := chromedp.Do(ctx, chromedp.Navigate(b.url+target))
 		// Chromium cuts its connections when any network of the machine comes or goes, as those of containers do.
@@ -85,7 +92,7 @@ func (b *browser) tab(t *testing.T, target string, width int64, before ...chrome
 		if err != nil {
 			t.Fatal(err)
 		}
-		return ctx
+		return
 	}
 }
 
@@ -313,8 +320,10 @@ func (b *browser) testNamesAndRoles(t *testing.T) {
 }
 
 func (b *browser) testScreenshots(t *testing.T) {
+	ctx := b.tab(t, "/", 360)
 	take := func(name, target string, width int64, scheme string) {
-		ctx := b.tab(t, target, width, media("", "prefers-color-scheme", scheme))
+		run(t, ctx, chromedp.EmulateViewport(width, 800), media("", "prefers-color-scheme", scheme))
+		b.visit(t, ctx, target)
 		keep(t, fmt.Sprintf("%s-%d-%s.png", name, width, scheme), value(t, ctx, chromedp.FullScreenshot(100)))
 	}
 	for _, scheme := range []string{"light", "dark"} {
