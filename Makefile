@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status polls codes preview release summary verify cluster cluster-down test unit e2e fuzz lint voters bench
+.PHONY: help up down purge status polls codes preview release summary verify cluster cluster-down test unit e2e liveness fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ cluster-down: ## remove it without a trace
 	@$(DEPLOY) cluster-down
 
 test: export FUZZTIME ?= 10s
-test: unit e2e fuzz ## run every test this machine can run
+test: unit e2e liveness fuzz ## run every test this machine can run
 
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
 	go vet ./... && go vet -tags e2e ./...
@@ -55,6 +55,9 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
 	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/machines ./deploy/lab/e2e
+
+liveness: ## slow parts are left alone, hung ones replaced, on a whole system under votes (10 minutes)
+	go test -tags e2e -count=1 -v -timeout 30m ./deploy/lab/liveness
 
 fuzz: ## run each fuzz target for FUZZTIME=30s, two per processor at a time
 	.ci/fuzz
