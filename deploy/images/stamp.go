@@ -114,6 +114,9 @@ func sourceURL(remote string) string {
 
 var copied = regexp.MustCompile(`(?m)^COPY ([^-\n].*) \S+$`)
 
+// Sources are the files and folders of the repository at root that an image is made of.
+func Sources(root, image string) ([]string, error) { return recipes[image].sources(root) }
+
 // sources are the files and folders of the repository that an image is made of: a context of its own, or what its
 // Dockerfile copies out of the whole.
 func (r recipe) sources(root string) ([]string, error) {

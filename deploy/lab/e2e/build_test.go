@@ -7,15 +7,23 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"waggle/deploy/images"
+	"waggle/deploy/lab/testbed"
+	"waggle/deploy/release"
+	"waggle/deploy/up"
 )
 
 // testBuild asks each part of which sources it was made.
 func (s *system) testBuild(t *testing.T) {
-	want, err := images.ReadStamp(t.Context(), s.Root, "", "provider/Dockerfile", "go.mod", "go.sum", "provider")
+	sources, err := images.Sources(s.Root, images.Provider)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := images.ReadStamp(t.Context(), s.Root, testbed.Version, sources...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,5 +78,34 @@ func (s *system) testBuild(t *testing.T) {
 		if strings.HasSuffix(image, ":latest") {
 			t.Errorf("%s runs %s, which is not named by its content", service, image)
 		}
+	}
+}
+
+// testRelease makes a release of the sources that run and brings the system up from it: as an operator would who has
+// nothing else. The images are those that run, so nothing may change.
+func (s *system) testRelease(t *testing.T) {
+	archive, err := release.Make(t.Context(), release.Config{Engine: s.Target.Builder, Root: s.Root, Out: t.TempDir(), Version: testbed.Version, Progress: func(line string) { t.Log(line) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	unpack := exec.CommandContext(t.Context(), "bash", "-c", `tar --strip-components=1 -xf "$0" && sha256sum --check --quiet SHA256SUMS && ls`, archive)
+	unpack.Dir = dir
+	if out, err := unpack.CombinedOutput(); err != nil || !strings.Contains(string(out), "sbom.spdx.json") {
+		t.Fatalf("unpacking: %v: %s", err, out)
+	}
+	var printed strings.Builder
+	config := s.Config
+	config.Root, config.Version, config.Out = dir, "", &printed
+	unpacked, err := up.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unpacked.Up(t.Context()); err != nil || !strings.Contains(printed.String(), "nothing changed") || strings.Contains(printed.String(), "building") {
+		t.Errorf("%v, it said:\n%s", err, &printed)
+	}
+	help := exec.CommandContext(t.Context(), filepath.Join(dir, "waggle"), "none")
+	if out, err := help.CombinedOutput(); err == nil || !strings.Contains(string(out), "legal are") {
+		t.Errorf("the program in it says %s, %v", out, err)
 	}
 }

@@ -39,6 +39,10 @@ func TestOneNode(t *testing.T) {
 		}
 	})
 
+	t.Run("each part says of which sources it was made", s.testBuild)
+
+	t.Run("a release brings the same up and builds nothing", s.testRelease)
+
 	t.Run("two operators at once: the second is told of the first", func(t *testing.T) {
 		manager := s.Target.Manager
 		if _, err := manager.RunInput(t.Context(), strings.NewReader("held"), "config", "create", "--label", "com.waggle.holder=other@elsewhere",

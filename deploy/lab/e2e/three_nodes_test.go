@@ -64,8 +64,6 @@ func TestThreeNodes(t *testing.T) {
 
 	t.Run("a function holds no privilege", s.testPrivileges)
 
-	t.Run("each part says of which sources it was made", s.testBuild)
-
 	t.Run("calls go on", func(t *testing.T) {
 		p := s.newProject(t)
 		t.Run("while everything changes", p.testInvocations)

@@ -25,6 +25,9 @@ import (
 	"waggle/deploy/up"
 )
 
+// Version is what the system under test is called.
+const Version = "0.0.0-testbed"
+
 // System is one Waggle on a cluster of node containers of its own.
 type System struct {
 	*up.System
@@ -60,7 +63,7 @@ func Start(t *testing.T, nodes int) *System {
 	target := up.OnCluster(made)
 	s := &System{Cluster: made, Gateway: target.Gateways[0], root: root, log: &bytes.Buffer{}}
 	s.config = up.Config{
-		Target: target, Root: root, StateDir: t.TempDir(), Port: up.DefaultPort, Workers: 1,
+		Target: target, Root: root, StateDir: t.TempDir(), Version: Version, Port: up.DefaultPort, Workers: 1,
 		RedisMaxMemory: "256mb", QueueMaxMemory: "128mb", Out: io.MultiWriter(s.log, testWriter{t}),
 	}
 	s.MakeUp(t)
