@@ -22,9 +22,8 @@ import (
 func TestAutoscaleFigures(t *testing.T) {
 	s := start(t, 3)
 	p := s.newProject(t)
-	t.Run("wakes", func(t *testing.T) { p.sleepAndWake(t, 20) })
 	t.Run("rps", func(t *testing.T) { p.fiveSteps(t, byRate()) })
-	t.Run("capacity", func(t *testing.T) { p.fiveSteps(t, byCapacity()) })
+	t.Run("wakes", func(t *testing.T) { p.sleepAndWake(t, 20) })
 	t.Run("updated meanwhile", func(t *testing.T) {
 		p.stepUpAndDown(t, byRate(), func(d types.FunctionDeployment) {
 			d.EnvVars["round"] = "1"
@@ -39,6 +38,7 @@ func TestAutoscaleFigures(t *testing.T) {
 		p.stepUpAndDown(t, byRate(), func(types.FunctionDeployment) { p.killed(t, 0, "waggle_provider") })
 	})
 	t.Run("a queue of 5,000 calls", p.testQueueDrained)
+	t.Run("capacity", func(t *testing.T) { p.fiveSteps(t, byCapacity()) })
 	t.Run("a node is lost meanwhile", p.testNodeLost)
 }
 
