@@ -6,12 +6,17 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"waggle/provider/feed"
+	"waggle/provider/swarm"
 )
 
 // maxAlerts bounds one message of Alertmanager, which groups them by function.
 const maxAlerts = 1000
+
+// knownWithin is how long the autoscaler may take to know a function that exists.
+const knownWithin = 5 * time.Second
 
 // alertMessage is what Alertmanager's webhook sends, as far as it matters here.
 type alertMessage struct {
@@ -59,9 +64,23 @@ func (a *API) follow(ctx context.Context, status, function string) error {
 	if dot := strings.LastIndexByte(function, '.'); dot >= 0 {
 		name, namespace = function[:dot], function[dot+1:]
 	}
-	err := a.cfg.Autoscaler.Alert(ctx, namespace, name, status == "firing")
-	if errors.Is(err, feed.ErrUnknownFunction) {
-		return nil
+	ctx, cancel := context.WithTimeout(ctx, knownWithin)
+	defer cancel()
+	for {
+		err := a.cfg.Autoscaler.Alert(ctx, namespace, name, status == "firing")
+		if !errors.Is(err, feed.ErrUnknownFunction) {
+			return err
+		}
+		// One that was deployed a moment ago, or this provider itself, may be too young to be known.
+		if _, err := a.cluster.Status(ctx, namespace, name, false); errors.Is(err, swarm.ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
-	return err
 }

@@ -349,6 +349,20 @@ func TestAlert(t *testing.T) {
 			}
 		})
 	}
+	// An alert waits for the autoscaler to know a function that was deployed a moment ago.
+	young := setup(t)
+	young.do("POST", "/system/functions", fn)
+	answered := make(chan int)
+	go func() {
+		answered <- young.do("POST", "/system/alert", `{"status":"firing","alerts":[{"labels":{"function_name":"fn"}}]}`).Code
+	}()
+	young.published(t)
+	if code := <-answered; code != http.StatusOK {
+		t.Errorf("an alert about a young function: %d", code)
+	}
+	if status, err := young.cluster.Status(t.Context(), "", "fn", false); err != nil || status.Replicas != 3 {
+		t.Errorf("%d replicas, %v", status.Replicas, err)
+	}
 	b := setup(t)
 	for body, status := range map[string]int{"": 400, "x": 400, `{"alerts":[{"status":"firing","labels":{"alertname":"disk full"}}]}`: 200, `{}`: 200} {
 		if got := b.do("POST", "/system/alert", body); got.Code != status {

@@ -114,6 +114,9 @@ type newest[T any] struct {
 }
 
 func (h *newest[T]) add(x T, most int) {
+	if h.ring == nil {
+		h.ring = make([]T, 0, most) // at once: a round of all functions allocates nothing
+	}
 	if len(h.ring) < most {
 		h.ring = append(h.ring, x)
 		return
