@@ -223,6 +223,24 @@ func TestAProviderThatRestartsRemovesNothingAndGoesOn(t *testing.T) {
 	})
 }
 
+func TestAReportThatAGoodbyeOvertookFreezesNothing(t *testing.T) {
+	t.Parallel()
+	scaling(t, func(s *scaledSwarm) {
+		s.deploy("web", nil, nil)
+		s.seconds(10, 450, "web")
+		late := feed.Report{Gateway: "gone", Epoch: "1", Functions: []feed.Load{{Name: "web", Namespace: "openfaas-fn", Life: 1, Inflight: 50}}}
+		goodbye := late
+		goodbye.Leaving = true
+		s.post("/feed/load", goodbye)
+		s.post("/feed/load", late)
+		s.seconds(60, 20, "web")
+		if n := s.replicas("web"); n != 1 {
+			v, _ := s.providers[0].scaler.View("", "web")
+			t.Errorf("%d replicas: %s", n, v.Decision.Reason)
+		}
+	})
+}
+
 func TestTwoProvidersDoNotFight(t *testing.T) {
 	t.Parallel()
 	scaling(t, func(s *scaledSwarm) {

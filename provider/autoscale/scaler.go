@@ -227,6 +227,7 @@ func (s *Scaler) Reported(g feed.GatewayLoad, urgent bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now, name, at := s.now(), g.Gateway+"/"+g.Epoch, s.on(g.Arrived)
+	s.known[name] = s.rounds // a report that was overtaken by its gateway's goodbye is forgotten with the next round
 	for _, l := range g.Functions {
 		f := s.functions[key{l.Namespace, l.Name}]
 		if f == nil {

@@ -102,3 +102,32 @@ func TestGatewaySaysGoodbye(t *testing.T) {
 		t.Errorf("after its end there is %v", names(got))
 	}
 }
+
+// TestAReportOutOfTurnSaysNothingOfWhatItLeavesOut: whole reports call what they leave out idle, and tell that their gateway
+// lives.
+func TestAReportOutOfTurnSaysNothingOfWhatItLeavesOut(t *testing.T) {
+	t.Parallel()
+	var book loadBook
+	book.init()
+	start := time.Unix(1000, 0)
+	report := func(second float64, partial bool, loads ...Load) {
+		book.add(Report{Gateway: "a", Epoch: "1", Partial: partial, Functions: loads}, start.Add(time.Duration(second*float64(time.Second))))
+	}
+	report(0, false, Load{Name: "f", Completed: 1, Inflight: 3}, Load{Name: "g", Completed: 5, Inflight: 4})
+	report(0.5, true, Load{Name: "f", Completed: 9, Inflight: 30, Queued: 2})
+	report(0.6, true, Load{Name: "f", Completed: 8}) // overtaken
+	got := book.all(start.Add(3100 * time.Millisecond))
+	if got.Silent != 1 || got.Gateways[0].Arrived != start {
+		t.Errorf("it counts as a whole report: %+v", got)
+	}
+	if f, g := got.Gateways[0].Functions[0], got.Gateways[0].Functions[1]; f.Inflight != 30 || f.Queued != 2 || g.Inflight != 4 {
+		t.Errorf("f is %+v, g %+v", f, g)
+	}
+	if n := book.invocations(key{name: "f"}); n != 9 {
+		t.Errorf("f was called %d times, want 9", n)
+	}
+	report(4, false, Load{Name: "f", Completed: 10})
+	if n := book.invocations(key{name: "f"}); n != 10 {
+		t.Errorf("f was called %d times, want 10", n)
+	}
+}
