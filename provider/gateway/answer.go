@@ -64,7 +64,14 @@ func (rq *request) refuseHead(status int, reason string) {
 	rq.c.lingers = true
 }
 
-const internalHeaders = "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nX-OpenFaaS-Internal: gateway\r\n"
+const (
+	ownHeaders      = "X-Content-Type-Options: nosniff\r\nX-OpenFaaS-Internal: gateway\r\n"
+	internalHeaders = "Content-Type: text/plain; charset=utf-8\r\n" + ownHeaders
+	pageHeaders     = "Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\nContent-Security-Policy: default-src 'none'\r\n" + ownHeaders
+
+	// retryAfter is in seconds: what refuses for want of a place or a replica may have one soon.
+	retryAfter = "1"
+)
 
 // refuse answers with an error of the gateway's own.
 func (rq *request) refuse(status int, reason string) (keep bool) {
@@ -72,17 +79,24 @@ func (rq *request) refuse(status int, reason string) (keep bool) {
 	if rq.status = status; status == 499 {
 		return false
 	}
-	extra := internalHeaders
+	var again string
+	extra, body := "", []byte(reason+"\n")
 	switch status {
 	case 401:
 		extra += "WWW-Authenticate: Basic realm=\"Restricted\"\r\n"
 	case 429, 503:
-		extra += "Retry-After: 1\r\n"
+		again = retryAfter
+		extra += "Retry-After: " + retryAfter + "\r\n"
+	}
+	if rq.isBrowser() {
+		extra, body = pageHeaders+extra, refusalAsPage(status, reason, again)
+	} else {
+		extra = internalHeaders + extra
 	}
 	if rq.set == nil {
 		rq.g.metrics.refused.WithLabelValues(strconv.Itoa(status)).Inc()
 	}
-	return rq.respond(status, []byte(reason+"\n"), extra)
+	return rq.respond(status, body, extra)
 }
 
 // orStopping puts the true reason in the place of one that is only how the end of a wait looks, when the gateway stops.

@@ -84,6 +84,8 @@ type Config struct {
 	RateBurst int     `envconfig:"rate_burst" default:"0" legal:"0 to 1000000"`
 	// TrustedProxies are addresses and networks whose X-Forwarded-For says for whom a request counts, comma separated.
 	TrustedProxies []string `envconfig:"trusted_proxies"`
+	// Home is where `GET /` leads: a path such as /function/vote, or a URL; empty: to a page that says what this is.
+	Home string `envconfig:"home"`
 	// AccessLog is the most requests per second that are logged; 0 logs none. What is left out is counted in the next line.
 	AccessLog int `envconfig:"access_log" default:"0" legal:"0 to 1000000"`
 
@@ -170,6 +172,9 @@ func (c Config) Validate() error {
 	}
 	if _, err := c.trustedProxies(); err != nil {
 		errs = append(errs, err)
+	}
+	if u, err := url.Parse(c.Home); err != nil || strings.ContainsAny(c.Home, " \t\r\n") || c.Home != "" && u.Scheme != "http" && u.Scheme != "https" && !strings.HasPrefix(c.Home, "/") {
+		errs = append(errs, settings.Mistake("home", c.Home, "a path that begins with /, or a URL"))
 	}
 	if _, err := c.providerAddress(); err != nil {
 		errs = append(errs, err)

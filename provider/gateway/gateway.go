@@ -16,7 +16,7 @@
 //	conn.go, http2.go                   a client's connection reads one head after the other
 //	request.go, body.go, buffers.go     what has come in, and the memory it may take
 //	routes.go, client.go                which path is answered by whom, with what credentials, at what rate
-//	  home.go, answer.go                the gateway's own answers
+//	  home.go, answer.go, page.go       the gateway's own answers
 //	  async.go, intake.go, cancel.go    calls that are stored for later
 //	  invoke.go, unknown.go, cors.go    which function is meant
 //	attempt.go, forward.go, judge.go    an attempt at a replica, and what follows if it fails

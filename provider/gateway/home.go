@@ -29,6 +29,9 @@ func (rq *request) home(_ []byte) (keep bool) {
 	if !rq.isGet() {
 		return rq.refuse(405, "legal methods: GET, HEAD")
 	}
+	if to := rq.g.cfg.Home; to != "" {
+		return rq.respond(302, nil, "Location: "+to+"\r\n")
+	}
 	var data struct {
 		Pages                []string
 		Function, Async, API string

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"waggle/provider/feed"
 )
@@ -147,6 +148,42 @@ func TestCallsOfOtherOrigins(t *testing.T) {
 			if got := strings.Join(resp.Header[http.CanonicalHeaderKey(field)], "+"); got != want {
 				t.Errorf("%s: %s is %q, want %q", name, field, got, want)
 			}
+		}
+	}
+}
+
+// People get refusals as pages, which renew themselves where waiting helps; programs get a line.
+func TestRefusalsAsPages(t *testing.T) {
+	t.Parallel()
+	busy := function("busy")
+	busy.Desired = 1
+	e := start(t, func(c *Config) { c.HoldTimeout, c.Home = time.Millisecond, "/function/vote" }, busy)
+	const html = "Accept: application/xml\r\nAccept: text/html,*/*;q=0.8\r\n"
+	for name, tc := range map[string]struct {
+		raw           string
+		status        int
+		page, renewed bool
+		says          string
+	}{
+		"no function":           {"GET /function/nobody?<b> HTTP/1.1\r\nHost: h\r\n" + html, 404, true, false, "no function at this address"},
+		"no function, program":  {"GET /function/nobody HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n", 404, false, false, "no such function\n"},
+		"none ready":            {"GET /function/busy HTTP/1.1\r\nHost: h\r\n" + html, 503, true, true, "tries again by itself"},
+		"none ready, form sent": {"POST /function/busy HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n" + html, 503, false, false, "no replica became ready in time\n"},
+	} {
+		resp, body := e.exchange(t, tc.raw+"\r\n")
+		page := strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
+		renewed := strings.Contains(body, `http-equiv="refresh"`)
+		if resp.StatusCode != tc.status || page != tc.page || renewed != tc.renewed || !strings.Contains(body, tc.says) || resp.Header.Get("X-OpenFaaS-Internal") == "" {
+			t.Errorf("%s: got %s, page %t, renewed %t, %q", name, resp.Status, page, renewed, body)
+		}
+	}
+	if resp, _ := e.exchange(t, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"); resp.StatusCode != 302 || resp.Header.Get("Location") != "/function/vote" {
+		t.Errorf("home: %s to %q", resp.Status, resp.Header.Get("Location"))
+	}
+	for home, legal := range map[string]bool{"": true, "/x": true, "https://h/x": true, "x": false, "javascript:x": false, "/a\r\nB: c": false} {
+		cfg := Config{Table: &feed.Table{Epoch: "test"}, Home: home}
+		if _, err := New(cfg); (err == nil) != legal {
+			t.Errorf("home %q: %v", home, err)
 		}
 	}
 }
