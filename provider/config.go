@@ -61,6 +61,8 @@ type providerConfig struct {
 	// AutoscaleRecord is a file that takes all that the autoscaler is told and decides, to be read by autoscale replay; none
 	// is kept by default. It ends at 256 MiB.
 	AutoscaleRecord string `envconfig:"autoscale_record"`
+	// FunctionLabel adds the label faas_function to what the API says of a function, as OpenFaaS on Kubernetes does.
+	FunctionLabel bool `envconfig:"function_label" default:"false"`
 	// RegistryConfig is a Docker config.json with credentials of private registries; one that is missing holds none.
 	RegistryConfig string `envconfig:"registry_config" default:"/run/secrets/registry-config"`
 	// SwarmControlSocket is the engine's other socket, where changes of tasks are told of; set but empty, it is not used.
@@ -148,7 +150,7 @@ func (p providerConfig) validate() error {
 // cluster is what the settings say of the Swarm.
 func (c config) cluster() swarm.Config {
 	return swarm.Config{Namespace: c.FunctionNamespace, Network: c.provider.FunctionsNetwork, User: c.provider.FunctionUser,
-		AllowedNetworks: c.provider.AllowedNetworks, AllowedVolumes: c.provider.AllowedVolumes}
+		AllowedNetworks: c.provider.AllowedNetworks, AllowedVolumes: c.provider.AllowedVolumes, FunctionLabel: c.provider.FunctionLabel}
 }
 
 // effective lists the settings of the process's role.

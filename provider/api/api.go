@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/openfaas/faas-provider/logs"
@@ -21,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"waggle/provider/autoscale"
+	"waggle/provider/feed"
 )
 
 // Functions is where functions live. An empty namespace is the default one. Errors are of the kinds of package swarm.
@@ -92,6 +94,8 @@ type Config struct {
 	Invocations Invocations
 	// Feed serves /feed/; nil means that there is none.
 	Feed http.Handler
+	// Table gives the newest replica table, by which /function/ finds replicas; nil: the API has no /function/.
+	Table func() feed.Table
 	// User and Password are what /system and /feed ask for. Both empty means that they ask for nothing.
 	User, Password string
 	// Closing is done when the process is to end, and ends the streams. Nil: they end with their clients.
@@ -150,6 +154,8 @@ type API struct {
 	cfg     Config
 	cluster Cluster
 	handler http.Handler
+	// functions serves /function/; nil: nobody does.
+	functions http.Handler
 }
 
 // New checks the configuration and builds the routes.
@@ -160,10 +166,20 @@ func New(config Config) (*API, error) {
 	}
 	a := &API{cfg: config, cluster: config.Cluster}
 	a.handler = newMetrics(config.Metrics).observe(a.routes())
+	if config.Table != nil {
+		a.functions = functionProxy(config.Table)
+	}
 	return a, nil
 }
 
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// Not by the router, which would redirect paths that only the function understands.
+	if a.functions != nil && strings.HasPrefix(r.URL.EscapedPath(), "/function/") {
+		a.functions.ServeHTTP(w, r)
+		return
+	}
+	a.handler.ServeHTTP(w, r)
+}
 
 // routes is the whole surface. What is bounded gets Config.Timeout; the streams end with their client.
 func (a *API) routes() *http.ServeMux {

@@ -12,17 +12,20 @@ import (
 // healthTimeout is shorter than what those who ask usually allow.
 const healthTimeout = 4 * time.Second
 
-// info always has every field filled: faas-cli does not survive a missing one.
-func (a *API) info(w http.ResponseWriter, _ *http.Request) error {
+// info always has every field filled: faas-cli does not survive a missing one. Clients take what a gateway answers, with the
+// provider's part in it; OpenFaaS' own gateway asks for the provider's part alone, to wrap it. It is told by what it adds to
+// each request, and Waggle's gateway by the start time that it alone adds.
+func (a *API) info(w http.ResponseWriter, r *http.Request) error {
 	version := &types.VersionInfo{Release: a.cfg.Release, SHA: a.cfg.Commit}
+	provider := types.ProviderInfo{Name: "waggle", Orchestration: "swarm", Version: version}
+	if r.Header.Get("X-Forwarded-For") != "" && r.Header.Get("X-Start-Time") == "" {
+		return reply(w, provider)
+	}
 	return reply(w, struct {
 		Provider types.ProviderInfo `json:"provider"`
 		Version  *types.VersionInfo `json:"version"`
 		Arch     string             `json:"arch"`
-	}{
-		Provider: types.ProviderInfo{Name: "waggle", Orchestration: "swarm", Version: version},
-		Version:  version, Arch: arch(),
-	})
+	}{Provider: provider, Version: version, Arch: arch()})
 }
 
 // telemetry answers as every provider does that gathers none.

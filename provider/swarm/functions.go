@@ -32,7 +32,7 @@ func (c *Cluster) List(ctx context.Context, namespace string) ([]types.FunctionS
 	tasks := byService(running.Items)
 	list, silent := make([]types.FunctionStatus, 0, len(services)), c.cfg.Unreachable()
 	for _, service := range services {
-		list = append(list, functionStatus(service, tasks[service.ID], silent))
+		list = append(list, c.labelled(functionStatus(service, tasks[service.ID], silent)))
 	}
 	slices.SortFunc(list, func(a, b types.FunctionStatus) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil
@@ -49,7 +49,7 @@ func (c *Cluster) Status(ctx context.Context, namespace, name string, usage bool
 		return types.FunctionStatus{}, err
 	}
 	silent := c.cfg.Unreachable()
-	status := functionStatus(service, tasks, silent)
+	status := c.labelled(functionStatus(service, tasks, silent))
 	explain(&status, service, tasks, silent)
 	if usage {
 		status.Usage = c.usage(ctx, tasks)
@@ -155,6 +155,16 @@ func (c *Cluster) Update(ctx context.Context, d types.FunctionDeployment) error 
 	})
 }
 
+// labelled adds the label that Config.FunctionLabel asks for.
+func (c *Cluster) labelled(status types.FunctionStatus) types.FunctionStatus {
+	if c.cfg.FunctionLabel {
+		labels := maps.Clone(*status.Labels)
+		labels[labelFaaS] = status.Name
+		status.Labels = &labels
+	}
+	return status
+}
+
 // prepare checks what can be checked without the Swarm and resolves the image. A client that sends back what it was told
 // of a function sends back what a description adds, too, which is no wish of its user.
 func (c *Cluster) prepare(ctx context.Context, d *types.FunctionDeployment) (image, error) {
@@ -162,6 +172,11 @@ func (c *Cluster) prepare(ctx context.Context, d *types.FunctionDeployment) (ima
 	if annotations := maps.Clone(deref(d.Annotations)); annotations != nil {
 		maps.DeleteFunc(annotations, added)
 		d.Annotations = &annotations
+	}
+	if c.cfg.FunctionLabel && deref(d.Labels)[labelFaaS] == d.Service {
+		labels := maps.Clone(*d.Labels)
+		delete(labels, labelFaaS)
+		d.Labels = &labels
 	}
 	if err := checkName("namespace", d.Namespace); err != nil {
 		return image{}, err

@@ -21,6 +21,9 @@ const annotationState = privatePrefix + "state"
 // AnnotationScaling begins the annotations by which a description tells how the function is scaled.
 const AnnotationScaling = privatePrefix + "scaling."
 
+// labelFaaS is the label of OpenFaaS on Kubernetes, see Config.FunctionLabel.
+const labelFaaS = "faas_function"
+
 // deploymentOf reads back what the user sent. With an error, somebody else has changed our label, and what is left of the
 // deployment is who it is and its image: enough to find, serve, scale, replace and remove it.
 func deploymentOf(service swarm.Service) (types.FunctionDeployment, error) {

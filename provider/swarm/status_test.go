@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/client"
+	"github.com/openfaas/faas-provider/types"
 
 	"waggle/provider/feed"
 	"waggle/provider/swarm"
@@ -69,4 +70,35 @@ func TestAFunctionWhoseLabelIsSpoiledIsStillThere(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestFunctionLabel: it is said of each function, and a client that sends it back changes nothing.
+func TestFunctionLabel(t *testing.T) {
+	t.Parallel()
+	for _, wanted := range []bool{false, true} {
+		engine := swarmtest.NewEngine("waggle-functions")
+		engine.AddImage(testImage, "sha256:1")
+		cluster, err := swarm.New(swarm.Config{Docker: engine, Logger: quiet(), FunctionLabel: wanted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		deploy(t, cluster, "fn", 1)
+		status, err := cluster.Status(t.Context(), "", "fn", false)
+		list, listErr := cluster.List(t.Context(), "")
+		if err != nil || listErr != nil {
+			t.Fatal(err, listErr)
+		}
+		for _, labels := range []map[string]string{*status.Labels, *list[0].Labels} {
+			if label, found := labels["faas_function"]; found != wanted || wanted && label != "fn" {
+				t.Errorf("labels are %v with the option %t", labels, wanted)
+			}
+		}
+		if err := cluster.Update(t.Context(), types.FunctionDeployment{Service: "fn", Image: testImage, Labels: status.Labels, Annotations: &map[string]string{}}); err != nil {
+			t.Fatal(err)
+		}
+		status, err = cluster.Status(t.Context(), "", "fn", false)
+		if _, found := (*status.Labels)["faas_function"]; err != nil || found != wanted {
+			t.Errorf("sent back, labels are %v, %v with the option %t", *status.Labels, err, wanted)
+		}
+	}
 }
