@@ -47,7 +47,7 @@ type Config struct {
 var semver = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
 
 // shipped are the files that `up` reads besides the images.
-var shipped = []string{"deploy/stack.yml", "deploy/tls.yml", "deploy/taskevents.yml", "stack.yml", "functions/polls.json", "LICENSE", "CHANGELOG.md", "deploy/README.md"}
+var shipped = []string{"deploy/stack.yml", "deploy/tls.yml", "deploy/taskevents.yml", "deploy/encrypted.yml", "stack.yml", "functions/polls.json", "LICENSE", "CHANGELOG.md", "deploy/README.md"}
 
 // Make builds everything and returns the path of the archive.
 func Make(ctx context.Context, c Config) (archive string, err error) {
