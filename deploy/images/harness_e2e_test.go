@@ -29,7 +29,7 @@ var buildOnce = sync.OnceValues(func() (map[string]Image, error) {
 	if err := builder.EnsureBase(ctx); err != nil {
 		return nil, err
 	}
-	return builder.Build(ctx, All...)
+	return builder.Build(ctx, Redis, Postgres)
 })
 
 // bench is what one test works with: an image, secrets and volumes of its own.

@@ -4,6 +4,7 @@ package images
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,7 +25,8 @@ type part struct {
 	secrets  map[string]string
 	args     []string
 	command  []string
-	// server is the process that is stopped, if it is not the container's first.
+	// server is a pattern of the command line of what is stopped, if that is not the container's first process. It must
+	// not match itself.
 	server string
 }
 
@@ -33,16 +35,13 @@ var parts = map[string]part{
 	"worker": {image: Worker, secrets: map[string]string{"redis-drain": "x", "postgres-drain": "x"},
 		args: []string{"--env=REDIS_ADDRESSES=127.0.0.1:1", "--env=POSTGRES_HOST=127.0.0.1", "--env=START_TIMEOUT=10m", "--env=POLLS_FILE=/run/secrets/polls.json"}},
 	"go-http":      {template: "go-http"},
-	"python3-http": {template: "python3-http"},
-	"redis":        {image: Redis, secrets: redisSecrets, args: []string{"--env=NODE=it-node", "--env=REDIS_MAXMEMORY=16mb"}, server: "redis-server"},
+	"python3-http": {template: "python3-http", server: "[w]atchdog.py"},
+	"redis":        {image: Redis, secrets: redisSecrets, args: []string{"--env=NODE=it-node", "--env=REDIS_MAXMEMORY=16mb"}, server: "[r]edis-server"},
 	"postgres":     {image: Postgres, secrets: postgresSecrets},
 }
 
 // buildFunction makes the image of a template's sample as faas-cli does. It changes the working directory meanwhile.
 func buildFunction(language string) error {
-	if _, err := buildOnce(); err != nil { // for the base images
-		return err
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "waggle-function-")
@@ -74,14 +73,27 @@ func buildFunction(language string) error {
 	return err
 }
 
-func (p part) start(t *testing.T, name string, args ...string) *container {
+// buildAll adds the programs' images to those that the other tests use.
+func buildAll(t *testing.T) map[string]Image {
 	t.Helper()
-	var b *bench
-	if p.template != "" {
-		b = setup(t, Provider, p.secrets)
+	built, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := maps.Clone(built)
+	programs, err := (&Builder{Root: filepath.Join("..", "..")}).Build(t.Context(), Provider, Worker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(all, programs)
+	return all
+}
+
+func (p part) start(t *testing.T, built map[string]Image, name string, args ...string) *container {
+	t.Helper()
+	b := setup(t, Redis, p.secrets)
+	if b.image = built[p.image].Reference; p.template != "" {
 		b.image = NoRegistry + "/test-" + p.template + ":latest"
-	} else {
-		b = setup(t, p.image, p.secrets)
 	}
 	if p.image == Worker {
 		polls, err := os.ReadFile(filepath.Join("..", "..", "functions", "polls.json"))
@@ -98,7 +110,10 @@ func (c *container) signal(server, signal string) {
 	c.t.Helper()
 	if server == "" {
 		c.run("kill", "--signal="+signal, c.name)
-	} else if _, err := c.exec("sh", "-c", "kill -"+signal+" $(pidof "+server+")"); err != nil {
+		return
+	}
+	script := `for p in /proc/[0-9]*; do if grep -qs "$1" "$p/cmdline"; then kill "-$2" "${p#/proc/}"; fi; done`
+	if _, err := c.exec("sh", "-c", script, "sh", server, signal); err != nil {
 		c.t.Error(err)
 	}
 }
@@ -106,6 +121,7 @@ func (c *container) signal(server, signal string) {
 // TestSlowIsNotDead runs each part with a fiftieth of a processor, and each with a server that is stopped for 20 s again
 // and again: neither may fail its health check often enough to be replaced. One that is stopped for good must be.
 func TestSlowIsNotDead(t *testing.T) {
+	built := buildAll(t)
 	for _, p := range parts { // before other tests run beside this one, since the working directory changes
 		if p.template == "" {
 			continue
@@ -119,9 +135,9 @@ func TestSlowIsNotDead(t *testing.T) {
 	for name, p := range parts {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			starved := p.start(t, name+"-starved")
-			stopped := p.start(t, name+"-stopped")
-			paused := p.start(t, name+"-paused")
+			starved := p.start(t, built, name+"-starved")
+			stopped := p.start(t, built, name+"-stopped")
+			paused := p.start(t, built, name+"-paused")
 			for _, c := range []*container{starved, stopped, paused} {
 				c.awaitHealthy()
 			}
