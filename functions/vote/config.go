@@ -19,11 +19,11 @@ type config struct {
 
 	origins *origins // public_origins: where browsers see the ballot, comma separated; default: what the request says
 	trusted int      // trusted_proxies: how many proxies there are before the gateway; default 0
-	// codeFiles has the hashes of ballot codes; tests give others than those of the binary.
-	codeFiles fs.FS
-	keys      *keys
-	password  string
-	polls     []poll
+	// codeFiles has the hashes of ballot codes, imageFiles the pictures of options; tests give others than the binary's.
+	codeFiles, imageFiles fs.FS
+	keys                  *keys
+	password              string
+	polls                 []poll
 }
 
 const maxSecret = maxPollFile
@@ -48,7 +48,7 @@ func configFromEnv(getenv func(string) string) (config, error) {
 	if u, err := url.Parse(c.resultsURL); err != nil || (u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https") {
 		errs = append(errs, fmt.Errorf("results_url=%q: must be a path or an http or https address", c.resultsURL))
 	}
-	c.codeFiles = codeFiles
+	c.codeFiles, c.imageFiles = codeFiles, imageFiles
 	var err error
 	c.origins, err = parseOrigins(getenv("public_origins"))
 	errs = append(errs, err)

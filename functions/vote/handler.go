@@ -58,7 +58,7 @@ func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, e
 		origins: c.origins, now: time.Now,
 	}
 	var err error
-	if h.images, err = readImages(imageFiles); err != nil {
+	if h.images, err = readImages(c.imageFiles); err != nil {
 		return nil, err
 	}
 	slugs := make([]string, len(c.polls))

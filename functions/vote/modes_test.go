@@ -27,10 +27,12 @@ func onePoll(t testing.TB, fields string) []poll {
 }
 
 // listOf makes a list of codes for poll 1.
-func listOf(codes ...string) []byte {
+func listOf(codes ...string) []byte { return listOfPoll(1, codes...) }
+
+func listOfPoll(poll int32, codes ...string) []byte {
 	var hashes [][]byte
 	for _, code := range codes {
-		hash := codeHash(1, code)
+		hash := codeHash(poll, code)
 		hashes = append(hashes, hash[:])
 	}
 	slices.SortFunc(hashes, bytes.Compare)

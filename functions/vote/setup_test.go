@@ -99,6 +99,7 @@ func setupWith(t testing.TB, change func(*config)) *bundle {
 	if c.origins, err = parseOrigins(""); err != nil {
 		t.Fatal(err)
 	}
+	c.codeFiles, c.imageFiles = codeFiles, imageFiles
 	change(&c)
 	logs := &lockedBuffer{}
 	h, err := newHandler(context.Background(), c, slog.New(slog.NewJSONHandler(logs, nil)))
