@@ -3,6 +3,7 @@ package vote
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -22,11 +23,17 @@ func (c cookies) name(name string) string {
 	return name
 }
 
-// values are those of all cookies of the name: browsers may send several.
+// values are those of all cookies of the name: browsers may send several. Ours need no unquoting, and http.Request.Cookies
+// would cost more than the rest of reading a visit.
 func (c cookies) values(r *http.Request, name string) []string {
 	var all []string
-	for _, cookie := range r.CookiesNamed(c.name(name)) {
-		all = append(all, cookie.Value)
+	name = c.name(name)
+	for _, line := range r.Header["Cookie"] {
+		for pair := range strings.SplitSeq(line, ";") {
+			if is, value, ok := strings.Cut(strings.TrimSpace(pair), "="); ok && is == name {
+				all = append(all, value)
+			}
+		}
 	}
 	return all
 }

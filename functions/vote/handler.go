@@ -221,8 +221,10 @@ func (h *handler) judge(v *visit) (b ballot, chosen *paperOption, identity strin
 	if chosen, p = h.find(v, b); p != nil {
 		return b, nil, "", p
 	}
-	if p = v.limit(v.paper.limits.network, v.network(h.trusted)); p != nil {
-		return b, nil, "", p
+	if bound := v.paper.limits.network; bound != nil {
+		if p = v.limit(bound, v.network(h.trusted)); p != nil {
+			return b, nil, "", p
+		}
 	}
 	if identity, p = h.identify(v, b); p != nil {
 		return b, nil, "", p

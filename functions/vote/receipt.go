@@ -89,10 +89,17 @@ var spoken = base32.NewEncoding(codeAlphabet).WithPadding(base32.NoPadding)
 
 // reference is a receipt's short form for people, such as 7K3M-Q2ZD: 40 bits of its signature. It finds nothing by itself.
 func reference(receipt string) string {
-	signature, err := strictBase64.DecodeString(receipt[strings.LastIndexByte(receipt, '.')+1:])
-	if err != nil || len(signature) < 5 {
+	encoded := receipt[strings.LastIndexByte(receipt, '.')+1:]
+	var signature [6]byte
+	if len(encoded) < 8 {
 		return ""
 	}
-	text := spoken.EncodeToString(signature[:5])
-	return text[:4] + "-" + text[4:]
+	if _, err := base64.RawURLEncoding.Decode(signature[:], []byte(encoded[:8])); err != nil {
+		return ""
+	}
+	var text [9]byte
+	spoken.Encode(text[1:], signature[:5])
+	copy(text[:4], text[1:5])
+	text[4] = '-'
+	return string(text[:])
 }
