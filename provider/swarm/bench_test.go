@@ -74,7 +74,7 @@ func (o *observed) TaskList(ctx context.Context, options client.TaskListOptions)
 // BenchmarkReplicaChange is the way of a replica that fails, or is ready again, from the Swarm to a gateway: watcher,
 // table, encoding, HTTP, decoding. Two figures are reported. From the end of the first look that finds the change to the
 // subscriber's having the table is what this program takes. From the change itself it takes the time in which events
-// gather, too. Where the engine's control socket is not to be had, no event tells of a container on another node, and the
+// gather, too. Where the engine's control socket is missing, no event tells of a container on another node, and the
 // wait for the next look comes instead.
 func BenchmarkReplicaChange(b *testing.B) {
 	b.Run("own-node", func(b *testing.B) { benchmarkReplicaChange(b, false, true) })

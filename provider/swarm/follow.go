@@ -18,7 +18,14 @@ const (
 
 var errSilent = errors.New("a replica changed of which no event told")
 
-// follower keeps a stream of task events open beside the watcher's sessions, and wakes the watcher.
+// follower keeps a stream of task events open beside the watcher's sessions, and wakes the watcher. Its states:
+//
+//	following  doubted  missed  what it means                              looks at rest
+//	false      any      zero    no stream, or one that was silent before   every 0.8 s
+//	true       false    zero    trusted: each change is told of            every 5 s
+//	true       false    set     a look found a change that nobody told     every 0.8 s, and within it:
+//	                            of                                         told of after all: trusted; else cut, doubted
+//	false      true     zero    a stream after a cut one is open           every 0.8 s, until it tells of something
 type follower struct {
 	// events is nil if there are none.
 	events TaskEvents
@@ -56,11 +63,11 @@ func (f *follower) run(ctx context.Context) {
 		}
 		switch {
 		case begun:
-			f.logger.Warn("task events are lost, tasks are looked at more often instead", "error", err)
+			f.logger.Warn("task events lost, polling tasks more often", "error", err)
 		case first:
-			f.logger.Info("task events are not to be had, tasks are looked at more often instead", "error", err)
+			f.logger.Info("task events unavailable, polling tasks more often", "error", err)
 		default:
-			f.logger.Debug("task events are still not to be had", "error", err)
+			f.logger.Debug("task events still unavailable", "error", err)
 		}
 		if time.Since(started) > maxFollowWait {
 			wait = minFollowWait

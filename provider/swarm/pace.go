@@ -24,6 +24,11 @@ const (
 )
 
 // pace decides when to look at the tasks next. Its zero value is due at once.
+//
+// Two examples. A look takes 10 ms and all is calm, without events: the next one comes 0.8 s after it. An event comes 0.1 s
+// after it instead: the next look comes 5 ms after the event, and while things move then after 0.05, 0.1, 0.2, 0.2, … s.
+// A look takes 300 ms: whatever is heard of, the next one comes 0.6 s after its end at the earliest, which leaves the
+// engine two thirds of its time.
 type pace struct {
 	// due is when.
 	due time.Time

@@ -52,7 +52,17 @@ type WatcherConfig struct {
 	Logger *slog.Logger
 }
 
-// Watcher keeps the replica table and publishes it whenever it changed. While Docker is away the last one stands.
+// Watcher keeps the replica table and publishes it whenever it changed. While Docker is away the last one stands. What it
+// reads, and when (pace.go and follow.go say how often):
+//
+//	what happened                                what is read
+//	start, or Docker is back                     services, nodes, all tasks
+//	a service or node changed; a change of ours  the same
+//	30 s since that                              the same
+//	5 s since that, and tasks do not suit their  the same: an event was lost
+//	services
+//	a task or a container of ours changed        all tasks
+//	nothing, but a look is due                   tasks that should run; all if those differ from what services want
 type Watcher struct {
 	cluster   *Cluster
 	publisher Publisher

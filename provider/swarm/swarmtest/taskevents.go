@@ -13,7 +13,7 @@ type follower struct {
 	broken  chan struct{}
 }
 
-// MuteTasks says whether there are no task events, as with a manager whose control socket is not to be had.
+// MuteTasks says whether there are no task events, as with a manager whose control socket is missing.
 func (e *Engine) MuteTasks(mute bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
