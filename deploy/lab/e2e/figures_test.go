@@ -111,8 +111,8 @@ func (p *project) testQueueDrained(t *testing.T) {
 func (p *project) testNodeLost(t *testing.T) {
 	d := p.scaled("spiked", byRate())
 	p.deploy(t, d)
-	tr := traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: "spiked", Takes: 200 * time.Millisecond, PerSecond: 160})
-	p.desired(t, "spiked", 30*time.Second, func(n int) bool { return n >= 9 })
+	tr := traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: "spiked", Takes: 200 * time.Millisecond, PerSecond: 140})
+	p.desired(t, "spiked", 30*time.Second, func(n int) bool { return n >= 8 })
 	time.Sleep(15 * time.Second) // until the load and its replicas have settled
 	before := p.view(t, "spiked").Replicas.Desired
 	node := p.Cluster.Nodes[2]
