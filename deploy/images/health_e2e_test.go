@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,8 +24,8 @@ type part struct {
 	// template is whose sample function is built instead.
 	template string
 	secrets  map[string]string
+	volumes  []string // paths, of which each container gets a volume of its own
 	args     []string
-	command  []string
 	// server is a pattern of the command line of what is stopped, if that is not the container's first process. It must
 	// not match itself.
 	server string
@@ -36,8 +37,8 @@ var parts = map[string]part{
 		args: []string{"--env=REDIS_ADDRESSES=127.0.0.1:1", "--env=POSTGRES_HOST=127.0.0.1", "--env=START_TIMEOUT=10m", "--env=POLLS_FILE=/run/secrets/polls.json"}},
 	"go-http":      {template: "go-http"},
 	"python3-http": {template: "python3-http", server: "[w]atchdog.py"},
-	"redis":        {image: Redis, secrets: redisSecrets, args: []string{"--env=NODE=it-node", "--env=REDIS_MAXMEMORY=16mb"}, server: "[r]edis-server"},
-	"postgres":     {image: Postgres, secrets: postgresSecrets},
+	"redis":        {image: Redis, secrets: redisSecrets, volumes: []string{"/data", "/run/votes"}, args: []string{"--env=NODE=it-node", "--env=REDIS_MAXMEMORY=16mb"}, server: "[r]edis-server"},
+	"postgres":     {image: Postgres, secrets: postgresSecrets, volumes: []string{"/data"}},
 }
 
 // buildFunction makes the image of a template's sample as faas-cli does. It changes the working directory meanwhile.
@@ -89,7 +90,7 @@ func buildAll(t *testing.T) map[string]Image {
 	return all
 }
 
-func (p part) start(t *testing.T, built map[string]Image, name string, args ...string) *container {
+func (p part) start(t *testing.T, built map[string]Image, name string) *container {
 	t.Helper()
 	b := setup(t, Redis, p.secrets)
 	if b.image = built[p.image].Reference; p.template != "" {
@@ -102,7 +103,11 @@ func (p part) start(t *testing.T, built map[string]Image, name string, args ...s
 		}
 		b.secret("polls.json", string(polls))
 	}
-	return b.start(name, append(args, p.args...), p.command...)
+	args := slices.Clone(p.args)
+	for _, path := range p.volumes {
+		args = append(args, "--volume="+b.volume(filepath.Base(path))+":"+path)
+	}
+	return b.start(name, args)
 }
 
 // signal sends a signal to the server as the machine's kernel would, from outside.
