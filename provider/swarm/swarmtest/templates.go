@@ -43,7 +43,11 @@ func expand(service swarm.Service, task swarm.Task) (env []string, targets []str
 		container = task.Spec.ContainerSpec
 	}
 	for _, entry := range container.Env {
-		key, value, _ := strings.Cut(entry, "=")
+		key, value, assigned := strings.Cut(entry, "=")
+		if !assigned {
+			env = append(env, entry)
+			continue
+		}
 		if value, err = one(value); err != nil {
 			return nil, nil, err
 		}
