@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-var redisSecrets = map[string]string{"redis-capture": "capture secret\n", "redis-drain": "drain'secret"}
+var redisSecrets = map[string]string{"redis-capture": "capture secret\n", "redis-copies": "copies secret", "redis-drain": "drain'secret"}
 
 type redisBench struct {
 	*bench

@@ -25,6 +25,7 @@ var credentials = []credential{
 	{name: "basic-auth-user", generate: func() string { return "admin" }, swarm: true},
 	{name: "basic-auth-password", generate: randomHex, swarm: true},
 	{name: "redis-capture", generate: randomHex, swarm: true, function: true},
+	{name: "redis-copies", generate: randomHex, swarm: true, function: true},
 	{name: "redis-drain", generate: randomHex, swarm: true},
 	{name: "redis-queue", generate: randomHex, swarm: true},
 	{name: "postgres-admin", generate: randomHex, swarm: true},

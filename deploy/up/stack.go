@@ -96,7 +96,7 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 		"MAX_UPSTREAM_TIMEOUT=" + s.MaxUpstreamTimeout.String(),
 		// Votes that are counted stay in Redis for a while; at 120 bytes each this is a quarter of its memory, so that
 		// they never take the room of votes that are not.
-		"RETENTION_ENTRIES=" + strconv.Itoa(2000*megabytes),
+		"RETENTION_ENTRIES=" + strconv.Itoa(1000*megabytes),
 		"POLLS_VERSION=" + hex.EncodeToString(version[:6]),
 	}
 	dir := filepath.Join(s.Root, "deploy")

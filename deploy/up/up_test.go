@@ -167,7 +167,7 @@ func TestCredentialsAreMadeOnceAndNeverReplaced(t *testing.T) {
 	}
 
 	fakeDocker(t, map[string]string{"secret ls": "waggle-" + strings.Join([]string{"basic-auth-user", "basic-auth-password", "redis-capture",
-		"redis-drain", "redis-queue", "postgres-admin", "postgres-drain", "postgres-results"}, "\nwaggle-")})
+		"redis-copies", "redis-drain", "redis-queue", "postgres-admin", "postgres-drain", "postgres-results"}, "\nwaggle-")})
 	if created, err := s.ensureCredentials(t.Context()); err != nil || created != 0 {
 		t.Fatalf("a second run makes %d, %v", created, err)
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,13 +23,25 @@ const (
 
 var errNoStream = errors.New("the stream does not exist in this Redis")
 
-// appender appends votes to the stream of this node's Redis. Nothing else in the function talks to Redis.
-type appender struct{ client *redis.Client }
+// appender appends votes to the stream of this node's Redis.
+type appender struct {
+	client *redis.Client
+	inc    atomic.Pointer[string] // as the last probe found it
+}
+
+// own is this node's incarnation, or empty before the first probe.
+func (a *appender) own() string {
+	if inc := a.inc.Load(); inc != nil {
+		return *inc
+	}
+	return ""
+}
 
 // newAppender connects lazily: while Redis is down the replica is unready, but it runs.
 func newAppender(socket, user, password string) *appender {
 	redis.SetLogger(silence{})
-	return &appender{client: redis.NewClient(&redis.Options{
+	a := &appender{}
+	a.client = redis.NewClient(&redis.Options{
 		Network: "unix", Addr: socket, Username: user, Password: password,
 		// The user capture may not run what RESP3, CLIENT SETINFO and maintenance notifications need.
 		Protocol: 2, DisableIdentity: true,
@@ -39,7 +53,8 @@ func newAppender(socket, user, password string) *appender {
 		DialerRetries: 1,
 		DialTimeout:   300 * time.Millisecond, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
 		PoolSize: 64, MinIdleConns: 8, PoolTimeout: 500 * time.Millisecond,
-	})}
+	})
+	return a
 }
 
 func (a *appender) close() error { return a.client.Close() }
@@ -47,13 +62,13 @@ func (a *appender) close() error { return a.client.Close() }
 // writer sends pipelines. It belongs to one goroutine and reuses its argument slices.
 type writer struct {
 	client *redis.Client
-	args   [maxBatch][14]any
+	args   [maxBatch][16]any
 }
 
 func (a *appender) newWriter() *writer {
 	w := &writer{client: a.client}
 	for i := range w.args {
-		w.args[i] = [14]any{"XADD", stream, "NOMKSTREAM", "*", "p", nil, "v", nil, "c", nil, "s", nil, "t", nil}
+		w.args[i] = [16]any{"XADD", stream, "NOMKSTREAM", "*", "p", nil, "v", nil, "c", nil, "s", nil, "t", nil, "k", "1"}
 	}
 	return w
 }
@@ -66,13 +81,18 @@ func (w *writer) append(batch []*entry) {
 	inc := pipe.Get(ctx, incarnation)
 	commands := make([]*redis.Cmd, len(batch))
 	for i, e := range batch {
-		args := w.args[i][:]
+		args := w.args[i][:14]
+		if e.single {
+			args = w.args[i][:16]
+		}
 		args[5], args[7], args[9], args[11], args[13] = e.poll.id, e.voter, e.choice, e.seq, e.at
 		commands[i] = pipe.Do(ctx, args...)
 	}
 	// Exec returns the first command's error; each command has its own.
 	_, _ = pipe.Exec(ctx)
+	now := time.Now()
 	for i, e := range batch {
+		e.stored = now
 		e.place.incarnation = inc.Val()
 		e.place.id, e.err = commands[i].Text()
 		if e.err != nil {
@@ -80,6 +100,17 @@ func (w *writer) append(batch []*entry) {
 		} else if e.place.id == "" || len(e.place.incarnation) != incarnationLength {
 			e.err = fmt.Errorf("%w: entry %q of incarnation %q", errUnknown, e.place.id, e.place.incarnation)
 		}
+	}
+}
+
+// appendMarked stores once more, in parts of maxBatch, votes that turned out to have one copy, now with the mark that says so.
+// The worker counts a vote once.
+func (w *writer) appendMarked(votes []*entry) {
+	for part := range slices.Chunk(votes, maxBatch) {
+		for _, e := range part {
+			e.single = true
+		}
+		w.append(part)
 	}
 }
 
@@ -93,6 +124,7 @@ func (a *appender) probe(ctx context.Context) error {
 	if len(inc) != incarnationLength {
 		return fmt.Errorf("%w: the incarnation is %q: it must be a UUID", errNotStored, inc)
 	}
+	a.inc.Store(&inc)
 	err = a.client.Do(ctx, "XADD", stream, "NOMKSTREAM", "0-1", "kind", "probe").Err()
 	if err == nil || strings.HasPrefix(err.Error(), "ERR The ID specified in XADD is equal or smaller") {
 		return nil

@@ -3,6 +3,7 @@ package vote
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -31,10 +32,12 @@ type entry struct {
 	voter  string
 	seq    int64
 	at     int64 // Unix ms
+	single bool  // marked as having one copy
 
-	place place
-	err   error
-	done  chan struct{}
+	place  place
+	stored time.Time // when Redis answered
+	err    error
+	done   chan struct{}
 }
 
 // place is where a vote is stored: the incarnation of a stream, and the id of an entry.
@@ -52,6 +55,8 @@ type capture struct {
 	gate     *gate
 	stats    *stats
 	queue    chan *entry
+	copies   *copier // nil: one copy
+	writing  sync.WaitGroup
 	group    sync.WaitGroup
 
 	// mu guards closed: an entry is queued under the read lock, so that none is queued after the writers left.
@@ -66,19 +71,33 @@ func newCapture(a *appender, g *gate, st *stats) *capture {
 // start runs the writers and, until ctx ends, the probe.
 func (c *capture) start(ctx context.Context) {
 	for range writers {
-		c.group.Go(c.write)
+		c.writing.Go(c.write)
+	}
+	if c.copies != nil {
+		c.copies.start(&c.writing, &c.group)
 	}
 	c.group.Go(func() { c.gate.watch(ctx, c.appender.probe) })
+}
+
+// ready is nil while this replica takes votes.
+func (c *capture) ready() error {
+	if err := c.gate.err(); err != nil {
+		return err
+	}
+	if c.copies != nil {
+		return c.copies.ready()
+	}
+	return nil
 }
 
 // add stores one vote and returns its place in the stream, after Redis answered for this very vote. The error
 // is errNotStored or errUnknown with its cause.
 func (c *capture) add(poll *pollArgs, choice any, voter string, seq int64, at time.Time) (place, error) {
-	if err := c.gate.err(); err != nil {
+	if err := c.ready(); err != nil {
 		return place{}, errors.Join(errNotStored, err)
 	}
 	e := entries.Get().(*entry)
-	e.poll, e.choice, e.voter, e.seq, e.at = poll, choice, voter, seq, at.UnixMilli()
+	e.poll, e.choice, e.voter, e.seq, e.at, e.single = poll, choice, voter, seq, at.UnixMilli(), false
 	if err := c.enqueue(e); err != nil {
 		entries.Put(e)
 		return place{}, errors.Join(errNotStored, err)
@@ -119,12 +138,26 @@ func (c *capture) write() {
 		if len(batch) == 0 {
 			continue
 		}
+		if c.copies != nil && !c.copies.peers.any() {
+			for _, e := range batch {
+				e.single = true
+			}
+		}
 		w.append(batch)
 		c.gate.observe(batch)
 		c.stats.batches.Add(1)
-		for _, e := range batch {
-			e.done <- struct{}{}
+		if c.copies == nil {
+			answer(batch)
+		} else {
+			c.copies.queue <- slices.Clone(batch)
 		}
+	}
+}
+
+// answer lets the voters of a batch know.
+func answer(batch []*entry) {
+	for _, e := range batch {
+		e.done <- struct{}{}
 	}
 }
 
@@ -168,6 +201,7 @@ func (c *capture) close(ctx context.Context) error {
 	c.mu.Unlock()
 	finished := make(chan struct{})
 	go func() {
+		c.writing.Wait()
 		c.group.Wait()
 		close(finished)
 	}()

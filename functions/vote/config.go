@@ -1,9 +1,11 @@
 package vote
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -13,9 +15,12 @@ import (
 
 // config is the function's environment and secrets.
 type config struct {
-	socket     string // redis_socket: the node's Redis, default /run/votes/redis.sock
-	user       string // redis_user: default capture
-	resultsURL string // results_url: where the page links to the count; default none
+	socket     string                                  // redis_socket: the node's Redis, default /run/votes/redis.sock
+	user       string                                  // redis_user: default capture
+	resultsURL string                                  // results_url: where the page links to the count; default none
+	copies     copyMode                                // copies: 1, 2 prefer or 2 require; default 2 prefer
+	peers      func(context.Context) ([]string, error) // copies_host: the capture nodes' Redis servers, host:port; default tasks.waggle_redis:6379
+	copyUser   string                                  // copies_user: default copy
 
 	origins *origins // public_origins: where browsers see the ballot, comma separated; default: what the request says
 	trusted int      // trusted_proxies: how many proxies there are before the gateway; default 0
@@ -23,6 +28,7 @@ type config struct {
 	codeFiles, imageFiles fs.FS
 	keys                  *keys
 	password              string
+	copyPassword          string // secret redis-copies, unless copies is 1
 	polls                 []poll
 }
 
@@ -40,8 +46,18 @@ func configFromEnv(getenv func(string) string) (config, error) {
 		socket:     setting("redis_socket", "/run/votes/redis.sock"),
 		user:       setting("redis_user", "capture"),
 		resultsURL: getenv("results_url"),
+		copyUser:   setting("copies_user", "copy"),
 	}
 	var errs []error
+	mode, ok := copyModes[setting("copies", preferTwo.String())]
+	if c.copies = mode; !ok {
+		errs = append(errs, fmt.Errorf("copies=%q: must be 1, 2 prefer or 2 require", getenv("copies")))
+	}
+	host := setting("copies_host", "tasks.waggle_redis:6379")
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		errs = append(errs, fmt.Errorf("copies_host=%q: must be host:port", host))
+	}
+	c.peers = lookUp(host)
 	if !filepath.IsAbs(c.socket) {
 		errs = append(errs, fmt.Errorf("redis_socket=%q: must be an absolute path", c.socket))
 	}
@@ -63,6 +79,9 @@ func configFromEnv(getenv func(string) string) (config, error) {
 	}
 	voterKeys, pollFile := secret("voter-keys"), secret("polls")
 	c.password = strings.TrimRight(secret("redis-capture"), "\r\n")
+	if c.copies != oneCopy {
+		c.copyPassword = strings.TrimRight(secret("redis-copies"), "\r\n")
+	}
 	if err := errors.Join(errs...); err != nil {
 		return config{}, err
 	}

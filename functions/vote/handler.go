@@ -71,6 +71,9 @@ func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, e
 	h.slugs = strings.Join(slugs, ", ")
 	h.capture = newCapture(newAppender(c.socket, c.user, c.password), h.gate, h.stats)
 	ctx, h.end = context.WithCancel(ctx)
+	if c.copies != oneCopy {
+		h.capture.copies = newCopier(c.copies, h.capture.appender, newPeers(c, h.capture.appender.own, logger), h.stats)
+	}
 	h.capture.start(ctx)
 	for _, paper := range h.papers {
 		if paper.login != nil {
@@ -78,7 +81,7 @@ func newHandler(ctx context.Context, c config, logger *slog.Logger) (*handler, e
 		}
 	}
 	logger.Info("vote starting", "polls", slugs, "redis_socket", c.socket, "redis_user", c.user, "signing_key", c.keys.signing.kid,
-		"public_origins", c.origins.public, "results_url", c.resultsURL, "trusted_proxies", c.trusted)
+		"public_origins", c.origins.public, "results_url", c.resultsURL, "trusted_proxies", c.trusted, "copies", c.copies.String())
 	return h, nil
 }
 
@@ -107,8 +110,8 @@ func (h *handler) prepare(p *poll, c config) error {
 	return nil
 }
 
-// Ready is nil while this node's Redis takes votes.
-func (h *handler) Ready() error { return h.gate.err() }
+// Ready is nil while this node's Redis, and as many others as the setting copies demands, take votes.
+func (h *handler) Ready() error { return h.capture.ready() }
 
 // Shutdown sends what is queued and closes the connections.
 func (h *handler) Shutdown(ctx context.Context) error {

@@ -32,6 +32,14 @@ func (d *drainer) commit(hard context.Context, seen store.Account, entries []ent
 	after.Revision = d.state.Revision
 	after.N = d.state.N + int64(len(entries))
 	after.Pos = entries[len(entries)-1].id
+	if !d.unsure {
+		after.Sure = after.Pos
+	}
+	if d.state.Recovered > 0 {
+		for _, e := range entries {
+			batch.Delivered = append(batch.Delivered, e.id)
+		}
+	}
 	batch.Before, batch.After = d.state, after
 	began := time.Now()
 	effect, err := d.tally.Commit(hard, batch)

@@ -20,6 +20,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +48,16 @@ type tally interface {
 	Read(ctx context.Context, inc string) (store.Stream, error)
 	Observe(ctx context.Context, before, after store.Stream, cause string) error
 	Commit(ctx context.Context, b store.Batch) (store.Effect, error)
+	recovery
+}
+
+// recovery is what counting from copies needs of the store besides.
+type recovery interface {
+	Active(ctx context.Context) (map[string]string, error)
+	Orphans(ctx context.Context, silent, kept time.Duration) ([]store.Stream, error)
+	Copied(ctx context.Context, of store.Stream) ([]string, error)
+	Settle(ctx context.Context, of store.Stream, ids []string) error
+	NoteUnread(ctx context.Context, of store.Stream, nodes []string) error
 }
 
 // roster is what the supervisor needs of the store.
@@ -81,6 +93,8 @@ type Config struct {
 	RetentionEntries int64
 	// StealAfter is how long a stream's owner may be silent before another worker takes over; zero means 5 s.
 	StealAfter time.Duration
+	// RecoverAfter is how long a stream may be silent before its votes are counted from copies; zero means 30 s.
+	RecoverAfter time.Duration
 	// ShutdownTimeout bounds finishing the batches in hand after Run's context ends; zero means 10 s.
 	ShutdownTimeout time.Duration
 	// Logger takes JSON logs; nil means slog.Default().
@@ -96,6 +110,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Retention, 10*time.Minute)
 	setDefault(&c.RetentionEntries, 1_000_000)
 	setDefault(&c.StealAfter, 5*time.Second)
+	setDefault(&c.RecoverAfter, 30*time.Second)
 	setDefault(&c.ShutdownTimeout, 10*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -131,6 +146,7 @@ func (c Config) validate() error {
 	need(c.Retention >= 0 && c.Retention <= 30*24*time.Hour, "retention %v: it must be above 0 and at most 720h", c.Retention)
 	need(c.RetentionEntries >= 1, "retention of %d entries: it must be at least 1", c.RetentionEntries)
 	need(c.StealAfter >= time.Millisecond && c.StealAfter <= time.Hour, "steal after %v: it must be 1ms to 1h", c.StealAfter)
+	need(c.RecoverAfter >= time.Millisecond && c.RecoverAfter <= 24*time.Hour, "recover after %v: it must be 1ms to 24h", c.RecoverAfter)
 	need(c.ShutdownTimeout >= time.Millisecond && c.ShutdownTimeout <= time.Hour, "shutdown timeout %v: it must be 1ms to 1h", c.ShutdownTimeout)
 	return errors.Join(errs...)
 }
@@ -145,6 +161,9 @@ type Drain struct {
 	dial    func(addr string) source
 	live    atomic.Pointer[[]string]
 	beat    atomic.Int64 // Unix nanoseconds of the supervisor's last scan; 0 before the first
+	beaten  time.Time    // of the heartbeat's goroutine: the last one that Postgres took
+	failed  sync.Map     // of addresses that gave no copies: the time
+	steady  atomic.Int64 // Unix nanoseconds since when heartbeats have come without a break
 
 	// mu guards the fields below.
 	mu sync.Mutex
@@ -168,6 +187,7 @@ func New(cfg Config) (*Drain, error) {
 	}
 	d.dial = func(addr string) source { return dialRedis(addr, cfg.User, cfg.Password) }
 	d.live.Store(&[]string{cfg.Worker})
+	d.steady.Store(time.Now().UnixNano())
 	return d, nil
 }
 
@@ -193,6 +213,7 @@ func (d *Drain) Run(ctx context.Context) error {
 		return d.every(soft, heartbeatEvery, func(context.Context) error { return d.heartbeat(hard) })
 	})
 	g.Go(func() error { return d.every(soft, verifyEvery, d.verify) })
+	g.Go(func() error { return d.every(soft, min(orphansEvery, d.cfg.RecoverAfter), d.orphans) })
 	g.Go(func() error {
 		return d.every(soft, d.cfg.ScanInterval, func(ctx context.Context) error { return d.scan(ctx, hard, g) })
 	})
@@ -230,6 +251,11 @@ func (d *Drain) heartbeat(ctx context.Context) error {
 		return d.storeFailed(ctx, "heartbeat", err)
 	}
 	d.live.Store(&live)
+	now := time.Now()
+	if now.Sub(d.beaten) > 5*heartbeatEvery {
+		d.steady.Store(now.UnixNano())
+	}
+	d.beaten = now
 	d.metrics.workers.Set(float64(len(live)))
 	return nil
 }
@@ -295,6 +321,13 @@ func (d *Drain) scan(ctx, hard context.Context, g *errgroup.Group) error {
 	}
 	d.metrics.named.Set(float64(len(addrs)))
 	return nil
+}
+
+// addresses are those of the last scan.
+func (d *Drain) addresses() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.named))
 }
 
 func (d *Drain) forget(addr string) {

@@ -38,8 +38,16 @@ type drainer struct {
 	inc           string
 	state         store.Stream // as last read or written
 	wrote         time.Time    // when the account was last written
-	backlogUnread bool         // the server may have restarted since the backlog was last seen whole
-	stealing      bool         // draining a stream of a silent owner, until the account moves under us
+	reconnected   bool         // the server may be another process than at the last step
+	torn          string       // its last note that its log was cut
+	unsure        bool         // entries after Sure may be lost, and have not been compared with their copies
+	unsureSince   time.Time
+	vouched       string // up to this id, entries that are missing now are in Added
+	nextCompare   time.Time
+	copyKeep      copyKeeper
+	nextCopies    time.Time
+	backlogUnread bool // the server may have restarted since the backlog was last seen whole
+	stealing      bool // draining a stream of a silent owner, until the account moves under us
 	keep          retention
 	nextTrim      time.Time
 	nextClose     time.Time // when to close silent former incarnations again
@@ -160,6 +168,15 @@ func (d *drainer) step(ctx, hard context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	d.answered = time.Now()
+	if d.reconnected {
+		if !d.unsure {
+			d.unsure, d.vouched, d.nextCompare = true, d.state.LastID, time.Time{}
+		}
+		if d.torn, err = d.source.torn(ctx); err != nil {
+			return 0, err
+		}
+		d.reconnected = false
+	}
 	if d.backlogUnread && !l.complete {
 		return 0, d.readBacklog(ctx, hard)
 	}
@@ -170,8 +187,14 @@ func (d *drainer) step(ctx, hard context.Context) (time.Duration, error) {
 		return 0, d.observe(hard, after, store.Rewound)
 	}
 	seen, cause := d.reconcile(l)
-	if cause != store.NoGap {
-		return 0, d.observe(hard, seen, cause)
+	if cause != store.NoGap || d.unsure && seen.Lost != d.state.Lost {
+		return 0, d.observe(hard, seen, cause) // what is lost has to be written before copies make up for it
+	}
+	if d.unsure {
+		if err := d.compare(ctx, hard); err != nil {
+			return 0, err
+		}
+		seen.Sure = d.state.Sure
 	}
 	if len(l.entries) > 0 {
 		full := !l.complete // there is more, if not a full batch of it
@@ -196,15 +219,21 @@ func (d *drainer) step(ctx, hard context.Context) (time.Duration, error) {
 	return d.cfg.PollInterval, d.housekeeping(ctx)
 }
 
+// cutNoted reports whether the server has found its log cut since the account was written.
+func (d *drainer) cutNoted() bool { return compareIDs(d.torn, d.state.Torn) > 0 }
+
 // reconcile returns the account after a reading, and why there may be losses that it does not show.
 func (d *drainer) reconcile(l reading) (seen store.Account, cause string) {
 	seen, cut := reconcile(d.state.Account, l)
-	if cut {
+	if cut || d.cutNoted() {
 		cause = store.Cut
 		d.log.Error("Redis lost the end of its log", "node", d.node, "position", d.state.Pos, "last", l.last)
 	}
 	if more := seen.Lost - d.state.Lost; more > 0 {
 		d.log.Error("entries were added that can't be read any more", "node", d.node, "entries", more, "position", d.state.Pos)
+		if cause == store.NoGap {
+			d.vouched = l.last // Redis's counter has them all
+		}
 	}
 	return seen, cause
 }
@@ -244,6 +273,7 @@ func (d *drainer) nextReading(ctx context.Context) (reading, error) {
 		return r.reading, r.err
 	}
 	l, err := d.source.read(ctx, d.inc, d.state.Pos, d.cfg.BatchSize)
+	d.reconnected = d.reconnected || l.reconnected
 	d.backlogUnread = d.backlogUnread || l.reconnected
 	return l, err
 }
@@ -263,6 +293,7 @@ func (d *drainer) awaitAhead() (r readAheadResult) {
 	if d.ahead != nil {
 		r = <-d.ahead
 		d.ahead = nil
+		d.reconnected = d.reconnected || r.reading.reconnected
 		d.backlogUnread = d.backlogUnread || r.reading.reconnected
 	}
 	return r
@@ -272,6 +303,12 @@ func (d *drainer) awaitAhead() (r readAheadResult) {
 func (d *drainer) observe(hard context.Context, seen store.Account, cause string) error {
 	after := d.state
 	after.Account = seen
+	if !d.unsure {
+		after.Sure = after.Pos
+	}
+	if d.cutNoted() {
+		after.Torn = d.torn
+	}
 	return d.write(hard, after, cause)
 }
 
@@ -308,7 +345,13 @@ func (d *drainer) housekeeping(ctx context.Context) error {
 			return &storeError{"registering a stream", err}
 		}
 	}
-	if now.Before(d.nextTrim) {
+	if !d.unsure && now.After(d.nextCopies) {
+		d.nextCopies = now.Add(d.cfg.Retention / trimsPerWindow)
+		if err := d.keepCopies(ctx); err != nil {
+			return err
+		}
+	}
+	if d.unsure || now.Before(d.nextTrim) {
 		return nil
 	}
 	d.nextTrim = now.Add(d.cfg.Retention / trimsPerWindow)

@@ -14,6 +14,7 @@ type metrics struct {
 	stale       prometheus.Counter
 	scanErrors  prometheus.Counter
 	trimmed     prometheus.Counter
+	recovered   prometheus.Counter
 	named       prometheus.Gauge
 	workers     prometheus.Gauge
 	batch       prometheus.Histogram
@@ -52,6 +53,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Failed look-ups of the capture nodes."}),
 		trimmed: prometheus.NewCounter(prometheus.CounterOpts{Name: "waggle_drain_trimmed_entries_total",
 			Help: "Counted entries removed from Redis."}),
+		recovered: prometheus.NewCounter(prometheus.CounterOpts{Name: "waggle_drain_recovered_votes_total",
+			Help: "Votes counted from their copies on another node."}),
 		named: prometheus.NewGauge(prometheus.GaugeOpts{Name: "waggle_drain_named_nodes",
 			Help: "Capture nodes that the last look-up named."}),
 		workers: prometheus.NewGauge(prometheus.GaugeOpts{Name: "waggle_drain_workers",
@@ -62,6 +65,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Time of one committed batch in Postgres.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}),
 	}
 	r.MustRegister(m.entries, m.lag, m.lost, m.held, m.up, m.drift, m.storeErrors, m.redisErrors, m.stale, m.scanErrors,
-		m.trimmed, m.named, m.workers, m.batch, m.commit)
+		m.trimmed, m.recovered, m.named, m.workers, m.batch, m.commit)
 	return m
 }

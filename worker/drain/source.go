@@ -19,6 +19,7 @@ import (
 const (
 	streamKey      = "votes"
 	incarnationKey = "votes:inc"
+	tornKey        = "votes:torn"
 	// readTimeout bounds one reading; a Redis that holds its connection and says nothing costs only its own stream.
 	readTimeout = 5 * time.Second
 	dialTimeout = 2 * time.Second
@@ -48,6 +49,12 @@ type source interface {
 	read(ctx context.Context, inc, after string, count int) (reading, error)
 	// trim removes entries before the id; a few may stay.
 	trim(ctx context.Context, inc, before string) (removed int64, err error)
+	// torn returns the id of the last note that the server's log was cut, or "0-0".
+	torn(ctx context.Context) (string, error)
+	// copies, lastCopy and trimCopies are of the copies that this node holds of another one's entries.
+	copies(ctx context.Context, origin, after string, found map[streamID]entry) error
+	lastCopy(ctx context.Context, origin string) (string, error)
+	trimCopies(ctx context.Context, origin, upTo string) error
 	close() error
 }
 
@@ -209,6 +216,21 @@ func parseReading(before, entries, behind *redis.Cmd, count int) (reading, error
 	l.entries = read
 	l.complete = len(read) < count && first.added == l.added && first.last == l.last
 	return l, nil
+}
+
+// torn reads the notes of the Redis image, which finds at each start whether its log ends in the middle of a command.
+func (s *redisSource) torn(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	reply, err := s.client.Do(ctx, "XREVRANGE", tornKey, "+", "-", "COUNT", 1).Result()
+	if err != nil {
+		return "", fmt.Errorf("reading the notes of cuts: %w", err)
+	}
+	notes, err := parseEntries(reply)
+	if err != nil || len(notes) == 0 {
+		return "0-0", err
+	}
+	return notes[0].id, nil
 }
 
 func sameIncarnation(key *redis.StringCmd, inc string) error {

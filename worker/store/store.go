@@ -154,19 +154,26 @@ type Stream struct {
 	Unread []string
 	// Torn is the last note that the log was cut, an id; "0-0" if there is none.
 	Torn string
-	// Early is the number of entries that were counted from copies while the stream was silent.
-	Early int64
+	// Early and Restored are entries of Added that were counted from copies: while the stream was silent, and since it lost
+	// them. Recovered is all that was counted from copies and that the stream has not delivered.
+	Early, Restored, Recovered int64
+	// Closed means that the stream was replaced or retired.
+	Closed    bool
+	ClosedFor time.Duration
 	// Age is the time since the last reading of Redis was written, by Postgres's clock.
 	Age time.Duration
 }
 
 const selectStream = `SELECT id, inc::text, node, revision, pos, n, lost, shift, added, last_id, held, sure, unread, torn,
-	coalesce((SELECT early FROM drain_effect WHERE stream = id), 0), extract(epoch FROM now() - seen_at)::float8 FROM drain_stream `
+	coalesce(early, 0), coalesce(restored, 0), coalesce(early + restored + unseen, 0), state <> 'active',
+	coalesce(extract(epoch FROM now() - closed_at), 0)::float8, extract(epoch FROM now() - seen_at)::float8
+	FROM drain_stream LEFT JOIN drain_effect ON stream = id `
 
 func scanStream(row pgx.Row) (st Stream, err error) {
-	var age float64
+	var closed, age float64
 	err = row.Scan(&st.ID, &st.Inc, &st.Node, &st.Revision, &st.Pos, &st.N, &st.Lost, &st.Shift, &st.Added, &st.LastID, &st.Held,
-		&st.Sure, &st.Unread, &st.Torn, &st.Early, &age)
+		&st.Sure, &st.Unread, &st.Torn, &st.Early, &st.Restored, &st.Recovered, &st.Closed, &closed, &age)
+	st.ClosedFor = time.Duration(closed * float64(time.Second))
 	st.Age = time.Duration(age * float64(time.Second))
 	return st, err
 }

@@ -1,13 +1,13 @@
 #!/bin/bash
 # Starts the Redis that holds a node's votes.
 #
-# In:  /data and /run/votes, the secrets redis-capture and redis-drain, NODE (the node's name), REDIS_MAXMEMORY.
+# In:  /data and /run/votes, the secrets redis-capture, redis-copies and redis-drain, NODE (the node's name), REDIS_MAXMEMORY.
 # Out: a server on TCP 6379 and, once its data has been proved to be ours, on /run/votes/redis.sock.
 #
 # It guarantees what server.sh does, and: a stream that exists durably with its genesis before any function can reach it;
 # never a new stream where one has been.
 readonly sockets=/run/votes
-readonly secrets="redis-capture redis-drain"
+readonly secrets="redis-capture redis-copies redis-drain"
 . /usr/local/bin/server.sh
 
 check_node() {
@@ -44,6 +44,14 @@ create_stream() {
   say "created stream votes, incarnation $inc, node $NODE"
 }
 
+# Power loss leaves a log that ends in the middle of a command, and so does a disk that forgot what it had confirmed. The server
+# drops such an end without a word to anybody. A worker reads the note and reports that votes may be gone.
+note_cut() {
+  REDISCLI_AUTH=$(</run/secrets/redis-capture) redis-cli -s "$starting/redis.sock" --user capture --no-auth-warning -e \
+    xadd votes:torn '*' node "$NODE" >/dev/null || refuse "the note that the log was cut could not be written"
+  say "the log was cut; what it lost is not known"
+}
+
 as_drain() {
   REDISCLI_AUTH=$(</run/secrets/redis-drain) redis-cli -s "$starting/redis.sock" --user drain --no-auth-warning "$@" 2>/dev/null
 }
@@ -57,21 +65,25 @@ prove_data() {
     refuse "key votes:inc is \"$answer\" but this volume belongs to incarnation $want: restore the append-only file, or remove the volume to start a new incarnation (its votes are then reported as lost)"
   answer=$(as_drain xinfo stream votes)
   [[ $answer == length* ]] || refuse "stream votes is missing from incarnation $want: $answer"
+  [[ -z $cut ]] || note_cut
 }
 
 main() {
+  cut=
   check_settings "$@"
   check_node
   take_lock
   check_room
   write_config 'bind 0.0.0.0' 'port 6379' <<ACL
 user default reset off
-user capture reset on #$(digest redis-capture) ~votes %R~votes:inc -@all +xadd +get +ping +hello +auth
-user drain reset on #$(digest redis-drain) ~votes ~votes:inc -@all +xrange +xtrim +xlen +xinfo|stream +get +ping +hello +auth
+user capture reset on #$(digest redis-capture) ~votes ~votes:torn %R~votes:inc -@all +xadd +get +ping +hello +auth
+user copy reset on #$(digest redis-copies) ~copies:* %R~votes:inc -@all +xadd +get +ping +hello +auth
+user drain reset on #$(digest redis-drain) ~votes ~votes:inc ~votes:torn ~copies:* -@all +xrange +xrevrange +xtrim +xlen +xinfo|stream +get +ping +hello +auth
 ACL
   if [[ -d $data ]]; then
     [[ -s $data/incarnation ]] || refuse "$data has no incarnation note: restore the volume, or remove it to start a new incarnation"
     [[ -d $data/appendonlydir ]] || refuse "$data has no append-only file: restore the volume, or remove it to start a new incarnation"
+    redis-check-aof "$data/appendonlydir/appendonly.aof.manifest" >/dev/null 2>&1 || cut=yes
   else
     create_stream
   fi

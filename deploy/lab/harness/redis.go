@@ -60,6 +60,7 @@ func (r *RedisServer) launch() {
 		if fresh {
 			r.port = FreePort(r.t)
 		}
+		cut := r.cut()
 		r.process = process{name: "redis-server", dir: r.dir, args: r.command()}
 		r.start(r.t)
 		if err := os.WriteFile(filepath.Join(r.dir, "pid"), []byte(strconv.Itoa(r.cmd.Process.Pid)), 0o644); err != nil {
@@ -68,6 +69,9 @@ func (r *RedisServer) launch() {
 		if r.tryAwait(r.answers) {
 			if !r.queue {
 				r.genesis()
+				if cut {
+					r.Do("XADD", "votes:torn", "*", "node", r.node)
+				}
 			}
 			return
 		}
@@ -76,6 +80,15 @@ func (r *RedisServer) launch() {
 		}
 	}
 	r.await(r.t, r.answers)
+}
+
+// cut reports, as the image does before it starts the server, whether the log ends in the middle of a command.
+func (r *RedisServer) cut() bool {
+	manifest := filepath.Join(r.dir, "appendonlydir", "appendonly.aof.manifest")
+	if _, err := os.Stat(manifest); err != nil {
+		return false
+	}
+	return exec.Command(binary(r.t, "redis-check-aof", "redis-tools"), manifest).Run() != nil
 }
 
 // command mirrors deploy/images/redis; the user admin exists here only, for genesis and for faults.
@@ -93,8 +106,9 @@ func (r *RedisServer) command() []string {
 	}
 	for _, rules := range []string{
 		standard,
-		"capture on >" + RedisPassword + " resetkeys ~votes %R~votes:inc -@all +xadd +get +ping +hello +auth",
-		"drain on >" + RedisPassword + " resetkeys ~votes ~votes:inc -@all +xrange +xtrim +xinfo|stream +xlen +get +ping +hello +auth",
+		"capture on >" + RedisPassword + " resetkeys ~votes ~votes:torn %R~votes:inc -@all +xadd +get +ping +hello +auth",
+		"copy on >" + RedisPassword + " resetkeys ~copies:* %R~votes:inc -@all +xadd +get +ping +hello +auth",
+		"drain on >" + RedisPassword + " resetkeys ~votes ~votes:inc ~votes:torn ~copies:* -@all +xrange +xrevrange +xtrim +xinfo|stream +xlen +get +ping +hello +auth",
 		"admin on >" + RedisPassword + " ~* &* +@all",
 	} {
 		args = append(append(args, "--user"), strings.Fields(rules)...)
