@@ -26,6 +26,8 @@ type config struct {
 	// RedisAddresses, comma separated host:port, replace the look-up.
 	RedisAddresses []string `envconfig:"redis_addresses"`
 	RedisUser      string   `envconfig:"redis_user" default:"drain"`
+	// CaptureNodes are the names of the nodes that should have a Redis: one that no worker has reached is missing, not absent.
+	CaptureNodes []string `envconfig:"capture_nodes"`
 
 	// PostgresHost may be several names, comma separated: the first that takes writes is used.
 	PostgresHost     string `envconfig:"postgres_host" default:"tasks.waggle_postgres"`
@@ -44,6 +46,7 @@ type config struct {
 	PollInterval     time.Duration `envconfig:"poll_interval" default:"200ms" legal:"1ms to 1m"`
 	Retention        time.Duration `envconfig:"retention" default:"10m" legal:"1s to 720h"`
 	RetentionEntries int64         `envconfig:"retention_entries" default:"1000000" legal:"at least 1"`
+	RecoverAfter     time.Duration `envconfig:"recover_after" default:"30s" legal:"1s to 24h"`
 	ShutdownTimeout  time.Duration `envconfig:"shutdown_timeout" default:"10s" legal:"1ms to 1h"`
 
 	// Listen serves /healthz and /metrics.

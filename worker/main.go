@@ -111,6 +111,7 @@ func run(ctx context.Context, cfg config) error {
 	worker, err := drain.New(drain.Config{
 		Worker: cfg.WorkerName, Store: tally, Polls: polls, Resolve: cfg.resolver(), User: cfg.RedisUser, Password: password,
 		BatchSize: cfg.BatchSize, PollInterval: cfg.PollInterval, Retention: cfg.Retention, RetentionEntries: cfg.RetentionEntries,
+		RecoverAfter:    cfg.RecoverAfter,
 		ShutdownTimeout: cfg.ShutdownTimeout, Logger: log, Registerer: registry,
 	})
 	if err != nil {
@@ -128,6 +129,9 @@ func run(ctx context.Context, cfg config) error {
 			return nil // asked to stop while waiting
 		}
 		if err != nil {
+			return err
+		}
+		if err := expect(ctx, tally, cfg.CaptureNodes, log); err != nil {
 			return err
 		}
 		return worker.Run(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"log/slog"
 
 	"waggle/worker/store"
 )
@@ -55,4 +56,17 @@ func closeLosses(ctx context.Context, cfg config, tally *store.Store, node strin
 	}
 	cfg.logger().Info("closed a node's losses", "node", node, "gaps", gaps, "lost", lost)
 	return nil
+}
+
+// expect tells the ledger which capture nodes there should be. Without a list it knows those that workers have reached.
+func expect(ctx context.Context, tally *store.Store, nodes []string, log *slog.Logger) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	err := tally.Expect(ctx, nodes)
+	if err != nil && store.Classify(err) != store.Deploy {
+		log.Warn("the expected capture nodes were not noted; the next start does it", "error", err)
+		return nil
+	}
+	return err
 }

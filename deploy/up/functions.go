@@ -346,6 +346,17 @@ func (s *System) ledger(ctx context.Context) (Ledger, error) {
 	return results.Ledger, nil
 }
 
+// captureNodes are the names of the nodes that the Swarm's labels give a Redis for votes, sorted.
+func (s *System) captureNodes(ctx context.Context) ([]string, error) {
+	out, err := s.Target.Manager.Run(ctx, "node", "ls", "--filter", "node.label=waggle.capture=true", "--format", "{{.Hostname}}")
+	if err != nil {
+		return nil, fmt.Errorf("listing capture nodes: %w", err)
+	}
+	nodes := strings.Fields(out)
+	slices.Sort(nodes)
+	return nodes, nil
+}
+
 // drained returns an error as long as fewer streams are active than there are capture nodes.
 func (s *System) drained(ctx context.Context, ledger Ledger) error {
 	out, err := s.Target.Manager.Run(ctx, "node", "ls", "--filter", "node.label=waggle.capture=true", "--format", "{{.Hostname}} {{.Status}}")

@@ -83,7 +83,12 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 	}
 	// A Swarm config never changes, so another file needs another name.
 	version := sha256.Sum256(s.polls)
+	capture, err := s.captureNodes(ctx)
+	if err != nil {
+		return "", err
+	}
 	env := []string{
+		"CAPTURE_NODES=" + strings.Join(capture, ","),
 		"PROVIDER_IMAGE=" + set[images.Provider],
 		"WORKER_IMAGE=" + set[images.Worker],
 		"REDIS_IMAGE=" + set[images.Redis],

@@ -90,17 +90,16 @@ func (h *handler) answerFailed(v *visit, p *problem) {
 
 // answerNotRecorded is the 503 of a vote with sequence seq that Redis did not confirm. The cookie keeps its sequence, so
 // the same request again is the same vote again; a gateway that knows the function to be idempotent repeats it first, on
-// another replica. If the vote may have been stored, the form on the page has the next sequence: a new press then is
-// newer, whatever the clocks of the two nodes say. Where the first vote counts, note keeps the voter to the same choice.
+// another replica. The form on the page has the next sequence: a new press then is newer than this one, which may have been
+// stored, whatever the clocks of the two nodes say. Where the first vote counts, note keeps the voter to the same choice.
 func (h *handler) answerNotRecorded(v *visit, seq int64, note string, err error) {
 	p := newProblem(http.StatusServiceUnavailable, "unconfirmed")
-	v.token.seq = seq
+	v.token.seq = min(seq+1, maxSeq)
 	if errors.Is(err, errNotStored) {
 		h.stats.refused.Add(1)
 		p.code = "try_again"
 	} else {
 		h.stats.unconfirmed.Add(1)
-		v.token.seq = min(seq+1, maxSeq)
 		if v.paper.poll.KeepsFirst() {
 			v.cookies.setPending(v.w, note, v.paper.poll.ID)
 			v.pending = note

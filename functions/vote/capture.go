@@ -31,8 +31,11 @@ type entry struct {
 	choice any
 	voter  string
 	seq    int64
-	at     int64 // Unix ms
-	single bool  // marked as having one copy
+	at     int64 // when the gateway received the request, Unix ms
+
+	queued time.Time       // when it began to wait here
+	client context.Context // ends when the client leaves
+	single bool            // marked as having one copy
 
 	place  place
 	stored time.Time // when Redis answered
@@ -91,13 +94,15 @@ func (c *capture) ready() error {
 }
 
 // add stores one vote and returns its place in the stream, after Redis answered for this very vote. The error
-// is errNotStored or errUnknown with its cause.
-func (c *capture) add(poll *pollArgs, choice any, voter string, seq int64, at time.Time) (place, error) {
+// is errNotStored or errUnknown with its cause. A vote whose client leaves while it waits is not stored: it would be one that
+// the voter has no answer to.
+func (c *capture) add(client context.Context, poll *pollArgs, choice any, voter string, seq int64, at time.Time) (place, error) {
 	if err := c.ready(); err != nil {
 		return place{}, errors.Join(errNotStored, err)
 	}
 	e := entries.Get().(*entry)
 	e.poll, e.choice, e.voter, e.seq, e.at, e.single = poll, choice, voter, seq, at.UnixMilli(), false
+	e.queued, e.client = time.Now(), client
 	if err := c.enqueue(e); err != nil {
 		entries.Put(e)
 		return place{}, errors.Join(errNotStored, err)
@@ -111,9 +116,10 @@ func (c *capture) add(poll *pollArgs, choice any, voter string, seq int64, at ti
 }
 
 var (
-	errQueueFull = errors.New("too many votes are waiting")
-	errStopping  = errors.New("the replica is stopping")
-	errTooLate   = errors.New("the vote waited too long")
+	errQueueFull  = errors.New("too many votes are waiting")
+	errStopping   = errors.New("the replica is stopping")
+	errTooLate    = errors.New("the vote waited too long")
+	errClientLeft = errors.New("the client has left")
 )
 
 func (c *capture) enqueue(e *entry) error {
@@ -161,12 +167,12 @@ func answer(batch []*entry) {
 	}
 }
 
-// gather adds what is waiting already, and answers at once what has waited too long.
+// gather adds what is waiting already, and answers at once what nobody waits for any more.
 func (c *capture) gather(batch []*entry) []*entry {
-	oldest := time.Now().Add(-maxQueueWait).UnixMilli()
-	if e := batch[0]; e.at < oldest {
+	now := time.Now()
+	if reason := batch[0].stale(now); reason != nil {
+		batch[0].refuse(reason)
 		batch = batch[:0]
-		e.refuse(errTooLate)
 	}
 	for len(batch) < maxBatch {
 		select {
@@ -174,8 +180,8 @@ func (c *capture) gather(batch []*entry) []*entry {
 			if !ok {
 				return batch
 			}
-			if e.at < oldest {
-				e.refuse(errTooLate)
+			if reason := e.stale(now); reason != nil {
+				e.refuse(reason)
 				continue
 			}
 			batch = append(batch, e)
@@ -184,6 +190,18 @@ func (c *capture) gather(batch []*entry) []*entry {
 		}
 	}
 	return batch
+}
+
+// stale is why a vote must not be stored any more. The wait is measured by the clock that does not jump, and goes on while the
+// process is stopped.
+func (e *entry) stale(now time.Time) error {
+	switch {
+	case now.Sub(e.queued) > maxQueueWait:
+		return errTooLate
+	case e.client.Err() != nil:
+		return errClientLeft
+	}
+	return nil
 }
 
 func (e *entry) refuse(reason error) {

@@ -3,8 +3,13 @@ package vote
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -115,18 +120,100 @@ func TestTheQueueIsBounded(t *testing.T) {
 	}
 }
 
-func TestAVoteThatWaitedTooLongIsRefused(t *testing.T) {
+func TestAVoteThatNobodyWaitsForIsRefused(t *testing.T) {
 	t.Parallel()
-	c := newCapture(nil, newGate(nil), &stats{})
-	old := &entry{at: time.Now().Add(-2 * maxQueueWait).UnixMilli(), done: make(chan struct{}, 1)}
-	fresh := &entry{at: time.Now().UnixMilli(), done: make(chan struct{}, 1)}
-	c.queue <- fresh
-	if batch := c.gather([]*entry{old}); len(batch) != 1 || batch[0] != fresh {
-		t.Errorf("batch = %v", batch)
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for name, tc := range map[string]struct {
+		client context.Context
+		queued time.Time
+		want   error
+	}{
+		"it waited too long":  {t.Context(), time.Now().Add(-2 * maxQueueWait), errTooLate},
+		"its client has left": {gone, time.Now(), errClientLeft},
+	} {
+		for _, first := range []bool{true, false} {
+			c := newCapture(nil, newGate(nil), &stats{})
+			stale := &entry{queued: tc.queued, client: tc.client, done: make(chan struct{}, 1)}
+			fresh := &entry{queued: time.Now(), client: t.Context(), done: make(chan struct{}, 1)}
+			begin, next := fresh, stale
+			if first {
+				begin, next = stale, fresh
+			}
+			c.queue <- next
+			if batch := c.gather([]*entry{begin}); len(batch) != 1 || batch[0] != fresh {
+				t.Errorf("%s: batch = %v", name, batch)
+			}
+			<-stale.done
+			if !errors.Is(stale.err, errNotStored) || !errors.Is(stale.err, tc.want) {
+				t.Errorf("%s: error = %v", name, stale.err)
+			}
+		}
 	}
-	<-old.done
-	if !errors.Is(old.err, errNotStored) || !errors.Is(old.err, errTooLate) {
-		t.Errorf("error = %v", old.err)
+}
+
+// TestAPressWithoutAnAnswerNeverBeatsALaterOne: the request of the first press is handled last, as by a replica that was
+// frozen meanwhile.
+func TestAPressWithoutAnAnswerNeverBeatsALaterOne(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	start := func(d time.Duration) string { return strconv.FormatInt(now.Add(d).UnixNano(), 10) }
+	for name, tc := range map[string]struct {
+		reload        bool
+		first, second string // X-Start-Time
+	}{
+		"by the sequence of the page, by a clock that is ahead": {true, start(-time.Second), start(-time.Hour)},
+		"by the gateway's time on one and the same page":        {false, start(-time.Minute), start(-time.Second)},
+	} {
+		for _, kind := range []string{"application/x-www-form-urlencoded", "application/json"} {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				t.Parallel()
+				b := setup(t, nil)
+				j := b.voter()
+				page := func() token {
+					if tc.reload {
+						b.send("GET", "/", "", j, browser)
+					}
+					return b.tokenOf(j)
+				}
+				press := func(j jar, p token, choice, at string) {
+					body := fmt.Sprintf("poll=pets&choice=%s&seq=%d&nonce=%s", choice, p.seq, b.keys.nonce(p.voter, 1, p.seq))
+					if kind == "application/json" {
+						body = fmt.Sprintf(`{"poll":"pets","choice":"%s"}`, choice)
+					}
+					if w := b.send("POST", "/", body, j, map[string]string{"Content-Type": kind, "X-Start-Time": at}); w.Code >= 400 {
+						t.Fatalf("press = %d %s", w.Code, w.Body)
+					}
+				}
+				first := page()
+				frozen := maps.Clone(j)
+				second := page()
+				press(j, second, "dogs", tc.second)
+				press(frozen, first, "cats", tc.first)
+				key := func(vote []string) [2]int64 {
+					seq, _ := strconv.ParseInt(vote[4], 10, 64)
+					at, _ := strconv.ParseInt(vote[5], 10, 64)
+					return [2]int64{seq, at}
+				}
+				votes := b.stored()
+				dogs, cats := key(votes[0]), key(votes[1])
+				if slices.Compare(dogs[:], cats[:]) <= 0 {
+					t.Errorf("the later press has the order key %v, the one without an answer %v", dogs, cats)
+				}
+			})
+		}
+	}
+}
+
+func TestAStartInTheFutureIsNow(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, header := range []string{"", "x", "-5", "0", strconv.FormatInt(now.Add(time.Hour).UnixNano(), 10), "99999999999999999999"} {
+		r := httptest.NewRequest("POST", "/", nil)
+		r.Header.Set("X-Start-Time", header)
+		if got := received(r, now); !got.Equal(now) {
+			t.Errorf("X-Start-Time %q: received at %v, want now", header, got)
+		}
 	}
 }
 
@@ -142,7 +229,7 @@ func TestShutdownFinishesWhatIsQueued(t *testing.T) {
 	args := &pollArgs{id: int64(polls[0].ID)}
 	var queued []*entry
 	for i := range 10 {
-		e := &entry{poll: args, choice: int64(1), voter: "v", seq: int64(i + 1), at: time.Now().UnixMilli(), done: make(chan struct{}, 1)}
+		e := &entry{poll: args, choice: int64(1), voter: "v", seq: int64(i + 1), at: time.Now().UnixMilli(), queued: time.Now(), client: t.Context(), done: make(chan struct{}, 1)}
 		queued = append(queued, e)
 		if err := c.enqueue(e); err != nil {
 			t.Fatal(err)
@@ -166,7 +253,7 @@ func BenchmarkVote(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if _, err := s.capture.add(paper.args, paper.options[0].arg, paper.pseudonym(voter), 1, time.Now()); err != nil {
+			if _, err := s.capture.add(context.Background(), paper.args, paper.options[0].arg, paper.pseudonym(voter), 1, time.Now()); err != nil {
 				b.Error(err)
 				return
 			}

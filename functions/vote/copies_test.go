@@ -186,7 +186,7 @@ func BenchmarkCopies(b *testing.B) {
 			b.RunParallel(func(pb *testing.PB) {
 				voter := newVoter()
 				for pb.Next() {
-					if _, err := s.capture.add(paper.args, paper.options[0].arg, paper.pseudonym(voter), 1, time.Now()); err != nil {
+					if _, err := s.capture.add(context.Background(), paper.args, paper.options[0].arg, paper.pseudonym(voter), 1, time.Now()); err != nil {
 						b.Error(err)
 					}
 				}

@@ -1,6 +1,7 @@
 package vote
 
 import (
+	"context"
 	"io"
 	"net"
 	"os"
@@ -164,7 +165,7 @@ func TestNothingAcknowledgedIsLostWhenRedisIsKilled(t *testing.T) {
 		group.Go(func() {
 			paper, voter := b.papers["pets"], newVoter()
 			for seq := int64(1); ; seq++ {
-				stored, err := b.capture.add(paper.args, paper.options[0].arg, paper.pseudonym(voter), seq, time.Now())
+				stored, err := b.capture.add(context.Background(), paper.args, paper.options[0].arg, paper.pseudonym(voter), seq, time.Now())
 				if err != nil {
 					return
 				}

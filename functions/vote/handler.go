@@ -157,7 +157,11 @@ func (h *handler) show(v *visit) {
 		h.answerProblem(v, h.unknownPoll(v.slug))
 		return
 	}
-	h.giveToken(v)
+	if v.known() {
+		h.advanceToken(v)
+	} else {
+		h.giveToken(v)
+	}
 	if v.answer == jsonAnswer {
 		h.answerPolls(v)
 		return
@@ -188,7 +192,7 @@ func (h *handler) vote(v *visit) {
 			return
 		}
 	}
-	at, err := h.capture.add(v.paper.args, chosen.arg, voter, seq, v.now)
+	at, err := h.capture.add(v.r.Context(), v.paper.args, chosen.arg, voter, seq, v.received)
 	if err != nil {
 		note := receipt{poll: poll.ID, voter: voter, seq: seq}
 		h.answerNotRecorded(v, seq, h.keys.signReceipt(note, v.token.voter, chosen.option.ID), err)

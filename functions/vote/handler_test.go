@@ -48,8 +48,8 @@ func TestABrowserVotesAndChangesItsMind(t *testing.T) {
 		}
 	}
 	stored := b.stored()
-	if len(stored) != 2 || stored[0][2] != stored[1][2] || stored[0][3] != "1" || stored[1][3] != "2" || stored[0][4] != "1" || stored[1][4] != "2" {
-		t.Errorf("stored %v, want one voter's choices 1 and 2 with sequences 1 and 2", stored)
+	if len(stored) != 2 || stored[0][2] != stored[1][2] || stored[0][3] != "1" || stored[1][3] != "2" || stored[0][4] != "1" || stored[1][4] != "3" {
+		t.Errorf("stored %v, want one voter's choices 1 and 2 with sequences 1 and 3: the page in between took one", stored)
 	}
 	if len(stored[0][2]) != 22 || strings.Contains(b.tokenOf(j).voter, stored[0][2]) {
 		t.Errorf("the stream's voter is %q", stored[0][2])

@@ -3,16 +3,19 @@ package vote
 import (
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // visit is one request with what the handler needs to know of it, read once.
 type visit struct {
-	w       http.ResponseWriter
-	r       *http.Request
-	now     time.Time
-	cookies cookies
+	w   http.ResponseWriter
+	r   *http.Request
+	now time.Time
+	// received is when the gateway took the request: a replica that was frozen, or is busy, gets to it later.
+	received time.Time
+	cookies  cookies
 	// token is the voter's; without a voter the request had no valid one.
 	token token
 	// slug is the poll that the address names, or empty. paper is that poll's, or that of the only poll, or nil.
@@ -50,6 +53,7 @@ const (
 
 func (h *handler) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 	v := &visit{w: w, r: r, now: h.now(), cookies: cookies{secure: h.origins.secure() || isHTTPS(r)}, body: readBodyKind(r)}
+	v.received = received(r, v.now)
 	v.answer = v.readAnswerKind()
 	v.token = h.readVoter(v)
 	if r.URL.RawQuery != "" {
@@ -138,6 +142,26 @@ func (v *visit) known() bool { return v.token.voter != "" }
 func (v *visit) fromBrowser() bool {
 	h := v.r.Header
 	return h["Origin"] != nil || h["Sec-Fetch-Site"] != nil || h["Referer"] != nil || v.answer == pageAnswer
+}
+
+// received is X-Start-Time, Unix nanoseconds. The gateway sets it and drops what a client sends under that name. It is never
+// in the future: a gateway whose clock is ahead must not make a vote that nothing beats.
+func received(r *http.Request, now time.Time) time.Time {
+	start, err := strconv.ParseInt(r.Header.Get("X-Start-Time"), 10, 64)
+	if at := time.Unix(0, start); err == nil && start > 0 && at.Before(now) {
+		return at
+	}
+	return now
+}
+
+// advanceToken gives the voter a sequence above that of every page that was shown before: a press on this page beats one that
+// was made on an earlier page and got no answer, whenever that one is stored.
+func (h *handler) advanceToken(v *visit) {
+	v.token.seq, v.token.exp = min(v.token.seq+1, maxSeq), v.now.Add(tokenLife).Unix()
+	if h.sharesVoters {
+		v.token.seq = max(v.token.seq, v.now.Unix())
+	}
+	v.cookies.setToken(v.w, h.keys.signToken(v.token), v.token.exp-v.now.Unix())
 }
 
 // giveToken sets a new token as a cookie if the request had none. Where voters may come from several browsers, it also

@@ -391,6 +391,32 @@ func TestWhatIsNotKnownStaysOpenUntilItIsClosed(t *testing.T) {
 	}
 }
 
+// TestANodeThatWasNeverReachedIsMissing, not absent.
+func TestANodeThatWasNeverReachedIsMissing(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	s := open(t, db, 0)
+	register(t, s, "a", 1)
+	ledger := func(nodes ...string) string {
+		if err := s.Expect(t.Context(), nodes); err != nil {
+			t.Fatalf("expecting %v: %v", nodes, err)
+		}
+		return db.SQL(`SELECT node, state FROM result_ledger ORDER BY node`)
+	}
+	if got := ledger("a", "b", "c"); got != "a|active\nb|missing\nc|missing" {
+		t.Errorf("ledger = %s, want b and c missing", got)
+	}
+	if got := ledger("a", "c"); got != "a|active\nc|missing" {
+		t.Errorf("ledger = %s, want b gone: it has lost its label", got)
+	}
+	if n, err := s.Retire(t.Context(), "c"); n != 1 || err != nil {
+		t.Errorf("retiring a node that never came = %d, %v; want 1", n, err)
+	}
+	if got := db.SQL(`SELECT node FROM result_ledger`); got != "a" {
+		t.Errorf("ledger = %s after c was retired, want a alone", got)
+	}
+}
+
 // TestANodeIsNotMissingBeforeWorkersHadTimeToAskIt: after a pause of all workers nothing was read for long.
 func TestANodeIsNotMissingBeforeWorkersHadTimeToAskIt(t *testing.T) {
 	t.Parallel()

@@ -79,3 +79,12 @@ func (s *Store) NoteUnread(ctx context.Context, of Stream, nodes []string) error
 	_, err := s.pool.Exec(ctx, `UPDATE drain_stream SET unread = $2 WHERE id = $1 AND unread <> $2`, of.ID, nodes)
 	return s.check(ctx, "noting unread copies", err)
 }
+
+// Expect replaces the list of nodes that should have a stream.
+func (s *Store) Expect(ctx context.Context, nodes []string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, `WITH gone AS (DELETE FROM drain_node WHERE NOT node = ANY ($1::text[]))
+		INSERT INTO drain_node (node) SELECT unnest($1::text[]) ON CONFLICT (node) DO NOTHING`, nodes)
+	return s.check(ctx, "noting the expected nodes", err)
+}
