@@ -28,8 +28,8 @@ var copyModes = map[string]copyMode{"1": oneCopy, "2": preferTwo, "2 prefer": pr
 func (m copyMode) String() string { return [...]string{"1", "2 prefer", "2 require"}[m] }
 
 const (
-	// copiers is how many batches may be on their way to other nodes. Each is the next while one waits for a disk.
-	copiers = 4
+	// copiers is how many batches may be on their way to other nodes: while one waits for a disk, the other is gathered.
+	copiers = 2
 	// maxCopyAge is how long after it was stored a vote may be confirmed by its copy. Workers rely on it: a copy that
 	// comes later than this, from a replica that was frozen, belongs to a vote that nobody was told is recorded.
 	maxCopyAge = 15 * time.Second

@@ -158,7 +158,8 @@ func TestWithoutAPeerTheSettingDecides(t *testing.T) {
 	}
 }
 
-// BenchmarkCopies compares the capture path with one and with two copies: CPU of this process and of both servers, per vote.
+// BenchmarkCopies compares a captured vote with one and with two copies, from the request in the handler to its answer: CPU of
+// this process and of both servers, per vote.
 func BenchmarkCopies(b *testing.B) {
 	for name, mode := range map[string]copyMode{"one": oneCopy, "two": preferTwo} {
 		b.Run(name, func(b *testing.B) {
@@ -180,14 +181,14 @@ func BenchmarkCopies(b *testing.B) {
 				}
 				return total
 			}
-			paper := s.papers["pets"]
 			began := cpu()
 			b.SetParallelism(64)
 			b.RunParallel(func(pb *testing.PB) {
-				voter := newVoter()
+				j := jar{"waggle": s.keys.signToken(newToken(time.Now()))}
 				for pb.Next() {
-					if _, err := s.capture.add(context.Background(), paper.args, paper.options[0].arg, paper.pseudonym(voter), 1, time.Now()); err != nil {
-						b.Error(err)
+					w := s.send("POST", "/", `{"poll":"pets","choice":"cats"}`, j, map[string]string{"Content-Type": "application/json"})
+					if w.Code != 200 {
+						b.Errorf("vote = %d %s", w.Code, w.Body)
 					}
 				}
 			})

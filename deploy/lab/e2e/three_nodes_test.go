@@ -71,6 +71,8 @@ func TestThreeNodes(t *testing.T) {
 		t.Run("while functions follow their load", p.testAutoscale)
 	})
 
+	t.Run("a capture node loses its disk before a worker has looked", s.testLostDisk)
+
 	t.Run("a capture node loses power and comes back with its votes", func(t *testing.T) {
 		node := s.Cluster.Nodes[2]
 		s.voteThrough(t, s.Target.Gateways[2], 50)
@@ -111,4 +113,47 @@ func (s *system) scale(t *testing.T, service string, replicas int) {
 		}
 		return nil
 	})
+}
+
+// testLostDisk wipes the volume of a capture node that no worker has read: its votes are counted from the copies on the other.
+func (s *system) testLostDisk(t *testing.T) {
+	s.scale(t, "waggle_worker", 0)
+	before, err := s.Results()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const votes = 200
+	node := s.Cluster.Nodes[1]
+	s.voteThrough(t, s.Target.Gateways[1], votes)
+	id, err := node.Engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name=waggle_redis")
+	if err != nil || id == "" {
+		t.Fatalf("the Redis of %s: %q, %v", node.Name, id, err)
+	}
+	if _, err := node.Engine.Run(t.Context(), "exec", id, "rm", "-rf", "/data/redis"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := node.Engine.Run(t.Context(), "kill", id); err != nil {
+		t.Fatal(err)
+	}
+	s.scale(t, "waggle_worker", 1)
+	testbed.Eventually(t, 2*time.Minute, func() error {
+		r, err := s.Results()
+		if err != nil {
+			return err
+		}
+		if r.Ledger.Counted-before.Ledger.Counted < votes || r.Ledger.Pending != 0 || r.Ledger.Lost != 0 || r.Ledger.Active() != 2 {
+			return fmt.Errorf("ledger: %+v, before: %+v", r.Ledger, before.Ledger)
+		}
+		if r.Ledger.Whole {
+			return fmt.Errorf("the ledger says that all is accounted for while a gap is open: %+v", r.Ledger)
+		}
+		return nil
+	})
+	worker, err := s.Cluster.Nodes[0].Engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name=waggle_worker")
+	if err != nil || worker == "" {
+		t.Fatalf("the worker: %q, %v", worker, err)
+	}
+	if _, err := s.Cluster.Nodes[0].Engine.Run(t.Context(), "exec", worker, "/worker", "close", "-node", node.Name); err != nil {
+		t.Fatal(err)
+	}
 }
