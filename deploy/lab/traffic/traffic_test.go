@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func slow(w http.ResponseWriter, r *http.Request) {
@@ -31,7 +32,7 @@ func TestCallsAreNumbered(t *testing.T) {
 		slow(w, r)
 		numbers <- r.URL.Query().Get("n")
 	})
-	tr := Start(t.Context(), Config{Gateways: []string{url}, Function: "f", PerSecond: 500})
+	tr := Start(t.Context(), Config{Gateways: []string{url}, Function: "f", PerSecond: 100})
 	seen := map[string]bool{}
 	for range 100 {
 		seen[<-numbers] = true
@@ -79,7 +80,7 @@ func TestEveryWrongAnswerIsAFailure(t *testing.T) {
 		},
 		"no answer": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 	} {
-		tr := &Traffic{function: "f", client: http.DefaultClient, gateways: []string{server(t, answer)}, well: make([]atomic.Bool, 1)}
+		tr := &Traffic{function: "f", client: http.DefaultClient, gateways: []string{server(t, answer)}, answered: map[string]time.Time{}, well: make([]atomic.Bool, 1)}
 		tr.call(7)
 		if failed := tr.Failures(); len(failed) == 0 != (name == "as it should be") || tr.calls.Load() != 1 {
 			t.Errorf("%s: %d calls, failed %v", name, tr.calls.Load(), failed)
