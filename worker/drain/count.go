@@ -66,7 +66,8 @@ func fold(id int32, polls *Polls, entries []entry, reason string) store.Batch {
 	b := store.Batch{FirstPolls: polls.firsts, Entries: map[int32]int64{}}
 	votes := make([]store.Vote, 0, len(entries))
 	for _, e := range entries {
-		v, why := decode(e, id, polls)
+		vote, single := e.unmarked()
+		v, why := decode(vote, id, polls)
 		if reason != "" {
 			why = reason
 		}
@@ -76,6 +77,9 @@ func fold(id int32, polls *Polls, entries []entry, reason string) store.Batch {
 		}
 		votes = append(votes, v)
 		b.Entries[v.Poll]++
+		if single {
+			b.Single++
+		}
 	}
 	b.Votes = store.Fold(votes, polls.firsts)
 	b.Superseded = int64(len(votes) - len(b.Votes))

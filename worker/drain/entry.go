@@ -70,6 +70,15 @@ func entryKey(at streamID, stream int32) (key [16]byte, ok bool) {
 // voterEncoding is strict, so that a voter has one spelling only.
 var voterEncoding = base64.RawURLEncoding.Strict()
 
+// unmarked takes the mark "k 1" off an entry, which function vote adds, last, to a vote that it acknowledged with one copy.
+func (e entry) unmarked() (vote entry, single bool) {
+	if n := len(e.fields); n == 12 && e.fields[10] == "k" && e.fields[11] == "1" {
+		e.fields = e.fields[:10]
+		return e, true
+	}
+	return e, false
+}
+
 // decode reads the fields that function vote writes: p poll, v voter, c choice, s sequence, t capture time in Unix ms;
 // each exactly once, in any order, nothing else. It returns the vote, or why the entry is none: one of a few constant
 // texts, because the values themselves may be anything.

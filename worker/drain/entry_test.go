@@ -210,3 +210,18 @@ func TestOwnershipIsSpread(t *testing.T) {
 		}
 	}
 }
+
+// The mark says that a vote has one copy; what else stands at its place is no mark, and no vote.
+func TestFoldCountsVotesWithOneCopy(t *testing.T) {
+	t.Parallel()
+	fields := []string{"p", "1", "v", voter(5), "c", "2", "s", "3", "t", "1700000000000"}
+	entries := []entry{
+		{id: "7-0", at: streamID{7, 0}, fields: fields},
+		{id: "8-0", at: streamID{8, 0}, fields: append(slices.Clone(fields), "k", "1")},
+		{id: "9-0", at: streamID{9, 0}, fields: append(slices.Clone(fields), "k", "2")},
+	}
+	b := fold(1, testPolls(t), entries, "")
+	if len(b.Votes) != 1 || b.Superseded != 1 || b.Single != 1 || len(b.Rejects) != 1 || b.Rejects[0].ID != "9-0" {
+		t.Errorf("%d votes, %d superseded, %d with one copy, rejects %v; want 1, 1, 1 and entry 9-0", len(b.Votes), b.Superseded, b.Single, b.Rejects)
+	}
+}
