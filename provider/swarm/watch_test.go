@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,18 +22,25 @@ const testImage = "ours/function:1"
 
 // publications keeps every table that was published, and when.
 type publications struct {
+	mu        sync.Mutex // Publish runs in the watcher's goroutine; the fields are read alone once that waits
 	tables    []feed.Table
 	at        []time.Time
 	forgotten []string
 }
 
 func (p *publications) Publish(table feed.Table) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.tables, p.at = append(p.tables, table), append(p.at, time.Now())
 }
 
 func (p *publications) Forget(name, _ string) { p.forgotten = append(p.forgotten, name) }
 
-func (p *publications) newest() feed.Table { return p.tables[len(p.tables)-1] }
+func (p *publications) newest() feed.Table {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tables[len(p.tables)-1]
+}
 
 // states gives the states of a function's replicas in the newest table, sorted; nil if it is not in it.
 func (p *publications) states(name string) []feed.State {

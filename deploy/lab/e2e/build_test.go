@@ -50,16 +50,8 @@ func (s *system) testBuild(t *testing.T) {
 	if got := page.Header.Get("X-Served-By"); got != "waggle/"+want.Version+"+"+want.Revision {
 		t.Errorf("served by %q", got)
 	}
-	login := exec.CommandContext(t.Context(), "faas-cli", "login", "-g", s.Gateway, "--password-stdin")
-	login.Stdin = strings.NewReader(s.Credential(t, "basic-auth-password"))
-	login.Env = append(login.Environ(), "HOME="+t.TempDir())
-	version := exec.CommandContext(t.Context(), "faas-cli", "version", "-g", s.Gateway)
-	version.Env = login.Env
-	if out, err := login.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	if out, err := version.CombinedOutput(); err != nil || !strings.Contains(string(out), want.Revision) {
-		t.Errorf("faas-cli version: %v: %s", err, out)
+	if _, err := exec.LookPath("faas-cli"); err == nil {
+		s.testClientVersion(t, want.Revision)
 	}
 	for _, service := range []string{"waggle_gateway", "waggle_worker", "waggle_redis", "waggle_postgres", "vote", "results"} {
 		image, err := s.Target.Manager.Run(t.Context(), "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", service)
@@ -78,6 +70,22 @@ func (s *system) testBuild(t *testing.T) {
 		if strings.HasSuffix(image, ":latest") {
 			t.Errorf("%s runs %s, which is not named by its content", service, image)
 		}
+	}
+}
+
+// testClientVersion asks the official client, which shows what the API says of itself.
+func (s *system) testClientVersion(t *testing.T, revision string) {
+	t.Helper()
+	login := exec.CommandContext(t.Context(), "faas-cli", "login", "-g", s.Gateway, "--password-stdin")
+	login.Stdin = strings.NewReader(s.Credential(t, "basic-auth-password"))
+	login.Env = append(login.Environ(), "HOME="+t.TempDir())
+	version := exec.CommandContext(t.Context(), "faas-cli", "version", "--warn-update=false", "-g", s.Gateway)
+	version.Env = login.Env
+	if out, err := login.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := version.CombinedOutput(); err != nil || !strings.Contains(string(out), revision) {
+		t.Errorf("faas-cli version: %v: %s", err, out)
 	}
 }
 

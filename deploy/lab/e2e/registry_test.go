@@ -58,9 +58,9 @@ func (p *project) testRegistries(t *testing.T) {
 		"without credentials":  {without, privateRegistry + "/me/probe:1", []string{"the registry said", "no basic auth credentials", "provider has none"}},
 		"with wrong ones":      {wrong, privateRegistry + "/me/probe:1", []string{"the registry said", "unauthorized"}},
 		"a registry away":      {without, awayRegistry + "/me/probe:1", []string{"cannot be reached", "connection refused"}},
-		"a name that is none":  {without, "UPPER/case", []string{`image: "UPPER/case"`, "such as ghcr.io/owner/name:tag", "lowercase"}},
+		"a name that is none":  {without, "UPPER/case", []string{`image is "UPPER/case"`, "such as ghcr.io/owner/name:tag", "lowercase"}},
 		"a digest of nothing":  {without, openRegistry + "/me/probe@sha256:" + strings.Repeat("0", 64), []string{"manifest unknown"}},
-		"a digest in mid-word": {without, "me/probe@sha256:12", []string{`image: "me/probe@sha256:12"`, "invalid reference format"}},
+		"a digest in mid-word": {without, "me/probe@sha256:12", []string{`image is "me/probe@sha256:12"`, "invalid reference format"}},
 	} {
 		d := p.probe("pulled", nil)
 		d.Image = test.image
