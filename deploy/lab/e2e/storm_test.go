@@ -44,6 +44,14 @@ func (p *project) testConformance(t *testing.T) {
 		t.Fatalf("the conformance suite on the real Swarm: %v", err)
 	}
 	p.onlyOurs(t, "results", "vote")
+	// A function's named volume outlives it, as users expect. That of the suite is in nobody's way, but purge leaves it.
+	left, err := p.Target.Manager.Run(t.Context(), "volume", "ls", "--quiet", "--filter", "name=-v$")
+	if err != nil || left == "" {
+		t.Fatalf("the volume of the conformance suite: %q, %v", left, err)
+	}
+	if _, err := p.Target.Manager.Run(t.Context(), append([]string{"volume", "rm"}, strings.Fields(left)...)...); err != nil {
+		t.Error(err)
+	}
 }
 
 // onlyOurs wants the API and Docker to list these functions and no other.
