@@ -29,7 +29,7 @@ func valid(t *testing.T) config {
 		RedisHost: "tasks.waggle_redis", RedisPort: 6379, RedisUser: "drain",
 		PostgresHost: "a", PostgresPort: 5432, PostgresDatabase: "waggle", PostgresSSLMode: "prefer", StartTimeout: time.Minute,
 		PollsFile: filepath.Join(dir, "polls.json"), SecretMountPath: dir, WorkerName: "w",
-		BatchSize: 2000, PollInterval: 5 * time.Millisecond, Retention: time.Minute, RetentionEntries: 1000,
+		BatchSize: 2000, PollInterval: 5 * time.Millisecond, Retention: time.Minute, RetentionEntries: 1000, RecoverAfter: 30 * time.Second,
 		ShutdownTimeout: 10 * time.Second, Listen: "127.0.0.1:0", LogLevel: slog.LevelError,
 	}
 }
