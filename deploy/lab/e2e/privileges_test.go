@@ -125,7 +125,7 @@ func (s *system) testRedisRights(t *testing.T) {
 			t.Errorf("PING answers %q", got)
 		}
 		for _, command := range [][]string{
-			{"GET", "votes:inc"}, {"XRANGE", "votes", "-", "+"}, {"XTRIM", "votes", "MAXLEN", "0"}, {"DEL", "votes"}, {"XADD", "other", "*", "a", "b"},
+			{"SET", "votes:inc", "x"}, {"XRANGE", "votes", "-", "+"}, {"XTRIM", "votes", "MAXLEN", "0"}, {"DEL", "votes"}, {"XADD", "other", "*", "a", "b"},
 			{"FLUSHALL"}, {"CONFIG", "GET", "*"}, {"EVAL", "return 1", "0"}, {"KEYS", "*"}, {"SHUTDOWN"}, {"ACL", "LIST"}, {"INFO"}, {"SUBSCRIBE", "a"},
 		} {
 			if got := ask(command...); !strings.Contains(got, "NOPERM") {
