@@ -46,7 +46,7 @@ cluster-down: ## remove it without a trace
 	@$(DEPLOY) cluster-down
 
 test: export FUZZTIME ?= 10s
-test: unit e2e liveness fuzz ## run every test this machine can run
+test: unit e2e fuzz ## run every test but the long ones, `make liveness` and the figures
 
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
 	go vet ./... && go vet -tags e2e ./...

@@ -53,7 +53,10 @@ func TestMachineNotReady(t *testing.T) {
 				command = exec.CommandContext(t.Context(), program, "up")
 				command.Dir = home
 				command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: test.user, Gid: test.user}}
-				if err := errors.Join(os.Chmod(home, 0o755), os.WriteFile(filepath.Join(home, "stack.yml"), nil, 0o644)); err != nil {
+				polls, err := os.ReadFile("../../../functions/polls.json")
+				err = errors.Join(err, os.Chmod(home, 0o755), os.WriteFile(filepath.Join(home, "stack.yml"), nil, 0o644),
+					os.Mkdir(filepath.Join(home, "functions"), 0o755), os.WriteFile(filepath.Join(home, "functions", "polls.json"), polls, 0o644))
+				if err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -165,12 +166,20 @@ func (p *project) probe(name string, env map[string]string) types.FunctionDeploy
 	}
 }
 
-// deploy creates a function, which is removed when the test ends, and waits until a replica is available.
+// deploy creates a function, which is removed when the test ends, and waits until as many replicas as it begins with are
+// available.
 func (p *project) deploy(t *testing.T, d types.FunctionDeployment) {
 	t.Helper()
 	p.call(t, http.MethodPost, "/system/functions", d, http.StatusAccepted)
 	t.Cleanup(func() { p.remove(t, d.Service) })
-	p.available(t, d.Service, 1)
+	least := uint64(1)
+	if value, labelled := (*d.Labels)["com.openfaas.scale.min"]; labelled {
+		var err error
+		if least, err = strconv.ParseUint(value, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.available(t, d.Service, least)
 }
 
 // remove deletes a function also after the test's own context has ended.
