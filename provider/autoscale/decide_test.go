@@ -24,7 +24,6 @@ func drawPolicy(t *rapid.T) Policy {
 			DownWindow: time.Duration(rapid.SampledFrom([]int{0, 5, 30, 60, 300}).Draw(t, "window")) * time.Second,
 		},
 		MaxInflight: rapid.SampledFrom([]int{0, 1, 5, 100}).Draw(t, "max_inflight"),
-		Dispatch:    rapid.SampledFrom([]int{0, 50}).Draw(t, "dispatch"),
 	}
 }
 

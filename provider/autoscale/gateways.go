@@ -13,7 +13,7 @@ type Load struct {
 	// Started and Completed count all requests of the process's life.
 	Started   uint64 `json:"started"`
 	Completed uint64 `json:"completed"`
-	// Inflight are being forwarded, Held wait for a replica, Due are asynchronous calls to be made now or being made.
+	// Inflight are being forwarded, Held wait for a replica, Due are both and the asynchronous calls to be made now.
 	Inflight int `json:"inflight"`
 	Held     int `json:"held"`
 	Due      int `json:"due,omitempty"`

@@ -27,7 +27,7 @@ type Sample struct {
 	Arrivals, Completed float64
 	// Inflight are being forwarded, Held wait for a replica.
 	Inflight, Held float64
-	// Due are asynchronous calls that could be made now, and those being made.
+	// Due are asynchronous calls that could be made now, and every request that is held or being forwarded.
 	Due float64
 	// CPU is in thousandths of a processor, all replicas together; those that could not be read are taken for the mean of
 	// the others.

@@ -20,8 +20,6 @@ type Policy struct {
 	feed.Scale
 	// MaxInflight is the most requests that one replica takes at once; 0: unknown.
 	MaxInflight int `json:"max_inflight,omitempty"`
-	// Dispatch is the most asynchronous calls of the function that gateways make at once; 0: unknown.
-	Dispatch int `json:"dispatch,omitempty"`
 	// Off leaves the number of replicas to operators and alerts, but for waking.
 	Off bool `json:"off,omitempty"`
 }
@@ -29,14 +27,7 @@ type Policy struct {
 // least and most are the bounds of a function that is awake.
 func (p Policy) least() int { return max(int(p.Min), 1) }
 
-func (p Policy) most() int {
-	most := int(p.Max)
-	if p.Type == feed.ScaleQueue && p.Dispatch > 0 {
-		// More replicas than can be given calls help nobody.
-		most = min(most, ceil(float64(p.Dispatch)/float64(max(p.MaxInflight, 1))))
-	}
-	return max(most, p.least())
-}
+func (p Policy) most() int { return max(int(p.Max), p.least()) }
 
 // Reason says why a decision is what it is.
 type Reason string
