@@ -74,6 +74,8 @@ type Cluster interface {
 // Invocations counts what gateways have seen completed; *feed.Hub implements it.
 type Invocations interface {
 	Invocations(name, namespace string) float64
+	// CountingSince is the time from which on none is left out.
+	CountingSince() time.Time
 }
 
 // Autoscaler scales by load and by alerts; *autoscale.Scaler implements it.

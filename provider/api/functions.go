@@ -2,8 +2,10 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/openfaas/faas-provider/types"
 
@@ -43,8 +45,20 @@ func (a *API) describeFunction(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	a.count(&status)
+	a.date(&status)
 	a.explain(&status)
 	return reply(w, status)
+}
+
+// date adds since when invocations are counted, to a description of a function that is older than that. The count lives in
+// this process: keeping it over restarts would mean a write to the Swarm's state for each few seconds of traffic.
+func (a *API) date(status *types.FunctionStatus) {
+	if a.cfg.Invocations == nil {
+		return
+	}
+	if since := a.cfg.Invocations.CountingSince(); status.CreatedAt.Before(since) {
+		annotate(status, map[string]string{swarm.AnnotationCountingSince: since.UTC().Format(time.RFC3339)})
+	}
 }
 
 // explain adds how the function is scaled, to a description alone: lists stay exactly as was deployed.
@@ -53,11 +67,13 @@ func (a *API) explain(status *types.FunctionStatus) {
 	if !known {
 		return // deployed just now
 	}
-	annotations := view.Annotations(swarm.AnnotationScaling)
+	annotate(status, view.Annotations(swarm.AnnotationScaling))
+}
+
+// annotate adds annotations where the user has none of the same name.
+func annotate(status *types.FunctionStatus, annotations map[string]string) {
 	if status.Annotations != nil {
-		for key, value := range *status.Annotations {
-			annotations[key] = value
-		}
+		maps.Copy(annotations, *status.Annotations)
 	}
 	status.Annotations = &annotations
 }

@@ -80,6 +80,7 @@ type Hub struct {
 	newest atomic.Pointer[encoded]
 	wakes  wakeGroup
 	loads  loadBook
+	since  time.Time // when it began to count invocations
 
 	streams atomic.Int64 // gateways that listen for tables
 	cancels cancels
@@ -98,7 +99,7 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configuring the feed hub: %w", err)
 	}
-	h := &Hub{cfg: cfg}
+	h := &Hub{cfg: cfg, since: time.Now()}
 	h.newest.Store(&encoded{Snapshot: Snapshot{Changed: make(chan struct{})}})
 	h.loads.init()
 	h.cancels.init()

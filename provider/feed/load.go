@@ -97,6 +97,9 @@ func (h *Hub) Invocations(name, namespace string) float64 {
 	return float64(h.loads.invocations(key{name, namespace}))
 }
 
+// CountingSince is the time from which on [Hub.Invocations] leaves nothing out.
+func (h *Hub) CountingSince() time.Time { return h.since }
+
 // Forget drops the counters of a function that no longer exists.
 func (h *Hub) Forget(name, namespace string) { h.loads.forget(key{name, namespace}, time.Now()) }
 

@@ -168,7 +168,9 @@ func (c *Cluster) labelled(status types.FunctionStatus) types.FunctionStatus {
 // prepare checks what can be checked without the Swarm and resolves the image. A client that sends back what it was told
 // of a function sends back what a description adds, too, which is no wish of its user.
 func (c *Cluster) prepare(ctx context.Context, d *types.FunctionDeployment) (image, error) {
-	added := func(key, _ string) bool { return key == annotationState || strings.HasPrefix(key, AnnotationScaling) }
+	added := func(key, _ string) bool {
+		return key == annotationState || key == AnnotationCountingSince || strings.HasPrefix(key, AnnotationScaling)
+	}
 	if annotations := maps.Clone(deref(d.Annotations)); annotations != nil {
 		maps.DeleteFunc(annotations, added)
 		d.Annotations = &annotations

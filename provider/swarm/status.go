@@ -21,6 +21,9 @@ const annotationState = privatePrefix + "state"
 // AnnotationScaling begins the annotations by which a description tells how the function is scaled.
 const AnnotationScaling = privatePrefix + "scaling."
 
+// AnnotationCountingSince is the annotation by which a description says that invocations before that time may be missing.
+const AnnotationCountingSince = privatePrefix + "invocations.since"
+
 // labelFaaS is the label of OpenFaaS on Kubernetes, see Config.FunctionLabel.
 const labelFaaS = "faas_function"
 

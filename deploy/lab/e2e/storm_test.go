@@ -174,7 +174,9 @@ func (st *storm) check(t *testing.T, name string, changes []change) {
 			return
 		}
 		// What a description adds is none of what was deployed.
-		maps.DeleteFunc(*left.Annotations, func(key, _ string) bool { return strings.HasPrefix(key, "com.waggle.scaling.") })
+		maps.DeleteFunc(*left.Annotations, func(key, _ string) bool {
+			return strings.HasPrefix(key, "com.waggle.scaling.") || key == "com.waggle.invocations.since"
+		})
 	}
 	content := slices.DeleteFunc(slices.Clone(changes), func(c change) bool { return c.kind == "scale" })
 	explained := len(content) == 0
