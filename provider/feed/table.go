@@ -68,6 +68,10 @@ type Function struct {
 	CORS *CORS `json:"cors,omitempty"`
 	// Idempotent permits repeating a request whose outcome is unknown (annotation com.waggle.idempotent).
 	Idempotent bool `json:"idempotent,omitempty"`
+	// HoldBrowsers keeps people without a waiting page while the function starts (annotation com.waggle.waiting.page=false).
+	HoldBrowsers bool `json:"hold_browsers,omitempty"`
+	// WaitingText stands on that page instead of the gateway's own sentence (annotation com.waggle.waiting.text).
+	WaitingText string `json:"waiting_text,omitempty"`
 	// HealthPath is asked before a fresh replica is trusted (annotation com.waggle.health.path); never empty.
 	HealthPath string `json:"health_path"`
 	// Retry is what the annotations com.openfaas.retry.* say; nil says nothing.

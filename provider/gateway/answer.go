@@ -67,7 +67,6 @@ func (rq *request) refuseHead(status int, reason string) {
 const (
 	ownHeaders      = "X-Content-Type-Options: nosniff\r\nX-OpenFaaS-Internal: gateway\r\n"
 	internalHeaders = "Content-Type: text/plain; charset=utf-8\r\n" + ownHeaders
-	pageHeaders     = "Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\nContent-Security-Policy: default-src 'none'\r\n" + ownHeaders
 
 	// retryAfter is in seconds: what refuses for want of a place or a replica may have one soon.
 	retryAfter = "1"
@@ -75,6 +74,11 @@ const (
 
 // refuse answers with an error of the gateway's own.
 func (rq *request) refuse(status int, reason string) (keep bool) {
+	return rq.refuseSaying(status, reason, "")
+}
+
+// refuseSaying is refuse with the sentence that people get on a page; "" is that of the status.
+func (rq *request) refuseSaying(status int, reason, sentence string) (keep bool) {
 	status, reason = rq.orStopping(status, reason)
 	if rq.status = status; status == 499 {
 		return false
@@ -89,7 +93,7 @@ func (rq *request) refuse(status int, reason string) (keep bool) {
 		extra += "Retry-After: " + retryAfter + "\r\n"
 	}
 	if rq.isBrowser() {
-		extra, body = pageHeaders+extra, refusalAsPage(status, reason, again)
+		extra, body = pageHeaders+ownHeaders+extra, refusalAsPage(status, reason, sentence, again)
 	} else {
 		extra = internalHeaders + extra
 	}

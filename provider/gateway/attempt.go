@@ -90,7 +90,7 @@ func (a *attempt) run() (status int, keep bool) {
 	for {
 		if a.replica == nil {
 			if err := a.acquire(); err != nil {
-				keep := a.refuse(statusOf(err), err.Error())
+				keep := a.refuseSaying(statusOf(err), err.Error(), a.waitingText(err))
 				return a.status, keep
 			}
 			fresh = !a.complete

@@ -116,6 +116,9 @@ type Config struct {
 
 	// FunctionNamespace is the namespace of functions addressed without one; default: openfaas-fn.
 	FunctionNamespace string `ignored:"true"`
+	// WaitingPageAfter is how long a browser is held for a function that starts before it gets a page that says so; default:
+	// 2 s. Tests set it.
+	WaitingPageAfter time.Duration `ignored:"true"`
 	// Credentials are demanded for /system/, /ui/ and /metrics; the zero value demands none.
 	Credentials settings.Credentials `ignored:"true"`
 	// Release is the version in X-Served-By.
@@ -152,6 +155,7 @@ func (c Config) WithDefaults() Config {
 	c.TLSRedirectPort = cmp.Or(c.TLSRedirectPort, c.TLSPort)
 	c.FunctionNamespace = cmp.Or(c.FunctionNamespace, "openfaas-fn")
 	c.Release = cmp.Or(c.Release, "dev")
+	c.WaitingPageAfter = cmp.Or(c.WaitingPageAfter, 2*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -35,9 +35,23 @@ func (a *attempt) acquire() error {
 	}
 	a.hold()
 	a.c.limit(0) // Wait has its own deadline
+	until := a.pageBy()
 	var err error
-	a.replica, err = a.set.Wait(a.tried[:a.tries], a.holdBy, a.c.leaving())
+	a.replica, err = a.set.Wait(a.tried[:a.tries], until, a.c.leaving())
+	if errors.Is(err, upstream.ErrBusy) && until.Before(a.holdBy) {
+		// The page is for a function that starts. A busy one answers sooner if the request keeps its place.
+		a.replica, err = a.set.Wait(a.tried[:a.tries], a.holdBy, a.c.leaving())
+	}
 	return err
+}
+
+// pageBy is until when the request waits for a function that starts: a browser gets the waiting page before holdBy.
+func (a *attempt) pageBy() time.Time {
+	page := time.Now().Add(a.g.cfg.WaitingPageAfter)
+	if page.Before(a.holdBy) && !a.set.Function().HoldBrowsers && a.isBrowser() {
+		return page
+	}
+	return a.holdBy
 }
 
 // acquireSpare reserves a replica for a request of which another one may have ended: never the last.

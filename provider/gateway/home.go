@@ -10,7 +10,7 @@ import (
 
 // homePage is what somebody sees who opens the gateway's address in a browser.
 var homePage = template.Must(template.New("home").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Waggle</title></head><body>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>Waggle</title><style>` + pageStyle + `</style></head><body><main>
 <h1>Waggle</h1>
 <p>This is a gateway to serverless functions on Docker Swarm.</p>
 <ul>{{range .Pages}}
@@ -18,7 +18,7 @@ var homePage = template.Must(template.New("home").Parse(`<!doctype html>
 <li>Functions: <code>{{.Function}}<em>name</em></code>, and asynchronously <code>{{.Async}}<em>name</em></code></li>
 <li>The API, which is OpenFaaS's: <code>{{.API}}</code>, with user and password; use it with <code>faas-cli</code></li>
 <li>Documents: README.md and provider/README.md of Waggle's source, and for the API <a href="https://docs.openfaas.com/">docs.openfaas.com</a></li>
-</ul></body></html>
+</ul></main></body></html>
 `))
 
 // pageFunctions are linked where they are deployed: the ballot and its results.
@@ -46,8 +46,7 @@ func (rq *request) home(_ []byte) (keep bool) {
 	if err := homePage.Execute(&page, data); err != nil {
 		return rq.refuse(500, "making the page failed")
 	}
-	return rq.respond(200, page.Bytes(), "Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\n"+
-		"Content-Security-Policy: default-src 'none'\r\nX-Content-Type-Options: nosniff\r\n")
+	return rq.respond(200, page.Bytes(), pageHeaders+"X-Content-Type-Options: nosniff\r\n")
 }
 
 func (rq *request) isGet() bool {

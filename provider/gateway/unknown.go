@@ -173,7 +173,7 @@ func (rq *request) search(name []byte) (*upstream.Set, error) {
 // awaitTable holds the request until the first table comes, or DNS knows the function; nil if the table does not have it.
 func (rq *request) awaitTable(name []byte) (*upstream.Set, error) {
 	g := rq.g
-	timeout := time.NewTimer(min(g.cfg.HoldTimeout, g.cfg.StartupTimeout-time.Since(g.startedAt)))
+	timeout := time.NewTimer(min(rq.holdUnlisted(), g.cfg.StartupTimeout-time.Since(g.startedAt)))
 	defer timeout.Stop()
 	again := time.NewTicker(lookAgain)
 	defer again.Stop()
@@ -196,9 +196,17 @@ func (rq *request) awaitTable(name []byte) (*upstream.Set, error) {
 	}
 }
 
+// holdUnlisted is how long the request waits for a table: a browser gets the waiting page meanwhile.
+func (rq *request) holdUnlisted() time.Duration {
+	if rq.isBrowser() {
+		return min(rq.g.cfg.HoldTimeout, rq.g.cfg.WaitingPageAfter)
+	}
+	return rq.g.cfg.HoldTimeout
+}
+
 // awaitListed holds the request until a table has the function.
 func (rq *request) awaitListed(name []byte) (*upstream.Set, error) {
-	timeout := time.NewTimer(rq.g.cfg.HoldTimeout)
+	timeout := time.NewTimer(rq.holdUnlisted())
 	defer timeout.Stop()
 	for {
 		applied := rq.g.tables.next()

@@ -83,6 +83,7 @@ func goldenDeployments() map[string]types.FunctionDeployment {
 		"stop-grace":            {Annotations: ptr(annotationStopGrace, "90s")},
 		"timeouts":              {EnvVars: map[string]string{"write_timeout": "10s", "healthcheck_interval": "5s", "max_inflight": "100"}},
 		"health-path":           {Annotations: ptr(annotationHealthPath, "/up", annotationIdempotent, "true")},
+		"waiting":               {Annotations: ptr(annotationWaitingPage, "false", annotationWaitingText, "Coming.")},
 		"retries": {Annotations: ptr(annotationRetryAttempts, "30", annotationRetryCodes, "429,503", annotationRetryMinWait, "5s",
 			annotationRetryMaxWait, "1m")},
 		"everything": {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/moby/moby/api/types/mount"
 	"github.com/openfaas/faas-provider/types"
@@ -24,6 +25,9 @@ const (
 	annotationIdempotent = privatePrefix + "idempotent"
 	annotationAutoscale  = privatePrefix + "autoscale"
 
+	annotationWaitingPage = privatePrefix + "waiting.page"
+	annotationWaitingText = privatePrefix + "waiting.text"
+
 	annotationRetryAttempts = "com.openfaas.retry.attempts"
 	annotationRetryCodes    = "com.openfaas.retry.codes"
 	annotationRetryMinWait  = "com.openfaas.retry.min_wait"
@@ -35,6 +39,8 @@ const (
 	// maxInflight is more than any replica can hold, and small enough that a function's replicas times it, maxReplicas at
 	// most, is a number still.
 	maxInflight = 1_000_000
+	// maxWaitingText is in bytes: some sentences, in any script.
+	maxWaitingText = 1000
 	// maxStopGrace bounds how long a removed replica may linger.
 	maxStopGrace = 24 * time.Hour
 )
@@ -46,12 +52,15 @@ type options struct {
 	maxInflight int
 	idempotent  bool
 	healthPath  string
-	stopGrace   time.Duration
-	perNode     uint64
-	networks    []string
-	mounts      []mount.Mount
-	retry       *feed.Retry
-	cors        *feed.CORS
+	// holdBrowsers and waitingText are about the page that a browser gets while the function starts.
+	holdBrowsers bool
+	waitingText  string
+	stopGrace    time.Duration
+	perNode      uint64
+	networks     []string
+	mounts       []mount.Mount
+	retry        *feed.Retry
+	cors         *feed.CORS
 	// execTimeout and writeTimeout are the function's own; 0: not set.
 	execTimeout, writeTimeout time.Duration
 	limits                    quantities
@@ -73,6 +82,8 @@ func parseOptions(d *types.FunctionDeployment) (options, error) {
 		maxInflight:  parseInflight(environment),
 		idempotent:   annotations.boolean(annotationIdempotent, false),
 		healthPath:   parseHealthPath(annotations),
+		holdBrowsers: !annotations.boolean(annotationWaitingPage, true),
+		waitingText:  parseWaitingText(annotations),
 		stopGrace:    parseStopGrace(annotations, environment),
 		perNode:      annotations.whole(annotationPerNode, 0, 0, maxReplicas),
 		networks:     parseNetworks(annotations),
@@ -106,6 +117,15 @@ func parseHealthPath(annotations given) string {
 		return defaultHealthPath
 	}
 	return p
+}
+
+func parseWaitingText(annotations given) string {
+	text := annotations.values[annotationWaitingText]
+	if len(text) > maxWaitingText || !utf8.ValidString(text) {
+		annotations.illegal(annotationWaitingText, text, "plain text of at most %d bytes", maxWaitingText)
+		return ""
+	}
+	return text
 }
 
 // parseInflight reads the function's own limit, which is its business: what its watchdog would not understand means no

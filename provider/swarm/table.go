@@ -47,6 +47,7 @@ func declare(services []swarm.Service) []declared {
 			Desired: desired(service), Scale: o.scale, Unscaled: o.unscaled, Updating: underWay(service.UpdateStatus),
 			MaxInflight: o.maxInflight, ExecTimeout: o.execTimeout, WriteTimeout: o.writeTimeout, CORS: o.cors,
 			Idempotent: o.idempotent, HealthPath: o.healthPath, Retry: o.retry,
+			HoldBrowsers: o.holdBrowsers, WaitingText: o.waitingText,
 		}})
 	}
 	slices.SortFunc(list, func(a, b declared) int { return compareNames(a.function, b.function) })
