@@ -59,23 +59,23 @@ func BenchmarkStatus(b *testing.B) {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// observed notes when a look at the tasks ends.
+// observed notes when a poll of the tasks ends.
 type observed struct {
 	swarm.Docker
-	looked atomic.Int64
+	polled atomic.Int64
 }
 
 func (o *observed) TaskList(ctx context.Context, options client.TaskListOptions) (client.TaskListResult, error) {
 	result, err := o.Docker.TaskList(ctx, options)
-	o.looked.CompareAndSwap(0, time.Now().UnixNano())
+	o.polled.CompareAndSwap(0, time.Now().UnixNano())
 	return result, err
 }
 
 // BenchmarkReplicaChange is the way of a replica that fails, or is ready again, from the Swarm to a gateway: watcher,
-// table, encoding, HTTP, decoding. Two figures are reported. From the end of the first look that finds the change to the
+// table, encoding, HTTP, decoding. Two figures are reported. From the end of the first poll that finds the change to the
 // subscriber's having the table is what this program takes. From the change itself it takes the time in which events
 // gather, too. Where the engine's control socket is missing, no event tells of a container on another node, and the
-// wait for the next look comes instead.
+// wait for the next poll comes instead.
 func BenchmarkReplicaChange(b *testing.B) {
 	b.Run("own-node", func(b *testing.B) { benchmarkReplicaChange(b, false, true) })
 	b.Run("other-node", func(b *testing.B) { benchmarkReplicaChange(b, true, true) })
@@ -101,18 +101,18 @@ func benchmarkReplicaChange(b *testing.B, elsewhere, told bool) {
 	subscriber := subscribe(b, cluster, events)
 	snapshot := await(b, subscriber, nil)
 	task := snapshot.Table.Functions[250].Replicas[0].ID
-	var fromLook, fromChange time.Duration
+	var fromPoll, fromChange time.Duration
 	states := []mobyswarm.TaskState{mobyswarm.TaskStateFailed, mobyswarm.TaskStateRunning}
 	for n := 0; b.Loop(); n++ {
 		changed := time.Now()
-		docker.looked.Store(0)
+		docker.polled.Store(0)
 		engine.SetTask(task, func(t *mobyswarm.Task) { t.Status.State = states[n%2] })
 		snapshot = await(b, subscriber, snapshot)
 		arrived := time.Now()
 		fromChange += arrived.Sub(changed)
-		fromLook += arrived.Sub(time.Unix(0, docker.looked.Load()))
+		fromPoll += arrived.Sub(time.Unix(0, docker.polled.Load()))
 	}
-	b.ReportMetric(milliseconds(fromLook)/float64(b.N), "ms/look-to-subscriber")
+	b.ReportMetric(milliseconds(fromPoll)/float64(b.N), "ms/poll-to-subscriber")
 	b.ReportMetric(milliseconds(fromChange)/float64(b.N), "ms/change-to-subscriber")
 }
 

@@ -16,9 +16,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The suite always runs on the Swarm in memory. It runs on a real one too where WAGGLE_SWARM_DOCKER_HOST names the
-// socket of a manager's engine and WAGGLE_SWARM_CONTROL_SOCKET its other one; WAGGLE_SWARM_IMAGE is then an image that
-// its nodes have and that serves HTTP on port 8080, and the overlay waggle-functions exists. The end-to-end tests set them.
+// The suite always runs on the Swarm in memory. It also runs on a real one if WAGGLE_SWARM_DOCKER_HOST names
+// the socket of a manager's engine and WAGGLE_SWARM_CONTROL_SOCKET its control socket. WAGGLE_SWARM_IMAGE is
+// then an image that its nodes have and that serves HTTP on port 8080. The overlay waggle-functions must exist.
+// The end-to-end tests set these.
 func TestConformance(t *testing.T) {
 	for name, target := range targets(t) {
 		t.Run(name, func(t *testing.T) { swarmtest.Run(t, target) })
@@ -66,7 +67,7 @@ func targets(t *testing.T) map[string]swarmtest.Target {
 	return targets
 }
 
-// inspect looks into a container of docker's own node.
+// inspect inspects a container of docker's own node.
 func inspect(docker *client.Client) func(context.Context, mobyswarm.Task) (env, targets []string, err error) {
 	return func(ctx context.Context, task mobyswarm.Task) (env, targets []string, err error) {
 		found, err := docker.ContainerInspect(ctx, task.Status.ContainerStatus.ContainerID, client.ContainerInspectOptions{})

@@ -7,8 +7,8 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// Docker is what this package needs of an engine that is a Swarm manager. *client.Client has it, and so has the
-// cluster in memory that package swarmtest offers.
+// Docker is what this package needs of an engine that is a Swarm manager. *client.Client implements it, and so
+// does the cluster in memory of package swarmtest.
 type Docker interface {
 	ServiceAPI
 	TaskAPI
@@ -62,15 +62,16 @@ type EngineAPI interface {
 // TaskEvents tells of changes of tasks, of which Docker's API sends no events. [ControlSocket] does, and so does the
 // cluster in memory.
 type TaskEvents interface {
-	// FollowTasks calls begun as soon as no later change will be missed, then changed with the id of its service for each
-	// task that was created, changed or removed. It returns when ctx or the stream ends, and never without an error. The
-	// functions must not block; no two of their calls overlap, and none comes after the return.
+	// FollowTasks calls begun once no later change will be missed. It then calls changed with the id of its
+	// service for each task that was created, changed or removed. It returns when ctx or the stream ends,
+	// always with an error. The callbacks must not block. No two of their calls overlap, and none comes after
+	// the return.
 	FollowTasks(ctx context.Context, begun func(), changed func(service string)) error
 }
 
-// Connect returns a client of the engine at host, such as unix:///var/run/docker.sock; "" means what the usual DOCKER_*
-// variables say. Nothing is dialled yet: the version of the API is agreed with the engine on first use, so that
-// engines from 20.10 (API 1.41) on serve, and an engine that is down now may come later.
+// Connect returns a client of the engine at host, such as unix:///var/run/docker.sock; "" means what the usual
+// DOCKER_* variables say. Nothing is dialled yet, so an engine that is down now may come later. The API version
+// is negotiated on first use: engines from 20.10 (API 1.41) on serve.
 func Connect(host string) (*client.Client, error) {
 	options := []client.Opt{client.FromEnv}
 	if host != "" {

@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// minFollowWait and maxFollowWait bound the wait between attempts at a stream of task events: looks do without it.
+// minFollowWait and maxFollowWait bound the wait between attempts at a stream of task events: polls do without it.
 const (
 	minFollowWait = time.Second
 	maxFollowWait = 30 * time.Second
@@ -20,10 +20,10 @@ var errSilent = errors.New("a replica changed of which no event told")
 
 // follower keeps a stream of task events open beside the watcher's sessions, and wakes the watcher. Its states:
 //
-//	following  doubted  missed  what it means                              looks at rest
+//	following  doubted  missed  what it means                              polls at rest
 //	false      any      zero    no stream, or one that was silent before   every 0.8 s
 //	true       false    zero    trusted: each change is told of            every 5 s
-//	true       false    set     a look found a change that nobody told     every 0.8 s, and within it:
+//	true       false    set     a poll found a change that nobody told     every 0.8 s, and within it:
 //	                            of                                         told of after all: trusted; else cut, doubted
 //	false      true     zero    a stream after a cut one is open           every 0.8 s, until it tells of something
 type follower struct {
@@ -31,7 +31,7 @@ type follower struct {
 	events TaskEvents
 	logger *slog.Logger
 	gauge  prometheus.Gauge
-	// ours are the ids of functions' services, as last listed: what happens to tasks of others is no reason to look. A
+	// ours are the ids of functions' services, as last listed: what happens to tasks of others is no reason to poll. A
 	// service that is not listed yet has an event of its own, after which tasks are read.
 	ours atomic.Pointer[map[string]bool]
 	// heard is filled when a task of ours has changed, and when the stream has begun or ended.
@@ -43,8 +43,8 @@ type follower struct {
 	// cut ends the newest stream.
 	cut atomic.Pointer[context.CancelCauseFunc]
 
-	// told and missed are the watcher's loop's own: whether heard was filled since the last look, and when a look found
-	// a change of which no event had told, zero if none did.
+	// told and missed belong to the watcher's loop. told is true if heard was filled since the last poll.
+	// missed is when a poll found a change that no event had told; zero means none.
 	told   bool
 	missed time.Time
 }
@@ -104,7 +104,7 @@ func (f *follower) follow(ctx context.Context) (begun bool, err error) {
 	return begun, err
 }
 
-// set notes whether changes are told of. Either way it is time for a look: for what came before the stream, or at its end.
+// set notes whether changes are told of. Either way it is time for a poll: for what came before the stream, or at its end.
 func (f *follower) set(following bool) {
 	f.following.Store(following)
 	if following {
@@ -125,10 +125,10 @@ func (f *follower) wake() {
 // hear notes, in the watcher's loop, that heard was filled: the stream is not silent.
 func (f *follower) hear() { f.told, f.missed = true, time.Time{} }
 
-// excuse is called in place of judge after a look for which more than tasks was suspected, or read.
+// excuse is called in place of judge after a poll for which more than tasks was suspected, or read.
 func (f *follower) excuse() { f.told, f.missed = false, time.Time{} }
 
-// judge is called after each look at tasks alone, with whether it found a change. A stream that did not tell of it, before
+// judge is called after each poll of tasks alone, with whether it found a change. A stream that did not tell of it, before
 // or soon after, has stalled or is of another Swarm: it is cut.
 func (f *follower) judge(now time.Time, found bool) {
 	told := f.told
@@ -136,7 +136,7 @@ func (f *follower) judge(now time.Time, found bool) {
 	switch {
 	case told || len(f.heard) > 0 || !f.following.Load():
 		f.missed = time.Time{}
-	case !f.missed.IsZero() && now.Sub(f.missed) >= lookCalm:
+	case !f.missed.IsZero() && now.Sub(f.missed) >= pollCalm:
 		f.missed = time.Time{}
 		f.doubted.Store(true)
 		(*f.cut.Load())(errSilent)
@@ -145,5 +145,5 @@ func (f *follower) judge(now time.Time, found bool) {
 	}
 }
 
-// trusted is true while an event can be waited for instead of looking.
+// trusted is true while an event can be waited for instead of polling.
 func (f *follower) trusted() bool { return f.following.Load() && f.missed.IsZero() }

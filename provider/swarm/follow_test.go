@@ -18,7 +18,7 @@ func followed(t *testing.T, test func(t *testing.T, engine *swarmtest.Engine, se
 	bubble(t, true, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
 		engine.Elsewhere()
 		deploy(t, cluster, "fn", 2)
-		within(t, time.Minute+time.Second) // between two looks
+		within(t, time.Minute+time.Second) // between two polls
 		wantStates(t, seen, "fn", feed.Ready, feed.Ready)
 		test(t, engine, seen)
 	})
@@ -52,8 +52,8 @@ func TestTaskEventsMakeTheWatcherLook(t *testing.T) {
 		wantMove(t, engine, seen, soon)
 		before := engine.TaskLists()
 		within(t, 10*time.Minute)
-		if looks := engine.TaskLists() - before; looks > 10*60/5+2 {
-			t.Errorf("in ten minutes of rest there were %d looks, want one in 5 s", looks)
+		if polls := engine.TaskLists() - before; polls > 10*60/5+2 {
+			t.Errorf("in ten minutes of rest there were %d polls, want one in 5 s", polls)
 		}
 	})
 }
@@ -79,8 +79,8 @@ func TestForeignTasksAreNoReasonToLook(t *testing.T) {
 			}
 			within(t, 100*time.Millisecond)
 		}
-		if looks := engine.TaskLists() - n; looks > 60/5+1 {
-			t.Errorf("600 changes of a foreign task in a minute: %d looks, want one in 5 s", looks)
+		if polls := engine.TaskLists() - n; polls > 60/5+1 {
+			t.Errorf("600 changes of a foreign task in a minute: %d polls, want one in 5 s", polls)
 		}
 	})
 }

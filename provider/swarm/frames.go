@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// frameHeader is the length of what Docker puts before each piece of a log: the stream in byte 0, and the length of
-	// the piece, big-endian, in bytes 4 to 7. (Engine API, "Stream format".)
+	// frameHeader is the length of the header before each frame of a log. Byte 0 is the stream; bytes 4 to 7
+	// are the length of the frame, big-endian. (Engine API, "Stream format".)
 	frameHeader = 8
 	// streamSystemError marks a piece that is a message of the engine itself.
 	streamSystemError = 3
@@ -38,8 +38,8 @@ type errLog struct{ text string }
 
 func (e *errLog) Error() string { return e.text }
 
-// frames reads Docker's log stream, asked for with time stamps and details. Engines cut a long line into pieces of
-// which only the last ends in a newline; frames joins the pieces of one task and stream again.
+// frames reads Docker's log stream, requested with time stamps and details. Engines split a long line into
+// several frames, of which only the last ends in a newline. frames joins those of one task and stream again.
 type frames struct {
 	in      *bufio.Reader
 	pending map[partial]*logLine

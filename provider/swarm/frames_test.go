@@ -19,8 +19,8 @@ func frame(stream byte, payload string) []byte {
 
 const testStamp = "2026-01-02T03:04:05.000000006Z com.docker.swarm.node.id=n,com.docker.swarm.task.id="
 
-// TestFramesOfEveryLength takes lines of all lengths up to 3,000 and some beyond: a length byte of 0x0A in the header
-// (266, 522, 2560 to 2815) must not be taken for a newline.
+// TestFramesOfEveryLength takes lines of all lengths up to 3,000 and some beyond. A length byte of 0x0A in the
+// header (266, 522, 2560 to 2815) must not be taken for a newline.
 func TestFramesOfEveryLength(t *testing.T) {
 	t.Parallel()
 	lengths := []int{16383, 16384, 16385, 40_000, 65_536, 70_000}

@@ -165,8 +165,8 @@ func (c *Cluster) labelled(status types.FunctionStatus) types.FunctionStatus {
 	return status
 }
 
-// prepare checks what can be checked without the Swarm and resolves the image. A client that sends back what it was told
-// of a function sends back what a description adds, too, which is no wish of its user.
+// prepare checks what can be checked without the Swarm, and resolves the image. Annotations that a description
+// adds are removed: a client that sends a description back does not ask for them.
 func (c *Cluster) prepare(ctx context.Context, d *types.FunctionDeployment) (image, error) {
 	added := func(key, _ string) bool {
 		return key == annotationState || key == AnnotationCountingSince || strings.HasPrefix(key, AnnotationScaling)

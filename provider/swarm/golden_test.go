@@ -225,8 +225,8 @@ func FuzzConstraints(f *testing.F) {
 	})
 }
 
-// FuzzDeploymentLabel reads back anything in place of what we once wrote: whoever has the Swarm's credentials can put it
-// there, and one service that cannot be read is served and listed like the others.
+// FuzzDeploymentLabel replaces the label that we wrote by anything, as whoever has the Swarm's credentials can.
+// A service with an unreadable label is served and listed like the others.
 func FuzzDeploymentLabel(f *testing.F) {
 	f.Add(`{"service":"fn","image":"a","namespace":"openfaas-fn"}`)
 	f.Add(`{"labels":{"com.openfaas.scale.min":"x"}}`)

@@ -15,12 +15,13 @@ const registryTimeout = 15 * time.Second
 
 const legalImage = "the name of an image such as ghcr.io/owner/name:tag"
 
-// resolveImage finds out what runs under a name, so that a typing error is an error of the request and not of tasks
-// later, and so that new content under an old name is noticed.
+// resolveImage finds out what runs under a name. So a misspelt name fails the request and not the tasks later,
+// and new content under an old name is noticed.
 //
-// A registry decides when the name carries a host, when the image once came from one, or when the engine does not have
-// the image; what it says is pinned by digest, so that every node runs the same. An image that was built or loaded
-// here belongs to no registry: all nodes must have been given it, and its id on this engine stands for its content.
+// A registry decides if the name has a host, if the image once came from a registry, or if the engine does not
+// have the image. Its answer is pinned by digest, so that every node runs the same. An image that was built or
+// loaded here belongs to no registry. All nodes must have been given it, and its id on this engine identifies
+// its content.
 func (c *Cluster) resolveImage(ctx context.Context, name string) (image, error) {
 	if strings.TrimSpace(name) == "" {
 		return image{}, failf(ErrInvalid, "image is missing: must be "+legalImage)
@@ -33,7 +34,7 @@ func (c *Cluster) resolveImage(ctx context.Context, name string) (image, error) 
 		return image{}, failf(ErrInvalid, "image is %q: must be "+legalImage+" (%s)", shorten(name), daemonText(localErr))
 	}
 	if localErr != nil && !errdefs.IsNotFound(localErr) {
-		return image{}, dockerError("looking for the image", localErr)
+		return image{}, dockerError("finding the image", localErr)
 	}
 	host := registryHost(name)
 	if localErr == nil && host == "" && len(local.RepoDigests) == 0 {

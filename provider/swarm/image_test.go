@@ -89,8 +89,8 @@ func TestANewImageUnderAnOldTagRolls(t *testing.T) {
 	}
 }
 
-// FuzzImage deploys under any name: a name is refused with its reason or runs, it never is an error of ours, and whose
-// password is sent is never in doubt.
+// FuzzImage deploys under any name. The name is refused with a reason or runs, and never causes an error of
+// ours. Only the password of the name's own host is asked for.
 func FuzzImage(f *testing.F) {
 	for _, name := range []string{"", "vote:1", "ghcr.io/me/vote:1", "localhost/a", "a.b:5000/c@sha256:d", "../x", "a/b?c", "https://ghcr.io/me/vote", "ghcr.io", "\x00/b.c/d"} {
 		f.Add(name)

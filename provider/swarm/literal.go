@@ -2,8 +2,8 @@ package swarm
 
 import "strings"
 
-// Swarm expands templates of Go in three fields of a container: the values of its environment, its host name, and where
-// its mounts come from and go to (swarmkit, template.ExpandContainerSpec). What a user sends is no template.
+// Swarm expands Go templates in three fields of a container: environment values, host name, and the sources and
+// targets of mounts (swarmkit, template.ExpandContainerSpec). What a user sends is no template.
 
 // literal is what Swarm expands to text.
 func literal(text string) string { return strings.ReplaceAll(text, "{{", `{{"{{"}}`) }

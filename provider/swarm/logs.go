@@ -28,16 +28,16 @@ const (
 	readersAtOnce = 8
 )
 
-// Logs gives what the replicas of a function wrote, or ErrNotFound. Emit is called for each line, one at a time, until
-// it fails or the lines are at their end; the end of ctx is the end, too, and no error.
+// Logs gives what the replicas of a function wrote, or ErrNotFound. It calls emit for each line, one at a time,
+// until emit fails, the lines end or ctx ends. The end of ctx is no error.
 //
-// Without Follow the lines of all replicas come in the order of their time, and Tail counts them together. With
-// Follow, what is there comes first, at most Tail lines of each replica, then each line as it is written; replicas
-// that start meanwhile are included, and the function's removal is the end. Whatever is missing is said in a line of
-// LogNotice: behind the others, or with Follow when it is noticed.
+// Without Follow the lines of all replicas come in order of time, and Tail counts them together. With Follow,
+// at most Tail old lines of each replica come first, then each line as it is written. Replicas that start
+// meanwhile are included; the function's removal ends the lines. A line of LogNotice says what is missing:
+// after the others, or with Follow when it is noticed.
 //
-// Each replica's log is read on its own: the engine's log of a whole service loses lines and never ends when it is long
-// and there are several replicas (seen with engine 20.10: 16 of 20 reads of 340 KB).
+// Each replica's log is read on its own. The engine's log of a whole service loses lines, and never ends when
+// it is long and there are several replicas (engine 20.10: 16 of 20 reads of 340 KB).
 func (c *Cluster) Logs(ctx context.Context, r logs.Request, emit func(logs.Message) error) error {
 	namespace := c.namespace(r.Namespace)
 	service, err := c.find(ctx, namespace, r.Name)
@@ -121,8 +121,8 @@ func (c *Cluster) collectLogs(ctx context.Context, service swarm.Service, r logs
 	return lines, slices.Concat(missing...), ctx.Err()
 }
 
-// collectTask reads one replica within bound. An engine finds the end of a log as fast as its beginning, so no more is asked
-// for than fits: then the newest lines are there, whatever the time limit.
+// collectTask reads one replica within bound. An engine finds the end of a log as fast as its beginning. So
+// only as many lines are requested as fit: the newest ones arrive within any time limit.
 func (c *Cluster) collectTask(ctx context.Context, task swarm.Task, r logs.Request, bound newest) (lines, notices []logLine) {
 	for ; ; bound.lines /= 10 {
 		asked, all := r, r.Tail > 0 && r.Tail <= bound.lines

@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// newReplicasEvery is how soon a replica that starts while its function's logs are followed is read, too, and one whose
-	// stream has ended is read again.
+	// newReplicasEvery is how soon a followed log includes a replica that has started, and how soon a replica's
+	// stream that has ended is opened again.
 	newReplicasEvery = 500 * time.Millisecond
-	// maxReopenWait bounds the time until a log that gave no line when it was last read is tried again: its node may be away
+	// maxReopenWait bounds the back-off for a log that gave no line when it was last read: its node may be away
 	// for long.
 	maxReopenWait = 10 * time.Second
 )
@@ -91,7 +91,7 @@ func (c *Cluster) followLogs(ctx context.Context, service swarm.Service, r logs.
 				return nil
 			}
 			if err != nil && ctx.Err() == nil {
-				c.cfg.Logger.Warn("looking for new replicas will be tried again", "function", r.Name, "error", err)
+				c.cfg.Logger.Warn("listing new replicas failed, trying again", "function", r.Name, "error", err)
 			}
 		}
 	}

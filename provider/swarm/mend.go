@@ -9,9 +9,9 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 )
 
-// Managers may lose a change: their log says "failed to update task … update out of sequence", and until the service is
-// changed again, a replica runs that its service no longer wants, or one is missing. A service that is written as it is
-// makes them look again.
+// Managers may lose a change; their log then says "failed to update task … update out of sequence". A replica
+// that the service no longer wants goes on running, or one is missing, until the service changes again. Writing
+// the service unchanged makes the managers check it again.
 const (
 	// lostAfter is how long a service and its tasks must disagree. Managers need milliseconds.
 	lostAfter = 30 * time.Second

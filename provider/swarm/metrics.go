@@ -12,7 +12,7 @@ type watchMetrics struct {
 	replicas  *prometheus.GaugeVec
 	revision  prometheus.Gauge
 	failures  prometheus.Counter
-	look      prometheus.Histogram
+	poll      prometheus.Histogram
 	events    prometheus.Gauge
 	touched   prometheus.Counter
 	orphans   prometheus.Gauge
@@ -26,17 +26,17 @@ func newWatchMetrics(registerer prometheus.Registerer) watchMetrics {
 		revision: prometheus.NewGauge(prometheus.GaugeOpts{Name: "provider_table_revision", Help: "Revision of the replica table."}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "provider_watch_failures_total",
 			Help: "Times that watching Docker was interrupted."}),
-		look: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "provider_watch_look_seconds",
+		poll: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "provider_watch_poll_seconds",
 			Help: "Time Docker took to list all tasks.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 12)}),
 		events: prometheus.NewGauge(prometheus.GaugeOpts{Name: "provider_watch_task_events",
-			Help: "1 while events tell of changes of tasks, 0 while only looking at them does."}),
+			Help: "1 while events tell of changes of tasks, 0 while only polls do."}),
 	}
 	m.touched = prometheus.NewCounter(prometheus.CounterOpts{Name: "provider_watch_touched_total",
 		Help: "Services that were written again because Swarm had lost a change of their replicas."})
 	m.orphans = prometheus.NewGauge(prometheus.GaugeOpts{Name: "provider_watch_orphans",
 		Help: "Replicas that Swarm keeps running although their function was removed. No request goes there; a new leader of the managers ends them."})
 	if registerer != nil {
-		registerer.MustRegister(m.functions, m.replicas, m.revision, m.failures, m.look, m.events, m.touched, m.orphans)
+		registerer.MustRegister(m.functions, m.replicas, m.revision, m.failures, m.poll, m.events, m.touched, m.orphans)
 	}
 	return m
 }

@@ -53,7 +53,7 @@ func checkReserved(service string) error {
 func (c *Cluster) checkAliases(ctx context.Context, function string, spec swarm.ServiceSpec) error {
 	found, err := c.docker.ServiceList(ctx, client.ServiceListOptions{})
 	if err != nil {
-		return dockerError("looking for services of that name", err)
+		return dockerError("finding services of that name", err)
 	}
 	for _, service := range found.Items {
 		aliases := []string{}
@@ -76,9 +76,9 @@ func checkSecretName(field, name string) error {
 	return nil
 }
 
-// serviceName is the Swarm service's name of a function: its own in the default namespace, else <namespace>_<name>.
-// The first kind has no underscore, the second has one, and one that had to be shortened has two in a row, so that none
-// can be mistaken for another.
+// serviceName is the Swarm service's name of a function: its own in the default namespace, else
+// <namespace>_<name>. The first kind has no underscore, the second has one, a shortened one has two in a row.
+// So no name can be two functions'.
 func serviceName(defaultNamespace, namespace, name string) string {
 	if namespace == defaultNamespace {
 		return name

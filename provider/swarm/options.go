@@ -69,8 +69,8 @@ type options struct {
 	warnings []string
 }
 
-// parseOptions reads them all. The error names every illegal one; what is returned with it has defaults in their places,
-// so that a function that was deployed under older rules can still be served. Allow-lists are not looked at.
+// parseOptions reads them all. The error names every illegal one. The options returned with it have defaults in
+// their places: a function deployed under older rules can still be served. Allow-lists are not checked.
 func parseOptions(d *types.FunctionDeployment) (options, error) {
 	var wrong mistakes
 	labels := given{"label ", deref(d.Labels), &wrong}
@@ -143,8 +143,9 @@ func parseInflight(environment given) int {
 	return 0
 }
 
-// parseStopGrace gives the time between SIGTERM and SIGKILL: after SIGTERM a watchdog waits healthcheck_interval for its
-// callers to notice and then up to write_timeout for running calls; two seconds more let it end by itself.
+// parseStopGrace gives the time between SIGTERM and SIGKILL. After SIGTERM a watchdog waits
+// healthcheck_interval for its callers to notice, then up to write_timeout for running calls. Two seconds more
+// let it end by itself.
 func parseStopGrace(annotations, environment given) time.Duration {
 	write := watchdogDuration(environment.values["write_timeout"], defaultWriteTimeout)
 	interval := watchdogDuration(environment.values["healthcheck_interval"], write)
@@ -173,8 +174,8 @@ func parseNetworks(annotations given) (networks []string) {
 	return networks
 }
 
-// dockerName is the engine's rule for the names of volumes and networks; it excludes every path, so that what passes
-// can only be a named volume.
+// dockerName is the engine's rule for the names of volumes and networks. It excludes every path, so only a
+// named volume passes.
 var dockerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
 
 func parseVolumes(annotations given) (mounts []mount.Mount) {

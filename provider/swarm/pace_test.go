@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// looks gives the times, from the start, of all looks within so long, each of which takes cost; told says whether events
+// polls gives the times, from the start, of all polls within so long, each of which takes cost; told says whether events
 // tell of tasks. At what it finds calm or a move is up to found.
-func looks(told bool, within, cost time.Duration, found func(p *pace, now time.Time) (calm bool)) []time.Duration {
+func polls(told bool, within, cost time.Duration, found func(p *pace, now time.Time) (calm bool)) []time.Duration {
 	start := time.Unix(1e9, 0)
 	var p pace
 	var at []time.Duration
 	for now := start; now.Sub(start) <= within; now = p.due {
 		at = append(at, now.Sub(start))
-		p.looking(now)
+		p.begin(now)
 		now = now.Add(cost)
-		p.looked(now, found(&p, now), told)
+		p.end(now, found(&p, now), told)
 	}
 	return at
 }
@@ -44,23 +44,23 @@ func TestPace(t *testing.T) {
 		"calm":                      {false, 2 * time.Second, 0, func(*pace, time.Time) bool { return true }, ms(0, 800, 1600)},
 		"something moves":           {false, time.Second, 0, movesOnce, ms(0, 50, 150, 350, 550, 750, 950)},
 		"it goes on moving":         {false, 200 * time.Millisecond, 0, func(p *pace, now time.Time) bool { p.moved(now); return false }, ms(0, 50, 100, 150, 200)},
-		"looking is expensive":      {false, time.Second, 100 * time.Millisecond, movesOnce, ms(0, 300, 600, 900)},
-		"looking is very expensive": {false, 4 * time.Second, time.Second, movesOnce, ms(0, 1800, 3600)},
+		"polling is expensive":      {false, time.Second, 100 * time.Millisecond, movesOnce, ms(0, 300, 600, 900)},
+		"polling is very expensive": {false, 4 * time.Second, time.Second, movesOnce, ms(0, 1800, 3600)},
 		"calm, told by events":      {true, 11 * time.Second, 0, func(*pace, time.Time) bool { return true }, ms(0, 5000, 10_000)},
 		"moves, told by events":     {true, 3 * time.Second, 0, movesOnce, ms(0, 800, 1600, 2400)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := looks(test.told, test.within, test.cost, test.found); !slices.Equal(got, test.want) {
-				t.Errorf("looked at %v, want %v", got, test.want)
+			if got := polls(test.told, test.within, test.cost, test.found); !slices.Equal(got, test.want) {
+				t.Errorf("polled at %v, want %v", got, test.want)
 			}
 		})
 	}
-	t.Run("what cannot be placed is not looked at for ever", func(t *testing.T) {
+	t.Run("what cannot be placed is not polled closely for ever", func(t *testing.T) {
 		t.Parallel()
-		all := looks(false, time.Minute, 0, movesOnce)
-		if last := all[len(all)-1] - all[len(all)-2]; last != lookCalm {
-			t.Errorf("after a minute without a move the looks are %s apart, want %s", last, lookCalm)
+		all := polls(false, time.Minute, 0, movesOnce)
+		if last := all[len(all)-1] - all[len(all)-2]; last != pollCalm {
+			t.Errorf("after a minute without a move the polls are %s apart, want %s", last, pollCalm)
 		}
 	})
 }
@@ -69,14 +69,14 @@ func TestPaceHastens(t *testing.T) {
 	t.Parallel()
 	start := time.Unix(1e9, 0)
 	var p pace
-	p.looking(start)
-	p.looked(start.Add(100*time.Millisecond), true, false)
-	p.stir(start.Add(110 * time.Millisecond))
+	p.begin(start)
+	p.end(start.Add(100*time.Millisecond), true, false)
+	p.hint(start.Add(110 * time.Millisecond))
 	if got, want := p.due.Sub(start), 300*time.Millisecond; got != want {
-		t.Errorf("a look that took 100 ms is followed by one at %s, want %s", got, want)
+		t.Errorf("a poll that took 100 ms is followed by one at %s, want %s", got, want)
 	}
-	p.stir(start.Add(290 * time.Millisecond))
+	p.hint(start.Add(290 * time.Millisecond))
 	if got, want := p.due.Sub(start), 300*time.Millisecond; got != want {
-		t.Errorf("heard of more, the look is at %s, want still %s", got, want)
+		t.Errorf("heard of more, the poll is at %s, want still %s", got, want)
 	}
 }

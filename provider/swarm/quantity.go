@@ -23,8 +23,8 @@ const (
 // number is a decimal with an optional exponent, bounded so that no input costs more than its length.
 var number = regexp.MustCompile(`^([0-9]{1,18}(?:\.[0-9]{1,18})?(?:[eE]\+?[0-9]{1,2})?)([a-zA-Z]{0,2})$`)
 
-// memoryUnits holds the suffixes of Kubernetes (k, M, G, T, P are decimal; Ki, Mi, … binary) and those only Docker has
-// (m, g, …: all binary). Where both know one, Kubernetes' meaning wins, because OpenFaaS files are written for it.
+// memoryUnits holds the suffixes of Kubernetes (k, M, G, T, P decimal; Ki, Mi, … binary) and Docker's own (m,
+// g, … binary). Where both know one, Kubernetes' meaning wins, because OpenFaaS files are written for it.
 var memoryUnits = map[string]int64{
 	"": 1, "b": 1, "B": 1,
 	"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,

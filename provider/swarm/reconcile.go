@@ -9,8 +9,8 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// Reconcile finishes what an update of a secret began: functions that refer to an old version are moved to the newest,
-// and old versions that nothing refers to are removed. It is safe at any time and does nothing when all is well.
+// Reconcile finishes what an update of a secret began. It moves functions that refer to an old version to the
+// newest, and removes old versions that nothing refers to. It is idempotent and safe at any time.
 func (c *Cluster) Reconcile(ctx context.Context) error {
 	stored, err := c.ownedSecrets(ctx)
 	if err != nil {
@@ -91,11 +91,12 @@ func (c *Cluster) collect(ctx context.Context) error {
 	return nil
 }
 
-// neededSecrets maps the ids of the secrets that replicas have, or may have without a further request, to a function that
-// needs them; "" is a replica of another service, or of a function that was just removed. That a roll-back is possible
-// shows in the state of the update, but for the moment between the change of a service and its managers' first step, in
-// which there is no state yet: until then replicas of the old kind are still to run, and they refer to it. The caller
-// holds secretsMu.
+// neededSecrets maps the id of each secret that a replica has, or may get without a further request, to a
+// function that needs it. "" is a replica of another service, or of a function that was just removed.
+//
+// The state of an update shows that a roll-back is possible, except between the change of a service and its
+// managers' first step. Then there is no state yet, but replicas of the old spec are still to run, and they
+// refer to the secret. The caller holds secretsMu.
 func (c *Cluster) neededSecrets(ctx context.Context) (map[string]string, error) {
 	// Replicas before services: one that is stopped in between leaves a state behind.
 	running, err := c.docker.TaskList(ctx, client.TaskListOptions{Filters: make(client.Filters).Add("desired-state", "running")})

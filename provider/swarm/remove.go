@@ -9,13 +9,14 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// A manager that is told to remove a service while it deletes one of the service's tasks may end in a nil pointer, and
-// takes its whole engine along (swarmkit's SetServiceTasksRemove reads the tasks in one transaction and uses them in
-// the next; seen with engine 20.10 under 64 clients). So a removal waits until no task of the service is about to be
-// deleted: none for a function at rest, a few tenths of a second after a change, longer where managers are behind.
+// A manager that removes a service while it deletes one of its tasks may dereference nil and crash its whole
+// engine. (swarmkit's SetServiceTasksRemove reads the tasks in one transaction and uses them in the next; seen
+// with engine 20.10 under 64 clients.) So a removal waits until no task of the service is about to be deleted.
+// A function at rest has none; after a change it takes some tenths of a second, longer where managers are
+// behind.
 const (
-	// settleLook is the time between two looks.
-	settleLook = 50 * time.Millisecond
+	// settlePoll is the time between two polls.
+	settlePoll = 50 * time.Millisecond
 	// maxSettle bounds the wait: a function that never rests can be removed, too.
 	maxSettle = 15 * time.Second
 	// defaultTaskHistory is how many tasks of a slot a Swarm keeps unless it is told otherwise.
@@ -57,7 +58,7 @@ func (c *Cluster) settle(ctx context.Context, id string) error {
 			return nil
 		}
 		if err != nil {
-			return dockerError("looking at the function", err)
+			return dockerError("inspecting the function", err)
 		}
 		tasks, err := c.tasks(ctx, found.Service)
 		if err != nil {
@@ -66,7 +67,7 @@ func (c *Cluster) settle(ctx context.Context, id string) error {
 		if atRest(found.Service, tasks, history) {
 			return nil
 		}
-		if err := pause(ctx, settleLook); err != nil {
+		if err := pause(ctx, settlePoll); err != nil {
 			return err
 		}
 	}
@@ -86,9 +87,9 @@ func (c *Cluster) taskHistory(ctx context.Context) (int64, error) {
 	return defaultTaskHistory, nil
 }
 
-// atRest is true when the managers have acted on the service's last change and no task of it is about to be deleted.
-// Tasks that end are kept as history, up to a number for each slot; beyond it, and where a slot was given up, they are
-// deleted.
+// atRest is true when the managers have acted on the service's last change and no task of it is about to be
+// deleted. Tasks that end are kept as history, up to a number for each slot. They are deleted beyond it, and
+// where a slot was given up.
 func atRest(service swarm.Service, tasks []swarm.Task, history int64) bool {
 	type slot struct {
 		tasks, over int64

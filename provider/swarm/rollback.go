@@ -9,22 +9,23 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 )
 
-// Swarm keeps one spec to go back to, the one before the last change of any kind, and stops to watch an update when its
-// service is changed again. A function that is scaled while an update brings it a broken image would have that image to
-// go back to. So a change that can wait does, until the update has shown itself to be sound or has been rolled back.
+// Swarm keeps one spec to roll back to: the one before the last change of any kind. It stops watching an update
+// when the service changes again. Scaling a function during an update to a broken image would make that image
+// the one to roll back to. So a change that can wait does, until the update has proved sound or has been rolled
+// back.
 const (
 	// maxScaleWait bounds how long scaling waits: a new replica that starts at once has shown itself by then. After that
 	// the callers whom the function has too few replicas for matter more.
 	maxScaleWait = updateMonitor + 5*time.Second
-	// guardLook is the time between two looks.
-	guardLook = 250 * time.Millisecond
+	// guardPoll is the time between two polls.
+	guardPoll = 250 * time.Millisecond
 	// maxGuard bounds any wait for an update that does not get anywhere, such as one that waits for a node with room. The
 	// pull of a large image should fit.
 	maxGuard = 5 * time.Minute
 )
 
-// guardRollback gives ErrUpdating if a change now would take an update under way its way back. A service whose version is
-// still that of the given one may be changed after a nil.
+// guardRollback gives ErrUpdating if a change now would take away what an update under way rolls back to. After
+// nil the service may be changed while its version is still that of the given one.
 func (c *Cluster) guardRollback(ctx context.Context, service swarm.Service) error {
 	if !mayRollBack(service) || desired(service) == 0 {
 		return nil
@@ -36,17 +37,17 @@ func (c *Cluster) guardRollback(ctx context.Context, service swarm.Service) erro
 	return failf(ErrUpdating, "function %q is being updated: until a new replica has run for %s or the update is rolled back, a change would leave nothing to go back to; try again", service.Spec.Labels[labelFunction], updateMonitor)
 }
 
-// mayRollBack is true if the spec before differs in what replicas are made of, and the update from it has not ended: no
-// state is that of an update that has not begun, or one that found no replica to replace.
+// mayRollBack is true if the previous spec makes other replicas and the update from it has not ended. No state
+// means that the update has not begun, or found no replica to replace.
 func mayRollBack(service swarm.Service) bool {
 	before, status := service.PreviousSpec, service.UpdateStatus
 	return before != nil && !reflect.DeepEqual(before.TaskTemplate, service.Spec.TaskTemplate) &&
 		(status == nil || status.State == swarm.UpdateStateUpdating)
 }
 
-// unproven is true while it is not known what becomes of an update of a service that may roll back. It is known once a
-// new replica outlives the time in which managers watch it, although others are still to be replaced: what remains in
-// doubt then is their nodes rather than the image, and with many replicas an update takes minutes, in which an
+// unproven is true while it is not known whether an update of a service will roll back. It is known once a new
+// replica outlives the time in which managers watch it, although others are still to be replaced. What remains
+// in doubt then is their nodes rather than the image. With many replicas an update takes minutes, and an
 // autoscaler must be able to act. Tasks are all of the service's, ended ones included. It is pure.
 func unproven(service swarm.Service, tasks []swarm.Task, now time.Time) bool {
 	if now.Sub(service.UpdatedAt) > maxGuard {

@@ -10,9 +10,9 @@ import (
 	"waggle/provider/feed"
 )
 
-// Scale sets the number of desired replicas, 0 included, or gives ErrNotFound. Labels' bounds bind the autoscaler, not
-// the operator who calls this. While an update under way has not shown yet whether it must be rolled back, Scale waits,
-// for 15 s at most, but for a function that has no replicas or is to have none.
+// Scale sets the number of desired replicas, 0 included, or gives ErrNotFound. The labels' bounds apply to the
+// autoscaler, not to the operator who calls this. While an update under way may still roll back, Scale waits
+// for 15 s at most. It does not wait if the function has no replicas or is to have none.
 func (c *Cluster) Scale(ctx context.Context, namespace, name string, replicas uint64) error {
 	namespace = c.namespace(namespace)
 	for began := time.Now(); ; {
@@ -22,17 +22,17 @@ func (c *Cluster) Scale(ctx context.Context, namespace, name string, replicas ui
 			}
 			return c.guardRollback(ctx, service)
 		})
-		if !errors.Is(err, ErrUpdating) || pause(ctx, guardLook) != nil {
+		if !errors.Is(err, ErrUpdating) || pause(ctx, guardPoll) != nil {
 			return err
 		}
 	}
 }
 
-// ScaleFrom sets the number of desired replicas to to if it still is from, and never waits: of two who decide at once, the
-// autoscaler and a wake, or two providers, the second changes nothing.
+// ScaleFrom sets the number of desired replicas to to if it still is from, and never waits. If two decide at
+// once, such as the autoscaler and a wake, or two providers, the second changes nothing.
 //
-// ErrMoved means that the number is another by now, ErrUpdating that Scale would wait for an update under way: ask again
-// in a second. After 15 s of an update it is done all the same.
+// ErrMoved means that the number has changed. ErrUpdating means that Scale would wait for an update under way:
+// ask again in a second. After 15 s of an update the number is set all the same.
 func (c *Cluster) ScaleFrom(ctx context.Context, namespace, name string, from, to uint64) error {
 	namespace = c.namespace(namespace)
 	return c.scale(ctx, namespace, name, to, func(service swarm.Service) error {

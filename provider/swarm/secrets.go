@@ -92,8 +92,9 @@ func (c *Cluster) UpdateSecret(ctx context.Context, s types.Secret) error {
 	return nil
 }
 
-// nextVersion stores a value under the number after the newest. Another provider may take that number first, or take it
-// and the next and have removed the first by the time we store ours under it, so that it has to be seen to be the newest.
+// nextVersion stores a value under the number after the newest. Another provider may take that number first. It
+// may even take that and the next number and remove the first before we store ours. So it must be seen to be
+// the newest.
 func (c *Cluster) nextVersion(ctx context.Context, s types.Secret, data []byte) error {
 	c.secretsMu.Lock()
 	defer c.secretsMu.Unlock()
@@ -122,8 +123,8 @@ func (c *Cluster) nextVersion(ctx context.Context, s types.Secret, data []byte) 
 	}
 }
 
-// DeleteSecret removes a secret and all its versions, or gives ErrNotFound, or ErrInUse with the functions that use it
-// or whose update may still be rolled back to a spec that does.
+// DeleteSecret removes a secret and all its versions, or gives ErrNotFound. ErrInUse names the functions that
+// use it, or whose update may still roll back to a spec that does.
 func (c *Cluster) DeleteSecret(ctx context.Context, namespace, name string) error {
 	namespace = c.namespace(namespace)
 	if err := checkSecretName("name", name); err != nil {

@@ -29,8 +29,8 @@ const (
 	updateMonitor = 10 * time.Second
 )
 
-// maxDeployment bounds a deployment as JSON. The Swarm keeps it twice over, as label and as what it means, and again for
-// the spec before it, all in one message of at most 4 MiB.
+// maxDeployment bounds a deployment as JSON. The Swarm stores it as label and as spec, and both again for the
+// spec before, all in one message of at most 4 MiB.
 const maxDeployment = 400 << 10
 
 // image is what a deployment's image name was resolved to.
@@ -102,9 +102,9 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 	return spec, nil
 }
 
-// updateConfig replaces one replica at a time and starts the new one before it stops the old one. Where the user limits
-// the replicas of a node, a new one may have no place beside the old one, and Swarm would wait for ever: there the old
-// one goes first, and the gateway holds the requests that no other replica can take.
+// updateConfig replaces one replica at a time and starts the new one before it stops the old one. Where the
+// user limits the replicas of a node, a new one may find no place beside the old one, and Swarm would wait for
+// ever. There the old one stops first, and the gateway holds the requests that no other replica can take.
 func updateConfig(o options, onFailure swarm.FailureAction) *swarm.UpdateConfig {
 	order := swarm.UpdateOrderStartFirst
 	if o.perNode > 0 {

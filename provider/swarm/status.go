@@ -14,8 +14,8 @@ import (
 	"waggle/provider/feed"
 )
 
-// annotationState is what only a description adds to the user's annotations, and only while something is wrong: lists
-// and healthy functions stay exactly as they were deployed.
+// annotationState is the annotation that a description adds only while something is wrong. Lists and healthy
+// functions come back exactly as they were deployed.
 const annotationState = privatePrefix + "state"
 
 // AnnotationScaling begins the annotations by which a description tells how the function is scaled.
@@ -27,8 +27,8 @@ const AnnotationCountingSince = privatePrefix + "invocations.since"
 // labelFaaS is the label of OpenFaaS on Kubernetes, see Config.FunctionLabel.
 const labelFaaS = "faas_function"
 
-// deploymentOf reads back what the user sent. With an error, somebody else has changed our label, and what is left of the
-// deployment is who it is and its image: enough to find, serve, scale, replace and remove it.
+// deploymentOf reads back what the user sent. An error means that somebody else has changed our label. The
+// deployment then has only name, namespace and image: enough to find, serve, scale, replace and remove it.
 func deploymentOf(service swarm.Service) (types.FunctionDeployment, error) {
 	labels := service.Spec.Labels
 	d := types.FunctionDeployment{Service: labels[labelFunction], Namespace: labels[labelNamespace]}
@@ -89,8 +89,8 @@ func available(tasks []swarm.Task, silent map[string]feed.Unreachable) uint64 {
 	return n
 }
 
-// explain adds to a status why the function is not what was asked for: its update was rolled back, its replicas cannot
-// start, or do not answer.
+// explain adds to a status why the function is not as requested: its update was rolled back, or its replicas
+// cannot start or do not answer.
 func explain(status *types.FunctionStatus, service swarm.Service, tasks []swarm.Task, silent map[string]feed.Unreachable) {
 	var reasons []string
 	d, err := deploymentOf(service)

@@ -131,7 +131,7 @@ func (c Config) address(task swarm.Task) string {
 	return ""
 }
 
-// settled is true when Swarm has nothing left to do for any function: then its tasks need not be looked at so often.
+// settled is true when Swarm has nothing left to do for any function: then its tasks need not be polled so often.
 func (v view) settled() bool {
 	for _, service := range v.services {
 		tasks := v.tasks[service.ID]

@@ -23,24 +23,24 @@ const (
 	beginTimeout = 30 * time.Second
 	// grpcHeader is what gRPC puts before each message: a byte for its compression, and its length, big-endian.
 	grpcHeader = 5
-	// maxMessage bounds one message, which holds what one transaction changed, and all tasks at once if a manager takes
-	// over another's state: some 10,000 of them. The stream ends at a longer one, and is opened again behind it.
+	// maxMessage bounds one message. A message holds what one transaction changed: some 10,000 tasks at once if
+	// a manager takes over another's state. A longer one ends the stream, which is opened again after it.
 	maxMessage = 32 << 20
 	// keptMessage bounds what is kept of one message's room for the next.
 	keptMessage = 1 << 20
 )
 
-// taskService is the way from a WatchMessage to the id of the service of each task that it tells of, by the numbers of
+// taskService is the path from a WatchMessage to the id of the service of each task in it, by the numbers of
 // the fields: events, object, task, service_id. (swarmkit, api/watch.proto and api/objects.proto.)
 var taskService = []protowire.Number{1, 2, 4, 4}
 
-// ControlSocket is the path of the socket on which the engine of a manager serves swarmkit's own API. The engine reads
-// its events of services and nodes there; it passes on none of tasks, which are there as well (API Watch, since 17.06).
-// A manager tells what its own store has taken over, while lists come from the leader: where the two differ, an event
-// comes after what it tells of, as a rule.
+// ControlSocket is the path of the socket on which the engine of a manager serves swarmkit's own API. The
+// engine reads its events of services and nodes there. Those of tasks are there as well (API Watch, since
+// 17.06), but it passes none on. A manager tells what its own store has taken over, while lists come from the
+// leader. Where the two differ, an event usually comes after the list shows its change.
 //
-// The protocol is gRPC, a POST over HTTP/2 with one message up and many down. What grpc-go has for all the rest of gRPC
-// would make the binary, of which each health check is a process, 1.7 times as large, and swarmkit's package 2.1 times.
+// The protocol is gRPC, a POST over HTTP/2 with one message up and many down. grpc-go would make the binary 1.7
+// times as large, swarmkit's package 2.1 times. Each health check is a process of that binary.
 type ControlSocket string
 
 // FollowTasks implements [TaskEvents]. It always reads on, since the manager keeps what a reader does not take.
@@ -100,7 +100,7 @@ func watch(ctx context.Context, conn net.Conn, begun func(), changed func(servic
 	return err
 }
 
-// watchRequest asks for everything that happens to tasks: a WatchRequest with one entry, of kind task and of the actions
+// watchRequest asks for all changes of tasks: a WatchRequest with one entry, of kind task and of the actions
 // create, update and remove (1 + 2 + 4).
 func watchRequest() []byte {
 	entry := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), "task")

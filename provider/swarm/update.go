@@ -14,10 +14,10 @@ import (
 // process queue up; the others are the Swarm itself (a roll-back), and an operator at a terminal.
 const updateAttempts = 20
 
-// modify reads a function's service, lets change make the new spec of it, and writes it on condition that it is still
-// the one that was read; else it starts over. Change says false when there is nothing to write. The caller holds the
-// function's lock. What is logged on success is "function <verb>"; without a verb nothing is: the autoscaler tells of each
-// change of a number alone.
+// modify reads a function's service, calls change to make its new spec, and writes it if the service is still
+// the one that was read; otherwise it starts over. Change returns false if there is nothing to write. The
+// caller holds the function's lock. Success is logged as "function <verb>". Without a verb nothing is logged:
+// the autoscaler logs its changes itself.
 func (c *Cluster) modify(ctx context.Context, namespace, name, verb string, change func(swarm.Service) (swarm.ServiceSpec, bool, error)) error {
 	for attempt := 1; ; attempt++ {
 		service, err := c.find(ctx, namespace, name)

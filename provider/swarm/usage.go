@@ -24,12 +24,14 @@ const (
 	maxMeasured = 64
 )
 
-// usage is what a function's replicas consume: processors in thousandths and memory in bytes. What a gateway has read of
-// a replica lately comes first, because it is at hand: an engine looks at its containers once a second, so that it takes
-// one or two to tell of a rate. It is asked about those of its own node that no gateway could read, such as one that has
-// just started. The answer is the whole or nil: a part of it, or a part scaled up, would be taken for what the function
-// consumes. So it is nil for some seconds after a replica has started on another node, and always while one runs there
-// that shows no figures.
+// usage is what a function's replicas consume: processors in thousandths and memory in bytes. What a gateway
+// has read lately comes first, because it is at hand. An engine reads its containers once a second, so a rate
+// takes one or two. It is asked about replicas of its own node that no gateway could read, such as one that has
+// just started.
+//
+// The answer is whole or nil: a part of it, or a part scaled up, would be taken for what the function consumes.
+// So it is nil for some seconds after a replica has started on another node, and while one runs there that
+// shows no figures.
 func (c *Cluster) usage(ctx context.Context, tasks []swarm.Task) *types.FunctionUsage {
 	var total types.FunctionUsage
 	add := func(u feed.Usage) {

@@ -12,8 +12,9 @@ import (
 	"waggle/provider/swarm/swarmtest"
 )
 
-// TestUsage: gateways tell of the replicas that they could read, 7 thousandths and 3 MiB each, the engine measures the
-// others of its own node at 100 thousandths and 5 MiB, and what is not known of all replicas is not told at all.
+// TestUsage: gateways report the replicas that they could read, 7 thousandths and 3 MiB each. The engine
+// measures the others of its own node, 100 thousandths and 5 MiB each. Unless all replicas are known, nothing
+// is told.
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	const megabyte = 1 << 20

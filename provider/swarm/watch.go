@@ -21,10 +21,10 @@ import (
 )
 
 const (
-	// relistEvery bounds how long a lost event about a service or node goes unnoticed, but for the wait for a look.
+	// relistEvery bounds how long a lost event about a service or node goes unnoticed, but for the wait for a poll.
 	relistEvery = 30 * time.Second
-	// lookTimeout bounds one look; an engine that takes longer is as good as gone.
-	lookTimeout = 10 * time.Second
+	// pollTimeout bounds one poll; an engine that takes longer is as good as gone.
+	pollTimeout = 10 * time.Second
 	// minRetryWait and maxRetryWait bound the wait between attempts at an engine that is away.
 	minRetryWait = 200 * time.Millisecond
 	maxRetryWait = 2 * time.Second
@@ -44,7 +44,7 @@ type WatcherConfig struct {
 	// Cluster and Publisher are required.
 	Cluster   *Cluster
 	Publisher Publisher
-	// TaskEvents tells when to look at tasks; nil means that they are only looked at again and again.
+	// TaskEvents tells when to poll tasks; nil means that they are only polled at intervals.
 	TaskEvents TaskEvents
 	// Registerer takes the watcher's metrics; nil keeps none.
 	Registerer prometheus.Registerer
@@ -62,7 +62,7 @@ type WatcherConfig struct {
 //	5 s since that, and tasks do not suit their  the same: an event was lost
 //	services
 //	a task or a container of ours changed        all tasks
-//	nothing, but a look is due                   tasks that should run; all if those differ from what services want
+//	nothing, but a poll is due                   tasks that should run; all if those differ from what services want
 type Watcher struct {
 	cluster   *Cluster
 	publisher Publisher
@@ -156,7 +156,7 @@ func (w *Watcher) mend(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case service := <-w.lost:
-			bounded, cancel := context.WithTimeout(ctx, lookTimeout)
+			bounded, cancel := context.WithTimeout(ctx, pollTimeout)
 			w.cluster.touch(bounded, service)
 			cancel()
 			w.metrics.touched.Inc()
@@ -164,8 +164,8 @@ func (w *Watcher) mend(ctx context.Context) {
 	}
 }
 
-// watchedEvents are what may change the table. Of containers there are only those of this engine's own node: a hint that
-// comes sooner than the next look, where there is one and no task events do.
+// watchedEvents are those that may change the table. Container events are those of this engine's own node.
+// Without task events they are a hint that comes sooner than the next poll.
 func watchedEvents() client.Filters {
 	return make(client.Filters).
 		Add("type", string(events.ServiceEventType), string(events.NodeEventType), string(events.ContainerEventType)).
@@ -173,7 +173,7 @@ func watchedEvents() client.Filters {
 			string(events.ActionStart), string(events.ActionKill), string(events.ActionDie), string(events.ActionHealthStatus))
 }
 
-// session lists everything, then follows events and looks at tasks until something fails.
+// session lists everything, then follows events and polls tasks until something fails.
 func (w *Watcher) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -183,11 +183,11 @@ func (w *Watcher) session(ctx context.Context) error {
 	}
 	// The stream opens first: what happens between it and the list is then in one of them.
 	stream := w.cluster.docker.Events(ctx, options)
-	w.pace.looking(time.Now())
+	w.pace.begin(time.Now())
 	if err := w.relist(ctx); err != nil {
 		return err
 	}
-	w.looked()
+	w.pollEnded()
 	timer := time.NewTimer(time.Until(w.pace.due))
 	defer timer.Stop()
 	for {
@@ -203,41 +203,41 @@ func (w *Watcher) session(ctx context.Context) error {
 			}
 			w.suspicious = w.suspicious || event.Type != events.ContainerEventType
 			w.calm = false
-			w.pace.stir(time.Now())
+			w.pace.hint(time.Now())
 		case <-w.cluster.changed:
 			w.suspicious = true
-			w.pace.stir(time.Now())
+			w.pace.hint(time.Now())
 		case <-w.follower.heard:
 			w.follower.hear()
 			w.calm = false
-			w.pace.stir(time.Now())
+			w.pace.hint(time.Now())
 		case <-timer.C:
-			if err := w.turn(ctx); err != nil {
+			if err := w.poll(ctx); err != nil {
 				return err
 			}
-			w.looked()
+			w.pollEnded()
 		}
 		timer.Reset(time.Until(w.pace.due))
 	}
 }
 
-// turn reads as much as there is reason to.
-func (w *Watcher) turn(ctx context.Context) error {
-	w.pace.looking(time.Now())
+// poll reads as much as there is reason to.
+func (w *Watcher) poll(ctx context.Context) error {
+	w.pace.begin(time.Now())
 	if w.suspicious || time.Since(w.listed) >= relistEvery {
 		return w.relist(ctx)
 	}
 	before := w.table.Revision
-	if err := w.look(ctx); err != nil {
+	if err := w.pollTasks(ctx); err != nil {
 		return err
 	}
 	// Tasks that do not suit their service may be those of a service that has changed since, of which the event was lost.
-	w.suspicious = time.Since(w.listed) >= lookTold && w.view.anyLost()
+	w.suspicious = time.Since(w.listed) >= pollTold && w.view.anyLost()
 	w.follower.judge(time.Now(), w.table.Revision != before)
 	return nil
 }
 
-func (w *Watcher) looked() { w.pace.looked(time.Now(), w.calm, w.follower.trusted()) }
+func (w *Watcher) pollEnded() { w.pace.end(time.Now(), w.calm, w.follower.trusted()) }
 
 // cmpErr gives the closing of a channel without an error a name.
 func cmpErr(err error) error {
@@ -249,7 +249,7 @@ func cmpErr(err error) error {
 
 // relist reads services, nodes and tasks.
 func (w *Watcher) relist(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	services, err := w.cluster.services(ctx)
 	if err != nil {
@@ -269,7 +269,7 @@ func (w *Watcher) relist(ctx context.Context) error {
 	w.follower.ours.Store(&ours)
 	w.listed, w.suspicious, w.calm = time.Now(), false, false
 	w.follower.excuse()
-	if err := w.look(ctx); err != nil {
+	if err := w.pollTasks(ctx); err != nil {
 		return err
 	}
 	for _, service := range w.losses.note(w.view, time.Now()) {
@@ -296,10 +296,11 @@ func downNodes(nodes []swarm.Node) map[string]bool {
 	return down
 }
 
-// look reads the tasks of all services and publishes what changed. While all is calm it reads only those that should
-// run, which leaves out the history; any difference makes it read everything again at once, and go on doing so.
-func (w *Watcher) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+// pollTasks reads the tasks of all services and publishes what changed. While all is calm it reads only tasks
+// that should run, which leaves out the history. Any difference makes it read all tasks at once, and go on
+// doing so.
+func (w *Watcher) pollTasks(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	if w.calm {
 		if err := w.readTasks(ctx, make(client.Filters).Add("desired-state", "running")); err != nil {
@@ -323,7 +324,7 @@ func (w *Watcher) readTasks(ctx context.Context, filters client.Filters) error {
 	if err != nil {
 		return dockerError("listing replicas", err)
 	}
-	w.metrics.look.Observe(time.Since(started).Seconds())
+	w.metrics.poll.Observe(time.Since(started).Seconds())
 	ours := *w.follower.ours.Load()
 	w.view.read = time.Now()
 	for service, tasks := range w.view.tasks {

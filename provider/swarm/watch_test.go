@@ -75,7 +75,7 @@ func newCluster(t testing.TB) (*swarmtest.Engine, *swarm.Cluster) {
 // watched runs a test in a bubble of its own time, beside a watcher: with task events and without.
 func watched(t *testing.T, test func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications)) {
 	t.Parallel()
-	for name, told := range map[string]bool{"task events": true, "looks alone": false} {
+	for name, told := range map[string]bool{"task events": true, "polls alone": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bubble(t, told, test)
@@ -206,7 +206,7 @@ func TestWatcherHearsOfACrashOnItsOwnNode(t *testing.T) {
 	})
 }
 
-// TestWatcherIsNotPutOff has a change every 10 ms for ten seconds: each must not delay the look that the one before it asked for.
+// TestWatcherIsNotPutOff has a change every 10 ms for ten seconds: each must not delay the poll that the one before it asked for.
 func TestWatcherIsNotPutOff(t *testing.T) {
 	watched(t, func(t *testing.T, _ *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
 		deploy(t, cluster, "fn", 1)
@@ -306,8 +306,8 @@ func TestWatcherCompletesASecretsUpdate(t *testing.T) {
 	})
 }
 
-// TestARollBackFindsItsSecret: between the change of a service and its managers' first step nothing says that an update
-// is under way, which may roll back to the secret's old version.
+// TestARollBackFindsItsSecret: between the change of a service and its managers' first step nothing shows that
+// an update is under way. It may roll back to the secret's old version.
 func TestARollBackFindsItsSecret(t *testing.T) {
 	t.Parallel()
 	engine, cluster := newCluster(t)
@@ -333,8 +333,8 @@ func TestARollBackFindsItsSecret(t *testing.T) {
 	}
 }
 
-// TestKilledInTheMiddle stops the provider after each call to Docker that changes something, for each operation: the next
-// provider finds the function as it was or as it was asked for.
+// TestKilledInTheMiddle stops the provider at each changing call to Docker, for each operation. The next
+// provider finds the function as it was or as it was requested.
 func TestKilledInTheMiddle(t *testing.T) {
 	t.Parallel()
 	old := types.FunctionDeployment{Service: "fn", Image: testImage, EnvVars: map[string]string{"v": "old"}}

@@ -1,5 +1,5 @@
-// Package swarmtest offers a Swarm in memory, for tests of everything above Docker, and the conformance suite that it
-// and a real Swarm must both pass: what the suite does not show of the one is not to be relied on in the other.
+// Package swarmtest offers a Swarm in memory, for tests of everything above Docker. Its conformance suite must
+// pass on it and on a real Swarm. Rely on nothing that the suite does not check.
 //
 // It stands where the engine's client stands: package swarm's own code runs on it whole. Tasks reach their state at
 // once unless [Engine.Hold] is on; then [Engine.Settle] lets them.
@@ -172,8 +172,8 @@ func (e *Engine) LoseNode() {
 	}
 }
 
-// KillBefore makes the engine go away just before the next call of this name, KillAfter just after it, without an answer:
-// to what the engine holds, that is a caller who was killed there. SetAway(false) ends it.
+// KillBefore makes the engine unavailable just before the next call of this name, KillAfter just after it,
+// without an answer. For the engine that is a caller that was killed there. SetAway(false) ends it.
 func (e *Engine) KillBefore(call string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -63,8 +63,8 @@ func (e *Engine) Notice(task, text string) {
 	e.log(task).notice = append(frame, text...)
 }
 
-// CutLogs ends all streams that follow a task's log, after sending garbage, as an engine does that is stopped or loses
-// its link to the managers. It says how many there were.
+// CutLogs sends garbage to all streams that follow a task's log and ends them. An engine does that when it is
+// stopped or loses its connection to the managers. It returns how many there were.
 func (e *Engine) CutLogs(task string, garbage []byte) (streams int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

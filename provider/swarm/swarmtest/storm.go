@@ -28,9 +28,9 @@ type attempt struct {
 	begun, end time.Time
 }
 
-// Storm lets many clients deploy, update, scale and delete the same functions at once. Every answer must be one a
-// client can act on, and what is left of each function must be what one of the last accepted requests asked for.
-// The functions are tied to a node that does not exist: it is the control plane that is tried, not the machine.
+// Storm lets many clients deploy, update, scale and delete the same functions at once. Every answer must be one
+// a client can act on. In the end each function must be what one of the last accepted requests asked for. The
+// functions are bound to a node that does not exist: the control plane is tested, not the machine.
 func Storm(t *testing.T, target Target, config StormConfig) {
 	b := newBench(t, target)
 	var mu sync.Mutex

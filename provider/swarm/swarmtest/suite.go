@@ -36,8 +36,8 @@ type Target struct {
 	Patience time.Duration
 }
 
-// Run holds a Swarm to everything the rest of the provider relies on. Each part makes names of its own and removes
-// what it made, so that parts may run side by side, and on a Swarm that is used.
+// Run checks that a Swarm does everything the rest of the provider relies on. Each part uses names of its own
+// and removes what it made. So parts may run in parallel, and on a Swarm in use.
 func Run(t *testing.T, target Target) {
 	for name, part := range map[string]func(*testing.T, *bench){
 		"a function lives and dies":                        lifecycle,

@@ -20,8 +20,8 @@ type expansion struct {
 	Task struct{ ID, Name, Slot string }
 }
 
-// expand does to a container what managers do before they hand it to a node: values of the environment, and where mounts
-// come from and go to, are templates.
+// expand expands a container's templates as managers do before they hand it to a node. Templates are
+// environment values and the sources and targets of mounts.
 func expand(service swarm.Service, task swarm.Task) (env []string, targets []string, err error) {
 	var about expansion
 	about.Service.ID, about.Service.Name, about.Service.Labels = service.ID, service.Spec.Name, service.Spec.Labels
