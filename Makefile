@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status polls codes preview release summary verify cluster cluster-down test unit e2e liveness fuzz lint voters bench
+.PHONY: help up down purge status drain remove retire polls codes preview release summary verify cluster cluster-down test unit e2e liveness fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,15 @@ purge: ## stop it and delete everything, the votes included (asks first; YES=1 d
 
 status: ## what runs, and whether every vote is accounted for
 	@$(DEPLOY) status
+
+drain: ## take a capture node out of service without losing a vote (NODE=name)
+	@$(DEPLOY) drain
+
+remove: ## take a node out of the Swarm, drained and demoted first (NODE=name)
+	@$(DEPLOY) remove
+
+retire: ## write off a node that is lost for good (NODE=name)
+	@$(DEPLOY) retire
 
 polls: ## check functions/polls.json strictly and print what `make up` would change
 	@$(DEPLOY) polls

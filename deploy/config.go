@@ -54,6 +54,8 @@ type settings struct {
 	Key     string `envconfig:"KEY"`
 	// Offline checks the signature alone, without a recount.
 	Offline bool `envconfig:"OFFLINE"`
+	// Node is the node that `drain`, `remove` and `retire` work on.
+	Node string `envconfig:"NODE"`
 	// Yes answers the question that purge asks.
 	Yes bool `envconfig:"YES"`
 }

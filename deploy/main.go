@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -20,51 +21,36 @@ import (
 	"waggle/deploy/up"
 )
 
-// commands maps the first argument to what it does.
-var commands = map[string]func(context.Context, settings) error{
-	"voters":       voters,
-	"up":           onSystem((*up.System).Up),
-	"down":         onSystem((*up.System).Down),
-	"purge":        purge,
-	"status":       onSystem((*up.System).Status),
-	"polls":        onSystem((*up.System).Polls),
-	"codes":        makeCodes,
-	"preview":      preview,
-	"summary":      printSummary,
-	"verify":       verifySummary,
-	"release":      makeRelease,
-	"cluster":      createCluster,
-	"cluster-down": deleteCluster,
-}
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	name := "up"
-	if len(os.Args) > 1 {
-		name = os.Args[1]
+	name, args := "up", os.Args[1:]
+	if len(args) > 0 {
+		name, args = args[0], args[1:]
 	}
-	if err := run(ctx, name); err != nil {
+	if err := run(ctx, name, args...); err != nil {
 		fmt.Fprintf(os.Stderr, "make %s: %v\n", name, err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, name string) error {
+func run(ctx context.Context, name string, args ...string) error {
 	command, ok := commands[name]
 	if !ok {
-		legal := make([]string, 0, len(commands))
-		for c := range commands {
-			legal = append(legal, c)
+		return fmt.Errorf("no such command; legal are %s", strings.Join(slices.Sorted(maps.Keys(commands)), ", "))
+	}
+	if len(args) > 0 && name != "voters" {
+		if !slices.Contains([]string{"-h", "-help", "--help", "help"}, args[0]) {
+			return fmt.Errorf("argument %q: settings are given as NAME=value before the command, or after make %s; -h explains it", args[0], name)
 		}
-		slices.Sort(legal)
-		return fmt.Errorf("no such command; legal are %s", strings.Join(legal, ", "))
+		fmt.Printf("make %s\n\n%s\n", name, command.help)
+		return nil
 	}
 	s, err := readSettings()
 	if err != nil {
 		return err
 	}
-	return command(ctx, s)
+	return command.do(ctx, s)
 }
 
 // onSystem makes a command of one of the system's methods.

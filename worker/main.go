@@ -26,7 +26,7 @@ const usage = `worker counts votes, as the environment tells it.
 
   worker                     drain until SIGTERM
   worker migrate             bring the schema up to date (secret postgres-admin)
-  worker retire -node NAME   write off a node that will never come back
+  worker retire -node NAME   write off a node that will never come back; with -drained, one that held no vote any more
   worker close -node NAME    close what a node has lost: it stays in the ledger and raises no alarm any more
   worker recount             count every vote again and print what was found as JSON
   worker config check        print the settings that would be in effect, or each mistake on a line and end with status 2

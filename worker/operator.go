@@ -13,6 +13,10 @@ import (
 func onNode(ctx context.Context, cfg config, command string, args []string) error {
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	node := flags.String("node", "", "name of the capture node")
+	drained := false
+	if command == "retire" {
+		flags.BoolVar(&drained, "drained", false, "nobody could vote on it any more when it was read last")
+	}
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -31,11 +35,11 @@ func onNode(ctx context.Context, cfg config, command string, args []string) erro
 	if command == "close" {
 		return closeLosses(ctx, cfg, tally, *node)
 	}
-	return retire(ctx, cfg, tally, *node)
+	return retire(ctx, cfg, tally, *node, drained)
 }
 
-func retire(ctx context.Context, cfg config, tally *store.Store, node string) error {
-	n, err := tally.Retire(ctx, node)
+func retire(ctx context.Context, cfg config, tally *store.Store, node string, drained bool) error {
+	n, err := tally.Retire(ctx, node, drained)
 	if err != nil {
 		return err
 	}

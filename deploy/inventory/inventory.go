@@ -35,6 +35,9 @@ var Roles = []Role{Manager, Edge, Capture, Worker, Store}
 // Label is the node label by which the stack finds machines of this role. Managers have none: Swarm knows them.
 func (r Role) Label() string { return "waggle." + string(r) }
 
+// DrainingLabel is on a capture machine that takes no votes any more; its Redis stays until they are counted.
+const DrainingLabel = "waggle.draining"
+
 // Inventory describes a cluster.
 type Inventory struct {
 	// Name tells this cluster from others of the same operator: 1 to 30 characters of a-z, 0-9 and '-'; default waggle.

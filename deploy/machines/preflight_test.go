@@ -99,6 +99,9 @@ func TestLabelsAreSetAndRemoved(t *testing.T) {
 	if got, want := strings.Join(args, " "), "--label-add waggle.capture=true --label-rm waggle.store"; got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
+	if args := labelChanges(machine, map[string]string{"waggle.edge": "true", "waggle.capture": "true", "waggle.draining": "true"}); strings.Join(args, " ") != "--label-rm waggle.draining" {
+		t.Errorf("a drain that was given up: %v", args)
+	}
 	if args := labelChanges(machine, map[string]string{"waggle.edge": "true", "waggle.capture": "true"}); len(args) > 0 {
 		t.Errorf("labels that are right are changed: %v", args)
 	}

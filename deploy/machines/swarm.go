@@ -191,6 +191,10 @@ func labelChanges(machine inventory.Machine, labels map[string]string) []string 
 			args = append(args, "--label-rm", role.Label())
 		}
 	}
+	// A drain that was given up: the inventory says that the machine captures, so its ballot comes back.
+	if _, has := labels[inventory.DrainingLabel]; has && machine.Has(inventory.Capture) {
+		args = append(args, "--label-rm", inventory.DrainingLabel)
+	}
 	return args
 }
 

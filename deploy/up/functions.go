@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,9 +44,16 @@ func (s *System) deployFunctions(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading stack.yml: %w", err)
 	}
+	capture, err := s.captureNodes(ctx)
+	if err != nil {
+		return "", err
+	}
 	names := slices.Sorted(maps.Keys(services.Functions))
 	for _, name := range names {
 		function := services.Functions[name]
+		if err := onEveryNode(&function, len(capture)); err != nil {
+			return "", fmt.Errorf("reading stack.yml: function %s: %w", name, err)
+		}
 		if function.Image, err = s.buildFunction(ctx, name, function, services.StackConfiguration.CopyExtraPaths); err != nil {
 			return "", err
 		}
@@ -54,6 +62,24 @@ func (s *System) deployFunctions(ctx context.Context) (string, error) {
 		}
 	}
 	return joinWords(names), nil
+}
+
+// onEveryNode raises the minimum of a function that runs on capture nodes to their number: Swarm spreads replicas, so each
+// node then has one, and votes go into the Redis of the node that took them.
+func onEveryNode(f *stack.Function, captureNodes int) error {
+	if !slices.ContainsFunc(valueOr(f.Constraints, nil), func(c string) bool { return strings.Contains(c, captureLabel) }) {
+		return nil
+	}
+	labels := maps.Clone(valueOr(f.Labels, map[string]string{}))
+	for _, label := range []string{"com.openfaas.scale.min", "com.openfaas.scale.max"} {
+		n, err := strconv.Atoi(labels[label])
+		if labels[label] != "" && err != nil {
+			return fmt.Errorf("label %s is %q: must be a number", label, labels[label])
+		}
+		labels[label] = strconv.Itoa(max(n, captureNodes))
+	}
+	f.Labels = &labels
+	return nil
 }
 
 // DeployFunction builds the function whose handler lies in a folder below Root with the template go-http, deploys it
@@ -294,21 +320,26 @@ func (s *System) functionsSettled(ctx context.Context) error {
 // Ledger is the part of the results' JSON that says whether every captured vote is accounted for; functions/results says
 // what each number means.
 type Ledger struct {
-	Streams []struct {
-		Node    string `json:"node"`
-		State   string `json:"state"`
-		Counted int64  `json:"counted"`
-		Pending int64  `json:"pending"`
-	} `json:"streams"`
-	Captured int64 `json:"captured"`
-	Counted  int64 `json:"counted"`
-	Pending  int64 `json:"pending"`
-	Rejected int64 `json:"rejected"`
-	Lost     int64 `json:"lost"`
-	Missing  int64 `json:"missing"`
+	Streams  []Stream  `json:"streams"`
+	AsOf     time.Time `json:"as_of"`
+	Captured int64     `json:"captured"`
+	Counted  int64     `json:"counted"`
+	Pending  int64     `json:"pending"`
+	Rejected int64     `json:"rejected"`
+	Lost     int64     `json:"lost"`
+	Missing  int64     `json:"missing"`
 	// Whole means that every captured vote is accounted for; Reasons say what is in the way.
 	Whole   bool     `json:"whole"`
 	Reasons []Reason `json:"reasons"`
+}
+
+// Stream is the account of one incarnation of a node's votes; SeenAt is when it was read last, by the clock of AsOf.
+type Stream struct {
+	Node    string    `json:"node"`
+	State   string    `json:"state"`
+	Counted int64     `json:"counted"`
+	Pending int64     `json:"pending"`
+	SeenAt  time.Time `json:"seen_at"`
 }
 
 // Reason is one thing that is in the way; each field but Code is empty where it does not apply.

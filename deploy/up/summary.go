@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"waggle/deploy/summary"
@@ -123,23 +122,14 @@ func (s *System) VerifySummary(ctx context.Context, file, public string, offline
 // recount runs `worker recount` in the first worker that can be reached from here.
 func (s *System) recount(ctx context.Context) (summary.Recount, error) {
 	var found summary.Recount
-	for _, engine := range s.engines() {
-		ids, err := engine.Run(ctx, "ps", "--quiet", "--filter", "status=running", "--filter", "label=com.docker.swarm.service.name="+stackName+"_worker")
-		if err != nil {
-			return found, fmt.Errorf("finding a worker: %w", err)
-		}
-		for _, id := range strings.Fields(ids) {
-			out, err := engine.Run(ctx, "exec", id, "/worker", "recount")
-			if err == nil {
-				err = json.Unmarshal([]byte(out), &found)
-			}
-			if err != nil {
-				return found, fmt.Errorf("counting the votes again: %w", err)
-			}
-			return found, nil
-		}
+	out, err := s.inWorker(ctx, "recount")
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &found)
 	}
-	return found, failf("Run this where a worker runs: see `docker service ps waggle_worker`.", "no worker runs on the nodes that can be reached from here")
+	if err != nil {
+		return found, fmt.Errorf("counting the votes again: %w", err)
+	}
+	return found, nil
 }
 
 // sentences are the reasons as sentences.

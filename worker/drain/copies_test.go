@@ -140,7 +140,7 @@ func TestAVanishedNodeIsRecoveredAndRetired(t *testing.T) {
 	origin.Lose()
 	b.eventually(`SELECT sum(votes) FROM result_tally`, "600")
 	b.db.SQL(fmt.Sprintf(`UPDATE drain_stream SET seen_at = now() - interval '2 minutes' WHERE node = '%s'`, origin.Node()))
-	if n, err := b.store.Retire(t.Context(), origin.Node()); n != 1 || err != nil {
+	if n, err := b.store.Retire(t.Context(), origin.Node(), false); n != 1 || err != nil {
 		t.Fatalf("retiring = %d, %v; want 1", n, err)
 	}
 	b.eventually(`SELECT state, pending, lost, added - counted FROM result_ledger WHERE node = '`+origin.Node()+`'`, "retired|0|0|0")

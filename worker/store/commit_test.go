@@ -343,11 +343,11 @@ func TestRetireRefusesANodeThatAnswers(t *testing.T) {
 	s := open(t, db, 0)
 	register(t, s, "n", 1)
 	db.SQL(`UPDATE drain_stream SET added = 7, n = 5`)
-	if n, err := s.Retire(t.Context(), "n"); n != 0 || err == nil {
+	if n, err := s.Retire(t.Context(), "n", false); n != 0 || err == nil {
 		t.Errorf("retiring a live node = %d, %v; want a refusal", n, err)
 	}
 	db.SQL(`UPDATE drain_stream SET seen_at = now() - interval '2 minutes'`)
-	if n, err := s.Retire(t.Context(), "n"); n != 1 || err != nil {
+	if n, err := s.Retire(t.Context(), "n", false); n != 1 || err != nil {
 		t.Errorf("retiring a silent node = %d, %v; want 1", n, err)
 	}
 	if got := db.SQL(`SELECT state, lost FROM result_ledger`); got != "retired|2" {
@@ -355,6 +355,24 @@ func TestRetireRefusesANodeThatAnswers(t *testing.T) {
 	}
 	if got := db.SQL(`SELECT node, cause, to_at - from_at > interval '2 minutes', closed_at IS NOT NULL FROM result_gap`); got != "n|retired|t|t" {
 		t.Errorf("gap = %s, want one since the node was seen, closed", got)
+	}
+}
+
+// TestADrainedNodeLeavesNoGap, unless something of it was not counted.
+func TestADrainedNodeLeavesNoGap(t *testing.T) {
+	t.Parallel()
+	db := migrated(t)
+	s := open(t, db, 0)
+	register(t, s, "empty", 1)
+	register(t, s, "full", 2)
+	db.SQL(`UPDATE drain_stream SET added = 7, n = CASE node WHEN 'empty' THEN 7 ELSE 5 END, seen_at = now() - interval '2 minutes'`)
+	for _, node := range []string{"empty", "full"} {
+		if n, err := s.Retire(t.Context(), node, true); n != 1 || err != nil {
+			t.Errorf("retiring %s = %d, %v; want 1", node, n, err)
+		}
+	}
+	if got := db.SQL(`SELECT node FROM result_gap`); got != "full" {
+		t.Errorf("gaps of %s, want one of the node with a pending vote", got)
 	}
 }
 
@@ -409,7 +427,7 @@ func TestANodeThatWasNeverReachedIsMissing(t *testing.T) {
 	if got := ledger("a", "c"); got != "a|active\nc|missing" {
 		t.Errorf("ledger = %s, want b gone: it has lost its label", got)
 	}
-	if n, err := s.Retire(t.Context(), "c"); n != 1 || err != nil {
+	if n, err := s.Retire(t.Context(), "c", false); n != 1 || err != nil {
 		t.Errorf("retiring a node that never came = %d, %v; want 1", n, err)
 	}
 	if got := db.SQL(`SELECT node FROM result_ledger`); got != "a" {

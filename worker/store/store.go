@@ -236,12 +236,13 @@ func (s *Store) Observe(ctx context.Context, before, after Stream, cause string)
 }
 
 // Retire writes off what a node that will never come back has not handed over, closes its losses, and returns the number
-// of streams it retired. It refuses a node that was seen within the last minute: its votes can still be counted.
-func (s *Store) Retire(ctx context.Context, node string) (int64, error) {
+// of streams it retired. It refuses a node that was seen within the last minute: its votes can still be counted. Drained
+// says that nobody could vote there after its last reading: if that counted everything, nothing is unknown.
+func (s *Store) Retire(ctx context.Context, node string, drained bool) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	var live, retired int64
-	err := s.pool.QueryRow(ctx, retireSQL, node).Scan(&live, &retired)
+	err := s.pool.QueryRow(ctx, retireSQL, node, drained).Scan(&live, &retired)
 	if err := s.check(ctx, "retiring a node", err); err != nil {
 		return 0, err
 	}
