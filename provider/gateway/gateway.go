@@ -103,6 +103,8 @@ type Gateway struct {
 
 	// clock is the time since startedAt in nanoseconds, a sweep old at most: exact enough for every deadline. Nobody can set it.
 	clock atomic.Int64
+	// thawed is when, by clock, the sweep last found that the process had been stopped; 0: never.
+	thawed atomic.Int64
 	// What bodies may take in all: those of asynchronous calls until they are stored, short ones until they are answered,
 	// and whatever is being passed on. The fourth budget is http2.Unread.
 	asyncBudget, bodyBudget, relayBudget sock.Budget

@@ -62,7 +62,11 @@ func (rq *request) invoke() (keep bool) {
 	}
 	var status int
 	if status, keep = rq.bufferBody(); status == 0 {
-		status, keep = rq.forward()
+		if rq.stale() {
+			status, keep = 499, false
+		} else {
+			status, keep = rq.forward()
+		}
 	}
 	rq.count(status)
 	return keep && !rq.c.left.Load()

@@ -15,6 +15,27 @@ import (
 // sweepEvery is how exact deadlines are. Four looks a second at each connection cost nothing that can be measured.
 const sweepEvery = 250 * time.Millisecond
 
+const (
+	// frozenAfter is how late the sweep may be: beyond it, the process or its machine was stopped meanwhile.
+	frozenAfter = time.Second
+	// thawing is how long requests that had come before the stop may still turn up.
+	thawing = 2 * time.Second
+	// farewell is how long a client's end may take to be read behind its request.
+	farewell = 50 * time.Millisecond
+)
+
+// stale reports whether a request may have lain here while this process was stopped, and its client has given up meanwhile. Such
+// a request is not passed on: the client may have made another one elsewhere, and this one would seem to be the later.
+func (rq *request) stale() bool {
+	g := rq.g
+	at, thawed := int64(rq.started.Sub(g.startedAt)), g.thawed.Load()
+	if at-g.clock.Load() < int64(frozenAfter) && (thawed == 0 || at-thawed > int64(thawing)) {
+		return false
+	}
+	time.Sleep(farewell)
+	return rq.c.sock.Gone()
+}
+
 // boundConns lowers the bound on connections to what the limit on open files leaves room for: three quarters of it, the
 // rest being for connections to replicas. Without files for those, every client would be let in and none served.
 func (g *Gateway) boundConns() {
@@ -147,7 +168,9 @@ func (g *Gateway) sweep(ctx context.Context) error {
 		select {
 		case now := <-tick.C:
 			at := int64(now.Sub(g.startedAt))
-			g.clock.Store(at)
+			if at-g.clock.Swap(at) > int64(frozenAfter) {
+				g.thawed.Store(at)
+			}
 			g.eachConn(func(c *conn) {
 				c.expire(at)
 				if n%4 == 0 {
