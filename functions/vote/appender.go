@@ -104,13 +104,19 @@ func (w *writer) append(batch []*entry) {
 }
 
 // appendMarked stores once more, in parts of maxBatch, votes that turned out to have one copy, now with the mark that says so.
-// The worker counts a vote once.
+// The worker counts a vote once. One that is refused now is stored all the same, without the mark: nobody may be told that it is
+// not.
 func (w *writer) appendMarked(votes []*entry) {
 	for part := range slices.Chunk(votes, maxBatch) {
 		for _, e := range part {
 			e.single = true
 		}
 		w.append(part)
+		for _, e := range part {
+			if e.err != nil && !errors.Is(e.err, errUnknown) {
+				e.err = fmt.Errorf("%w: noting that it has one copy: %v", errUnknown, e.err) //nolint:errorlint // the cause is errNotStored, which is false here
+			}
+		}
 	}
 }
 

@@ -144,7 +144,7 @@ func (c *capture) write() {
 		if len(batch) == 0 {
 			continue
 		}
-		if c.copies != nil && !c.copies.peers.any() {
+		if c.copies != nil && c.copies.mode == preferTwo && !c.copies.peers.any() {
 			for _, e := range batch {
 				e.single = true
 			}

@@ -3,7 +3,11 @@ package vote
 import (
 	"context"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -15,38 +19,67 @@ import (
 func setupCopies(t testing.TB, mode copyMode, others int) (*bundle, []*harness.RedisServer) {
 	t.Helper()
 	own := harness.Redis(t)
-	nodes := []*harness.RedisServer{own}
-	for range others {
-		nodes = append(nodes, harness.Redis(t))
+	peers := make([]*harness.RedisServer, others)
+	addrs := []string{own.Addr()}
+	for i := range peers {
+		peers[i] = harness.Redis(t)
+		addrs = append(addrs, peers[i].Addr())
 	}
+	return setupPeers(t, mode, own, addrs), peers
+}
+
+// setupLinks is setupCopies with a link to each of the others.
+func setupLinks(t testing.TB, mode copyMode, others int) (*bundle, []*harness.RedisServer, []*link) {
+	t.Helper()
+	own := harness.Redis(t)
+	peers, links := make([]*harness.RedisServer, others), make([]*link, others)
+	addrs := []string{own.Addr()}
+	for i := range peers {
+		peers[i] = harness.Redis(t)
+		links[i] = newLink(t, peers[i].Addr())
+		addrs = append(addrs, links[i].addr)
+	}
+	return setupPeers(t, mode, own, addrs), peers, links
+}
+
+// setupPeers is setup on a Redis, with the addresses of all capture nodes.
+func setupPeers(t testing.TB, mode copyMode, own *harness.RedisServer, addrs []string) *bundle {
+	t.Helper()
 	b := setupWith(t, func(c *config) {
 		c.socket, c.copies, c.copyUser, c.copyPassword = own.Socket(), mode, "copy", harness.RedisPassword
-		c.peers = func(context.Context) (addrs []string, err error) {
-			for _, n := range nodes {
-				addrs = append(addrs, n.Addr())
-			}
-			return addrs, nil
-		}
+		c.peers = func(context.Context) ([]string, error) { return addrs, nil }
 	})
 	b.redis = own
 	b.probe()
-	b.inReach(others)
-	return b, nodes[1:]
+	b.inReach(len(addrs) - 1)
+	return b
+}
+
+// until waits for a condition that has a background goroutine to thank.
+func (b *bundle) until(what string, done func() bool) {
+	b.t.Helper()
+	late := time.After(time.Minute)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-late:
+			b.t.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
+func (b *bundle) peerAt(addr string) *peer {
+	list := *b.capture.copies.peers.list.Load()
+	return list[slices.IndexFunc(list, func(p *peer) bool { return p.addr == addr })]
 }
 
 // inReach waits until the replica knows of so many usable peers.
 func (b *bundle) inReach(n int) {
 	b.t.Helper()
-	late := time.After(time.Minute)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for b.capture.copies.peers.count.Load() != int64(n) || len(b.capture.copies.peers.usable()) != n {
-		select {
-		case <-tick.C:
-		case <-late:
-			b.t.Fatalf("%d peers in reach, want %d", b.capture.copies.peers.count.Load(), n)
-		}
-	}
+	p := b.capture.copies.peers
+	b.until(fmt.Sprintf("%d peers in reach", n), func() bool { return p.count.Load() == int64(n) && len(p.usable()) == n })
 }
 
 // copiesOn lists the lines of this node's copies on another.
@@ -116,6 +149,162 @@ func TestAPeerThatFailsIsReplacedByAnother(t *testing.T) {
 			}
 			b.inReach(1)
 		})
+	}
+}
+
+// link is a way to a server that can be slow or lead nowhere.
+type link struct {
+	addr   string
+	target string
+	// delay is what each chunk of bytes takes in either direction, in ns. cut: bytes vanish, connections stay.
+	delay atomic.Int64
+	cut   atomic.Bool
+}
+
+// newLink opens a link to a server, and closes it with the test.
+func newLink(t testing.TB, target string) *link {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &link{addr: listener.Addr().String(), target: target}
+	var group sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	group.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", target)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			context.AfterFunc(ctx, func() { client.Close(); server.Close() })
+			group.Go(func() { l.pass(ctx, server, client) })
+			group.Go(func() { l.pass(ctx, client, server) })
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		listener.Close()
+		group.Wait()
+	})
+	return l
+}
+
+func (l *link) pass(ctx context.Context, to, from net.Conn) {
+	defer to.Close()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buffer)
+		if err != nil {
+			return
+		}
+		select {
+		case <-time.After(time.Duration(l.delay.Load())):
+		case <-ctx.Done():
+			return
+		}
+		if l.cut.Load() {
+			continue
+		}
+		if _, err := to.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// TestASlowPeerIsUsedWhenThereIsNoOther: 500 ms are a little latency and no reason to do without the second copy.
+func TestASlowPeerIsUsedWhenThereIsNoOther(t *testing.T) {
+	t.Parallel()
+	for mode := range map[copyMode]bool{preferTwo: true, requireTwo: true} {
+		for name, tc := range map[string]struct {
+			others int
+			known  bool // the replica has asked the peer since it became slow
+		}{
+			"the only one, known": {1, true},
+			"one of two":          {2, false},
+			"one of two, known":   {2, true},
+		} {
+			t.Run(mode.String()+", "+name, func(t *testing.T) {
+				t.Parallel()
+				b, peers, links := setupLinks(t, mode, tc.others)
+				slow := slices.IndexFunc(links, func(l *link) bool { return l.addr == b.capture.copies.peers.usable()[0].addr })
+				links[slow].delay.Store(int64(250 * time.Millisecond))
+				if tc.known {
+					b.until("the peer is known to be slow", func() bool { return b.peerAt(links[slow].addr).slow.Load() })
+				}
+				if code := b.press(b.voter()); code != 200 {
+					t.Fatalf("vote = %d", code)
+				}
+				if got := b.marked(); got != 0 {
+					t.Errorf("%d entries say that they have one copy, want none", got)
+				}
+				copied := 0
+				for _, peer := range peers {
+					copied += len(b.copiesOn(peer))
+				}
+				if copied == 0 {
+					t.Error("there is no copy")
+				}
+				if tc.others == 2 && tc.known && len(b.copiesOn(peers[slow])) != 0 {
+					t.Error("the slow peer was used although there is a quick one")
+				}
+			})
+		}
+	}
+}
+
+// TestAPartitionedPeer vanishes behind a network that swallows everything.
+func TestAPartitionedPeer(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[copyMode]struct{ code, marked int }{preferTwo: {200, 2}, requireTwo: {503, 0}} {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			b, peers, links := setupLinks(t, mode, 1)
+			links[0].cut.Store(true)
+			if code := b.press(b.voter()); code != want.code {
+				t.Errorf("vote = %d, want %d", code, want.code)
+			}
+			b.inReach(0)
+			j := b.voter()
+			if code := b.press(j); code != want.code {
+				t.Errorf("vote when it is known = %d, want %d", code, want.code)
+			}
+			if got := b.marked(); got != want.marked {
+				t.Errorf("%d entries say that they have one copy, want %d", got, want.marked)
+			}
+			links[0].cut.Store(false)
+			b.inReach(1)
+			if code := b.press(j); code != 200 || len(b.copiesOn(peers[0])) == 0 {
+				t.Errorf("vote when the network is back = %d with %d copies", code, len(b.copiesOn(peers[0])))
+			}
+		})
+	}
+}
+
+// TestAVoteThatCouldNotBeMarkedIsNotCalledUnstored: the node fills up between the vote and the note that it has one copy.
+func TestAVoteThatCouldNotBeMarkedIsNotCalledUnstored(t *testing.T) {
+	t.Parallel()
+	b, peers := setupCopies(t, preferTwo, 1)
+	j := b.voter()
+	peers[0].Stop() // for copyTimeout the vote waits for it
+	type answer struct {
+		code  int
+		reply map[string]any
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		code, reply := b.json(`{"poll":"pets","choice":"cats"}`, j)
+		answered <- answer{code, reply}
+	}()
+	b.until("the vote is stored", func() bool { return len(b.stored()) == 1 })
+	b.redis.Do("CONFIG", "SET", "maxmemory", "1")
+	if got := <-answered; got.code != 503 || got.reply["code"] != "unconfirmed" {
+		t.Errorf("vote = %d %v, want 503 unconfirmed: it is stored", got.code, got.reply)
 	}
 }
 

@@ -18,13 +18,15 @@ import (
 )
 
 const (
-	// slowAfter is when a copy is sent to the next peer as well, and the slow one is left out until it is quick again. A disk
+	// slowAfter is when a copy is sent to the next peer as well, and the slow one is left out until it has answered again. A disk
 	// that is only busy answers within it.
 	slowAfter = 150 * time.Millisecond
 	// copyTimeout bounds all attempts together: with it, what Redis and the queue may take stays below exec_timeout.
 	copyTimeout = 2 * time.Second
-	// refreshEvery is how soon a peer that came, or came back, is used, and how soon an idle replica knows of one that went.
-	refreshEvery = time.Second
+	// refreshEvery is how soon a peer that came, or came back, is used, and how soon an idle replica knows of one that went;
+	// refreshTimeout is what a slow one has for connecting, logging in and answering.
+	refreshEvery   = time.Second
+	refreshTimeout = 2 * time.Second
 	// forgetAfter is how long a peer that DNS does not name may go without an answer: DNS leaves out living nodes.
 	forgetAfter = time.Minute
 )
@@ -40,12 +42,14 @@ type peers struct {
 	count   atomic.Int64            // how many were usable when they were last asked; -1 before the first time
 }
 
-// peer is one server. Usable means that it is another node and was quick when it was last asked.
+// peer is one server. Usable means that it is another node and answered when it was last asked; slow, that it took long. A slow
+// peer is used when there is no quick one: a vote that waits for it has its second copy all the same.
 type peer struct {
 	addr        string
 	client      *redis.Client
 	incarnation atomic.Pointer[string]
 	usable      atomic.Bool
+	slow        atomic.Bool
 	answered    time.Time // of the refreshing goroutine alone
 }
 
@@ -59,7 +63,7 @@ func newPeers(c config, own func() string, logger *slog.Logger) *peers {
 			Protocol: 2, DisableIdentity: true,
 			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 			MaxRetries:               -1, ContextTimeoutEnabled: true, DialerRetries: 1,
-			DialTimeout: 300 * time.Millisecond, ReadTimeout: copyTimeout, WriteTimeout: copyTimeout,
+			DialTimeout: time.Second, ReadTimeout: copyTimeout, WriteTimeout: copyTimeout,
 			PoolSize: 16, PoolTimeout: 500 * time.Millisecond,
 		})
 	}
@@ -71,17 +75,27 @@ func newPeers(c config, own func() string, logger *slog.Logger) *peers {
 // looked reports whether the peers have been asked, knowing which of them is this very node.
 func (p *peers) looked() bool { return p.count.Load() >= 0 }
 
-// usable lists the peers to send to, the preferred one first.
+// usable lists the peers to send to, the preferred one first, slow ones last.
 func (p *peers) usable() []*peer {
-	return slices.DeleteFunc(slices.Clone(*p.list.Load()), func(peer *peer) bool { return !peer.usable.Load() })
+	var quick, slow []*peer
+	for _, peer := range *p.list.Load() {
+		switch {
+		case !peer.usable.Load():
+		case peer.slow.Load():
+			slow = append(slow, peer)
+		default:
+			quick = append(quick, peer)
+		}
+	}
+	return append(quick, slow...)
 }
 
 func (p *peers) any() bool {
 	return slices.ContainsFunc(*p.list.Load(), func(peer *peer) bool { return peer.usable.Load() })
 }
 
-// store returns nil when one peer, which is not the origin, has the command's entry on disk. It sends it to the preferred one, and to the next as soon
-// as that one fails or is slow: a vote on three nodes does no harm.
+// store returns nil when one peer, which is not the origin, has the command's entry on disk. It sends it to the preferred one,
+// and to the next as soon as that one fails or is slow: a vote on three nodes does no harm.
 func (p *peers) store(origin string, command []any) error {
 	left := slices.DeleteFunc(p.usable(), func(peer *peer) bool { return *peer.incarnation.Load() == origin })
 	ctx, cancel := context.WithTimeout(context.Background(), copyTimeout)
@@ -107,7 +121,9 @@ func (p *peers) store(origin string, command []any) error {
 			}
 			waiting--
 		case <-slow.C:
-			last.usable.Store(false)
+			if !last.slow.Load() { // of a slow one it was expected
+				last.usable.Store(false)
+			}
 			if len(left) > 0 {
 				last, left = p.send(ctx, left, command, errs), left[1:]
 				waiting++
@@ -147,7 +163,7 @@ func (p *peers) watch(ctx context.Context) {
 }
 
 func (p *peers) refresh(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, refreshEvery)
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
 	named, err := p.resolve(ctx)
 	if err != nil {
@@ -203,7 +219,8 @@ func (p *peers) probe(ctx context.Context, list []*peer) {
 			peer.answered = time.Now()
 			peer.incarnation.Store(&inc)
 			own := p.own()
-			peer.usable.Store(own != "" && inc != own && time.Since(began) < slowAfter)
+			peer.slow.Store(time.Since(began) > slowAfter)
+			peer.usable.Store(own != "" && inc != own)
 		}()
 	}
 	for range list {
