@@ -42,7 +42,7 @@ var arrows = map[string][]string{
 	"provider/settings":  {},
 	"provider/swarm":     {"provider/feed", "provider/settings", "provider/swarm"},
 	"provider/autoscale": {"provider/feed"},
-	"provider/api":       {"provider/autoscale", "provider/feed", "provider/swarm", "provider/api"},
+	"provider/api":       {"provider/autoscale", "provider/feed", "provider/settings", "provider/swarm", "provider/api"},
 	"provider/queued":    {},
 	"provider/gateway":   {"provider/feed", "provider/settings", "provider/queued", "provider/gateway"},
 	"provider/async":     {"provider/feed", "provider/settings", "provider/queued"},

@@ -59,7 +59,7 @@ func newAppender(socket, user, password string) *appender {
 
 func (a *appender) close() error { return a.client.Close() }
 
-// writer sends pipelines. It belongs to one goroutine and reuses its argument slices.
+// writer sends pipelines of captured votes; ARCHITECTURE.md has the entry's fields, worker/drain/entry.go reads them. It belongs to one goroutine and reuses its argument slices.
 type writer struct {
 	client *redis.Client
 	args   [maxBatch][16]any

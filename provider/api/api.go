@@ -23,6 +23,7 @@ import (
 
 	"waggle/provider/autoscale"
 	"waggle/provider/feed"
+	"waggle/provider/settings"
 )
 
 // Functions is where functions live. An empty namespace is the default one. Errors are of the kinds of package swarm.
@@ -98,8 +99,8 @@ type Config struct {
 	Feed http.Handler
 	// Table gives the newest replica table, by which /function/ finds replicas; nil: the API has no /function/.
 	Table func() feed.Table
-	// User and Password are what /system and /feed ask for. Both empty means that they ask for nothing.
-	User, Password string
+	// Credentials are what /system and /feed ask for; the zero value asks for nothing.
+	Credentials settings.Credentials
 	// Closing is done when the process is to end, and ends the streams. Nil: they end with their clients.
 	Closing context.Context
 	// Timeout bounds every call but those that stream. Default 60 s.
@@ -142,8 +143,8 @@ func (c Config) validate() error {
 	if c.Metrics == nil {
 		problems = append(problems, errors.New("field Metrics: missing"))
 	}
-	if (c.User == "") != (c.Password == "") {
-		problems = append(problems, errors.New("fields User and Password: one is empty: must be both, or neither for no authentication"))
+	if (c.Credentials.User == "") != (c.Credentials.Password == "") {
+		problems = append(problems, errors.New("field Credentials: user or password is empty: must be both, or neither for no authentication"))
 	}
 	if c.Timeout < 0 {
 		problems = append(problems, fmt.Errorf("field Timeout is %s: must be more than 0", c.Timeout))

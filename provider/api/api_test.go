@@ -23,6 +23,7 @@ import (
 	"waggle/provider/api"
 	"waggle/provider/autoscale"
 	"waggle/provider/feed"
+	"waggle/provider/settings"
 	"waggle/provider/swarm"
 	"waggle/provider/swarm/swarmtest"
 )
@@ -63,7 +64,7 @@ func setup(t testing.TB) bundle {
 		t.Fatal(err)
 	}
 	served, err := api.New(api.Config{
-		Cluster: cluster, Autoscaler: scaler, Invocations: counts{"fn.openfaas-fn": 7}, User: "admin", Password: "pw", Metrics: registry, Logger: quiet,
+		Cluster: cluster, Autoscaler: scaler, Invocations: counts{"fn.openfaas-fn": 7}, Credentials: settings.Credentials{User: "admin", Password: "pw"}, Metrics: registry, Logger: quiet,
 		Feed: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "feed") }),
 	})
 	if err != nil {
@@ -377,8 +378,8 @@ func TestAlert(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	t.Parallel()
-	_, err := api.New(api.Config{User: "admin", Timeout: -1})
-	for _, want := range []string{"Cluster", "Autoscaler", "Metrics", "Password", "Timeout"} {
+	_, err := api.New(api.Config{Credentials: settings.Credentials{User: "admin"}, Timeout: -1})
+	for _, want := range []string{"Cluster", "Autoscaler", "Metrics", "Credentials", "Timeout"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want it to name %s", err, want)
 		}

@@ -14,6 +14,7 @@ import (
 	"waggle/provider/api"
 	"waggle/provider/autoscale"
 	"waggle/provider/feed"
+	"waggle/provider/settings"
 	"waggle/provider/swarm"
 	"waggle/provider/swarm/swarmtest"
 )
@@ -40,7 +41,7 @@ func TestBehindOpenFaaSOwnGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served, err := api.New(api.Config{Cluster: cluster, Autoscaler: noScaler{}, User: "admin", Password: "pw", Metrics: prometheus.NewRegistry(), Logger: quiet,
+	served, err := api.New(api.Config{Cluster: cluster, Autoscaler: noScaler{}, Credentials: settings.Credentials{User: "admin", Password: "pw"}, Metrics: prometheus.NewRegistry(), Logger: quiet,
 		Table: func() feed.Table { return table }})
 	if err != nil {
 		t.Fatal(err)

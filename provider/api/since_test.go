@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"waggle/provider/api"
+	"waggle/provider/settings"
 )
 
 // restarted are the counts of a provider that began to count at a time.
@@ -31,7 +32,7 @@ func TestCountOfARestartedProviderIsDated(t *testing.T) {
 		t.Errorf("all invocations of the function's life are counted, and its description says %s", got.Body)
 	}
 	at := time.Now().Add(time.Hour).Truncate(time.Second)
-	served, err := api.New(api.Config{Cluster: b.cluster, Autoscaler: b.scaler, Invocations: restarted{at}, User: "admin", Password: "pw",
+	served, err := api.New(api.Config{Cluster: b.cluster, Autoscaler: b.scaler, Invocations: restarted{at}, Credentials: settings.Credentials{User: "admin", Password: "pw"},
 		Metrics: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)

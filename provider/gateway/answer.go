@@ -48,11 +48,6 @@ func (rq *request) clientError(err error) int {
 	return 499
 }
 
-// authorised reports whether the request carries the API's credentials.
-func (rq *request) authorised() bool {
-	return rq.g.cfg.Credentials.Accepts(string(rq.req.Authorization))
-}
-
 // refuseHead answers a request whose head could not be read; its end is unknown, so the connection ends with it.
 func (rq *request) refuseHead(status int, reason string) {
 	rq.started = time.Now()

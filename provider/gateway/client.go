@@ -19,6 +19,11 @@ func (rq *request) withinRate() bool {
 	return rq.g.limiter.Allow(rq.client(), rq.started.Sub(rq.g.startedAt))
 }
 
+// authorised reports whether the request carries the API's credentials.
+func (rq *request) authorised() bool {
+	return rq.g.cfg.Credentials.Accepts(string(rq.req.Authorization))
+}
+
 // client is the address that a request counts for: the peer's or, as long as that is a trusted proxy, whatever that
 // proxy says it has the request from. What stands left of an untrusted address is only what that one claims.
 func (rq *request) client() netip.Addr {

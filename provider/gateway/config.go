@@ -119,7 +119,7 @@ type Config struct {
 	// WaitingPageAfter is how long a browser is held for a function that starts before it gets a page that says so; default:
 	// 2 s. Tests set it.
 	WaitingPageAfter time.Duration `ignored:"true"`
-	// Credentials are demanded for /system/, /ui/ and /metrics; the zero value demands none.
+	// Credentials are demanded by the routes that say so; the zero value demands none.
 	Credentials settings.Credentials `ignored:"true"`
 	// Release is the version in X-Served-By.
 	Release string `ignored:"true"`

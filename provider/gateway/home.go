@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"html/template"
-	"strings"
 	"time"
 )
 
@@ -36,7 +35,7 @@ func (rq *request) home(_ []byte) (keep bool) {
 		Pages                []string
 		Function, Async, API string
 	}
-	data.Function, data.Async, data.API = routes[0].path, routes[1].path, strings.TrimSuffix(routes[2].path, "queue")
+	data.Function, data.Async, data.API = functionPath, asyncPath, systemPath
 	for _, name := range pageFunctions {
 		if rq.g.registry.Lookup([]byte(name)) != nil {
 			data.Pages = append(data.Pages, data.Function+name)

@@ -33,6 +33,7 @@ var refusalPage = template.Must(template.New("refusal").Parse(`<!doctype html>
 
 // sentences are what people are told; of other statuses, their name.
 var sentences = map[int]struct{ title, sentence string }{
+	401: {"User and password, please", "This page is for whoever has the credentials of the API."},
 	404: {"There is nothing here", "There is no page and no function at this address."},
 	429: {"One moment, please", "Too many requests come at once. This page tries again by itself."},
 	502: {"That went wrong", "The function did not give a proper answer. Please try again in a moment."},

@@ -9,9 +9,10 @@ import (
 )
 
 // route is all that the gateway knows of one path: nothing else in this package names one. To add a page, add a line to
-// the table and the function that answers.
+// the table and the function that answers. A page needs no more than path, answer and perhaps credentials.
 type route struct {
-	// path is a whole path or, if it ends in "/", the beginning of one.
+	// path is a whole path or, if it ends in "/", the beginning of one: answer then gets everything below it, and refuses
+	// what is not there.
 	path string
 	// answer answers the request; rest is what follows path in its target, query included.
 	answer func(rq *request, rest []byte) (keep bool)
@@ -36,7 +37,10 @@ const (
 )
 
 const (
-	healthPath = "/healthz"
+	functionPath = "/function/"
+	asyncPath    = "/async-function/"
+	systemPath   = "/system/"
+	healthPath   = "/healthz"
 	// metricsPath is served on metrics_port alone.
 	metricsPath = "/metrics"
 )
@@ -46,13 +50,13 @@ var routes []route
 
 func init() {
 	routes = []route{
-		{path: "/function/", answer: (*request).function},
-		{path: "/async-function/", answer: (*request).async, documented: []string{"/async-function/"}},
+		{path: functionPath, answer: (*request).function},
+		{path: asyncPath, answer: (*request).async, documented: []string{asyncPath}},
 		{path: "/system/queue", answer: func(rq *request, rest []byte) bool { return rq.inspectQueue(string(rest)) },
 			credentials: true, documented: []string{"/system/queue"}, plain: refused},
 		{path: "/system/queue/", answer: func(rq *request, rest []byte) bool { return rq.inspectQueue("/" + string(rest)) },
 			credentials: true, documented: []string{"/system/queue/dead", "/system/queue/dead/", "/system/other"}, plain: refused},
-		{path: "/system/", answer: (*request).api, credentials: true, documented: []string{"/system/functions", "/system/function/",
+		{path: systemPath, answer: (*request).api, credentials: true, documented: []string{"/system/functions", "/system/function/",
 			"/system/scale-function/", "/system/secrets", "/system/logs", "/system/info", "/system/namespaces", "/system/namespace/",
 			"/system/alert", "/system/telemetry", "/system/other"}, plain: refused},
 		{path: healthPath, answer: (*request).health, plain: served, free: true},

@@ -26,6 +26,13 @@
 //     at rest, with 500 functions of 3 replicas and lists of 1.9 MB: 1.9 % of a processor with events, 5.2 % without.
 //     A change on another node is seen after 21 ms with events, after 395 ms without. That is why the code is kept.
 //   - The gRPC of this one call is written over net/http. The binary grows by 0.2 %; grpc-go would add 74 %.
+//
+// # Reading order
+//
+//   - What users change: functions.go (create, update, delete), options.go and scaling.go (annotations and labels), spec.go
+//     (the service), update.go (one change of it), remove.go, scale.go, rollback.go, secrets.go with reconcile.go.
+//   - What runs: watch.go (the loop), pace.go (when to poll), follow.go with taskevents.go, table.go, trouble.go, mend.go.
+//   - What is told: status.go, logs.go with logsfollow.go and frames.go, usage.go.
 package swarm
 
 import (
