@@ -9,8 +9,8 @@
 // A receipt names the vote's place, the incarnation and entry of a stream, so that the results can look the vote up;
 // type receipt has its form.
 //
-// Reading order: handler.go (routes), visit.go (what came in: poll, cookies, token, choice), ballot.go (what may be
-// pressed), capture.go (batches), appender.go (the stream of this node), copies.go with peers.go (the second copy),
+// Reading order: handler.go (routes), visit.go (what came in: poll, cookies, token, choice), ballot.go (what a voter
+// sent), capture.go (batches), appender.go (the stream of this node), copies.go with peers.go (the second copy),
 // receipt.go, answer.go and page.go (what the voter sees). A ballot code is in code.go; codes.go finds it among a poll's.
 package vote
 
