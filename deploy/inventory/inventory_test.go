@@ -42,6 +42,14 @@ func TestWhatIsLeftOutHasItsDefault(t *testing.T) {
 	}
 }
 
+func TestExampleIsLegal(t *testing.T) {
+	t.Parallel()
+	example, err := Read("example.yml")
+	if err != nil || len(example.Machines) != 3 || len(example.With(Capture)) != 2 {
+		t.Errorf("%+v, %v", example, err)
+	}
+}
+
 func TestEachMistakeIsNamedWithWhatIsLegal(t *testing.T) {
 	t.Parallel()
 	replace := func(old, new string) string {
