@@ -27,9 +27,9 @@ type alertMessage struct {
 	} `json:"alerts"`
 }
 
-// alert scales by messages of Alertmanager, for those who bring their own. What is about no function, or about one that is
-// gone, is let pass, as are statuses that are neither firing nor resolved: Alertmanager groups alerts as its user likes, and
-// alerts outlive the functions they are about.
+// alert scales by messages of Alertmanager, for those who bring their own. It ignores alerts about no function
+// or a removed one, and statuses other than firing and resolved. Alertmanager groups alerts as its user likes,
+// and alerts outlive the functions they are about.
 func (a *API) alert(w http.ResponseWriter, r *http.Request) error {
 	var message alertMessage
 	if err := decode(w, r, &message); err != nil {

@@ -120,8 +120,8 @@ func reply(w http.ResponseWriter, value any) error {
 // maxWarning bounds one warning on the wire.
 const maxWarning = 500
 
-// warn tells the client what of a request it has accepted may not do what its user means, in the header that Kubernetes
-// uses for the same: Warning: 299 waggle "<text>", one for each. Official clients pass over it.
+// warn tells the client which parts of an accepted request may not do what its user means. It uses the header
+// that Kubernetes uses for the same: Warning: 299 waggle "<text>", one for each. Official clients ignore it.
 func warn(w http.ResponseWriter, warnings []string) {
 	for _, text := range warnings {
 		if len(text) > maxWarning {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// BenchmarkAnswers is what a client waits for at 500 functions of 3 replicas, from the request to the last byte of the
-// answer, but for the network and what a real Swarm takes to list its objects.
+// BenchmarkAnswers is what a client waits for at 500 functions of 3 replicas, from the request to the last
+// byte. It leaves out the network, and what a real Swarm takes to list its objects.
 func BenchmarkAnswers(b *testing.B) {
 	bundle := setup(b)
 	for i := range 500 {

@@ -18,8 +18,8 @@ var calls = []struct{ method, path string }{
 	{"POST", "/system/namespace/"}, {"POST", "/system/namespace/*"}, {"PUT", "/system/namespace/*"}, {"GET", "/system/namespace/*"}, {"DELETE", "/system/namespace/*"},
 }
 
-// FuzzCalls sends anything as name, query and body of every other call: the answer is never a server's error, a refusal
-// says why, and the function and the secret that were there are still served.
+// FuzzCalls sends anything as name, query and body of every other call. The answer is never a server's error,
+// and a refusal says why. The existing function and secret are still served.
 func FuzzCalls(f *testing.F) {
 	for route := range calls {
 		f.Add(uint8(route), "fn", "namespace=openfaas-fn", `{"serviceName":"fn","replicas":2}`)
@@ -54,8 +54,8 @@ func FuzzCalls(f *testing.F) {
 	})
 }
 
-// FuzzAlert fires and resolves alerts with anything in the labels that bound them: what is accepted leaves the replicas
-// within the bounds, and what is refused leaves them as they are.
+// FuzzAlert fires and resolves alerts with anything in the labels that bound them. What is accepted leaves the
+// replicas within the bounds; what is refused leaves them as they are.
 func FuzzAlert(f *testing.F) {
 	f.Add("firing", "fn.openfaas-fn", "2", "9", "10", uint8(3))
 	f.Add("resolved", "fn", "", "", "", uint8(0))

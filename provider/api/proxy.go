@@ -14,9 +14,10 @@ import (
 	"waggle/provider/feed"
 )
 
-// functionProxy is a plain, slow way to functions, for those who put OpenFaaS' own gateway in front of the provider: each
-// call goes to a ready replica, taken by chance. The provider must be on the functions' network for that, which the stack
-// leaves to Waggle's gateway. It wakes nothing: OpenFaaS' gateway does that itself.
+// functionProxy forwards calls to functions plainly and slowly, for those who put OpenFaaS' own gateway in
+// front of the provider. Each call goes to a random ready replica. The provider must be on the functions'
+// network for that; the stack leaves that network to Waggle's gateway. It wakes nothing: OpenFaaS' gateway does
+// that itself.
 func functionProxy(newest func() feed.Table) http.Handler {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestRefusalsSayWhatIsLegal goes over every route and every way to get its call wrong: the answer is one line that
-// names what is wrong and says what is legal, or which of the things there are is meant.
+// TestRefusalsSayWhatIsLegal tries every route and every way to get its call wrong. The answer is one line that
+// names what is wrong, and says what is legal or which of the existing things is meant.
 func TestRefusalsSayWhatIsLegal(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

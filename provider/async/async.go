@@ -1,32 +1,32 @@
 // Package async keeps asynchronous calls in the node's own Redis and makes them.
 //
-// It stands behind the gateway's route /async-function/. In: calls, as the gateway read them; the replica table, which
-// says how much of a function may run at once and how its failures are to be repeated. Out: each call goes to its
-// function through the gateway itself, and the result to the client's callback. It guarantees that a call which was
-// accepted is on disk, and is made until it has succeeded, failed for good or been cancelled, whatever is killed
-// meanwhile; at least once, therefore, not exactly once. Every queue, body, wait and number of attempts has a bound;
-// what has used up its attempts is kept as a dead letter for an operator.
+// It stands behind the gateway's route /async-function/. In: calls, as the gateway read them. The replica table says
+// how many calls of a function may run at once and how its failures are retried. Out: each call goes to its function
+// through the gateway itself, and the result to the client's callback.
 //
-// The way of a call: Enqueue stores it (store.go) and notes it in memory (index.go); the dispatcher (dispatch.go) claims
-// what is due, invoke.go calls the function, retry.go judges the answer, settle.go stores the outcome, callback.go
-// delivers it past guard.go. load.go finds after a restart what is in Redis, sweep.go removes
-// what is left over there, inspect.go is what operators see.
+// It guarantees that an accepted call is on disk and is attempted until it succeeds, fails for good or is cancelled,
+// whatever is killed meanwhile. So a call is made at least once, not exactly once. Every queue, body, wait and number
+// of attempts has a bound. A call that has used up its attempts is kept as a dead letter for an operator.
+//
+// The way of a call: Enqueue stores it (store.go) and notes it in memory (index.go). The dispatcher
+// (dispatch.go) claims what is due, invoke.go calls the function, retry.go judges the answer, and settle.go
+// stores the outcome. callback.go delivers it past guard.go. After a restart load.go reads what is in Redis and
+// sweep.go removes what was left over. inspect.go is what operators see.
 //
 // # Decisions
 //
-//   - The queue is a node's own, without a transaction and without a lease: a call needs nothing but the disk of the
-//     node that accepted it.
-//   - Writes are ordered so that whatever is cut off between two of them is sound: state, call, due; the reverse at
-//     the end. The state comes first because what was never acknowledged is swept by reading the states, which are
-//     small.
-//   - Steps that could be refused for want of memory wait for each other where a result is kept or a call is buried:
-//     a refusal in the middle of a pipeline is no cut-off.
-//   - One process owns a Redis: the one that came last. One that has not renewed that for 10 s is no more; all it
-//     finds due is its to make, at once.
-//   - A call's callback to /async-function has an id of its own, derived from the call's: the call is still there
+//   - The queue is a node's own, without transactions or leases: a call needs only the disk of the node that accepted
+//     it.
+//   - Writes are ordered so that the process may die between any two of them: state, call, due; the reverse at the
+//     end. The state comes first because the sweep finds unacknowledged calls by reading the states, which are small.
+//   - Keeping a result and making a dead letter take several steps, of which Redis may refuse one for lack of memory.
+//     There each step waits for the one before: in a pipeline the steps after a refused one would still run.
+//   - One process owns a Redis: the newest. An owner that has not renewed its claim for 10 s counts as dead, and the
+//     next one makes all due calls at once.
+//   - A call's callback to /async-function has an id of its own, derived from the call's. The call is still stored
 //     while its callback is delivered, and an id in use is refused.
-//   - Callbacks are judged by the address that is connected to, after the name was resolved, so that a name cannot
-//     change its meaning in between. The interfaces' networks are looked up at each connection.
+//   - Callbacks are checked by the address that is connected to, after the name was resolved. So a name cannot change
+//     its meaning in between. The interfaces' networks are read at each connection.
 package async
 
 import (
@@ -53,8 +53,8 @@ type Gateway interface {
 	Function(label string) (fn feed.Function, found, known bool)
 }
 
-// Queue is the queue of one gateway. Make it with New, run it once with Run; Enqueue, Cancel, Pending and Inspect are for
-// concurrent use, before, while and after it runs, until Close.
+// Queue is the queue of one gateway. Make it with New and run it once with Run. Enqueue, Cancel, Pending and
+// Inspect may be called concurrently, before, while and after it runs, until Close.
 type Queue struct {
 	cfg     Config
 	store   *store
@@ -67,9 +67,9 @@ type Queue struct {
 	clock clock
 	// loaded is closed once the index holds what Redis does; before that nothing can be accepted.
 	loaded chan struct{}
-	// health is what the last look at Redis found.
+	// health is what the last poll of Redis found.
 	health atomic.Pointer[health]
-	// room is what that look left for bodies of results, less those stored since; bytes.
+	// room is what that poll left for bodies of results, less those stored since; bytes.
 	room atomic.Int64
 
 	// What follows is set by Run.
@@ -106,8 +106,9 @@ func New(cfg Config) (*Queue, error) {
 	return q, nil
 }
 
-// Run makes calls through gateway until ctx is done; then it begins nothing more and returns once what it had begun is
-// over, at the latest after StopTimeout. A Redis that cannot be reached is waited for; the error is always nil.
+// Run makes calls through gateway until ctx is done. It then starts nothing more, and returns once what is
+// under way has ended, after StopTimeout at the latest. It waits for a Redis that cannot be reached; the error
+// is always nil.
 func (q *Queue) Run(ctx context.Context, gateway Gateway) error {
 	q.gateway = gateway
 	q.inner, q.outer = q.innerTransport(), q.outerTransport()
@@ -138,8 +139,8 @@ func (q *Queue) Run(ctx context.Context, gateway Gateway) error {
 // Close ends the connections to Redis; what is called afterwards fails.
 func (q *Queue) Close() error { return q.store.close() }
 
-// Pending is the number of calls of a function, name.namespace, that wait, those of a later retry included, and how many of
-// them are to be made now, counted up to 10,000.
+// Pending is the number of waiting calls of a function, name.namespace, retries included. Due is how many of
+// them are due now, counted up to 10,000.
 func (q *Queue) Pending(function string) (all, due int) {
 	return q.index.pending(function, q.clock.now().UnixMilli())
 }

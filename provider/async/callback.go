@@ -126,9 +126,9 @@ func isGateway(u *url.URL) bool {
 	return u.Scheme == "http" && (u.Hostname() == "gateway" || u.Hostname() == "gateway.openfaas")
 }
 
-// childID names the call that a callback to another asynchronous function makes. The id of the call itself is still in
-// use then. Always the same for one call, it lets a callback that is repeated be recognised; accepted (Unix ms) tells that
-// call from an earlier one of the same id, whose child may still be there.
+// childID names the call that a callback to another asynchronous function makes. The id of the call itself is
+// still in use then. It is the same for each repetition, so that a repeated callback is recognised. accepted
+// (Unix ms) tells the call from an earlier one of the same id, whose child may still be stored.
 func childID(id string, accepted int64) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "callback of %s accepted at %d", id, accepted))
 	return hex.EncodeToString(sum[:16])

@@ -40,14 +40,15 @@ type Config struct {
 	// RunTimeout bounds one attempt of a call, over and above what the gateway bounds.
 	RunTimeout time.Duration `envconfig:"async_run_timeout" default:"1h" legal:"1s to 24h"`
 
-	// MaxResult bounds what is kept of a result for its callback, in bytes: the callback of one that is longer has no body,
-	// and says so.
+	// MaxResult bounds what is kept of a result for its callback, in bytes. The callback of a longer one has no
+	// body, and says so.
 	MaxResult int `envconfig:"async_max_result_bytes" default:"1048576" legal:"1 to 67108864"`
 	// MaxCallbacks bounds the callbacks under way, half of them for one function's. CallbackTimeout bounds one.
 	MaxCallbacks    int           `envconfig:"async_max_callbacks" default:"32" legal:"1 to 10000"`
 	CallbackTimeout time.Duration `envconfig:"async_callback_timeout" default:"30s" legal:"10ms to 1h"`
-	// CallbackNetworks are networks such as 10.1.0.0/16 that callbacks may go to although they are this machine's own,
-	// loopback, link-local, multicast or reserved ones, or a cloud's metadata service, comma separated.
+	// CallbackNetworks are networks such as 10.1.0.0/16, comma separated, that callbacks may reach in spite of
+	// the rules. The rules exclude this machine's own networks, loopback, link-local, multicast and reserved
+	// ones, and clouds' metadata services.
 	CallbackNetworks []string `envconfig:"async_callback_networks"`
 
 	// MaxDead bounds the dead letters, DeadRetention their age; the oldest are dropped, and counted.

@@ -71,8 +71,8 @@ func (x *index) deadLetters() int {
 	return x.dead
 }
 
-// gone gives the functions that have had calls, have none now, and are removed: twice each, as the first time somebody may
-// still be about to count the end of its last call.
+// gone gives the functions that have had calls, have none now, and are removed. It gives each twice: at the
+// first time somebody may still be about to count the end of its last call.
 func (x *index) gone(removed func(function string) bool) []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -143,8 +143,8 @@ func (o *outside) rename(from, to string) {
 	o.functionFails[to], o.callbackFails[to] = o.functionFails[from], o.callbackFails[from]
 }
 
-// Wherever between two writes a process is killed, and the next one after it: a call that was accepted is made, its
-// callback delivered, or it is a dead letter; and what is done with never comes back.
+// A process is killed between any two writes, and so is the next one. An accepted call is still made and its
+// callback delivered, or it is a dead letter. What is done with never comes back.
 func TestKillBetweenAnyTwoWritesLosesNothingAndRevivesNothing(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)

@@ -81,8 +81,8 @@ func (q *Queue) find(a *account, now time.Time) feed.Function {
 	return fn
 }
 
-// observe finds all functions: limit sees only those with a call that is due, and one that comes back and goes again in
-// between has its whole grace.
+// observe finds all functions: limit sees only those with a due call. A function that comes back and goes again
+// in between gets its whole grace again.
 func (q *Queue) observe(now time.Time) {
 	q.index.eachAccount(func(a *account) { q.find(a, now) })
 }

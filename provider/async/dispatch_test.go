@@ -161,8 +161,8 @@ func TestGraceBeginsAnewWithEachRemoval(t *testing.T) {
 	}
 }
 
-// However calls come, end, fail and are cancelled: bounds hold, each function's calls start in the order in which they
-// are due, no function waits for ever, and the counts are right.
+// However calls come, end, fail and are cancelled: bounds hold, and each function's calls start in the order in
+// which they are due. No function waits for ever, and the counts are right.
 func TestIndexKeepsItsBoundsAndItsOrder(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {

@@ -16,15 +16,15 @@ import (
 const (
 	// undoTimeout bounds the attempt to take back what was stored half-way; the client waits for it.
 	undoTimeout = time.Second
-	// loadPatience bounds the wait of a client for the first look into Redis.
+	// loadPatience bounds the wait of a client for the first poll of Redis.
 	loadPatience = 2 * time.Second
 	// maxCallback bounds a callback's address.
 	maxCallback = 2048
 )
 
-// Enqueue stores a call and returns once Redis has it on disk. An error has a method HTTPStatus: 400 for a call that can
-// never be taken, 409 for the id of another that is stored, 429 for a bound, 503 for a Redis that is away and for an id
-// that another call is just being stored with; where Redis may have the call all the same, the text says so.
+// Enqueue stores a call and returns once Redis has it on disk. An error has a method HTTPStatus: 400 for an illegal
+// call, 409 for the id of another stored call, 429 for a bound. 503 means that Redis is away, or that another call is
+// just being stored under the id. If Redis may have the call all the same, the text says so.
 func (q *Queue) Enqueue(ctx context.Context, c queued.Call) error {
 	if err := q.check(&c); err != nil {
 		return q.refused(err)
@@ -127,8 +127,9 @@ func (q *Queue) awaitLoaded(ctx context.Context) error {
 	return refuse(503, "the queue is not ready: its Redis is away, or has not been read yet")
 }
 
-// Cancel removes a call; if an attempt is under way, that is stopped first. A client's callback is not called. It
-// returns once the removal is on disk. known is false if there is no such call here; a dead letter is left as it is.
+// Cancel removes a call; if an attempt is under way, that is stopped first. A client's callback is not called.
+// It returns once the removal is on disk. known is false if there is no such call here. A dead letter is left
+// as it is.
 func (q *Queue) Cancel(ctx context.Context, id string) (known bool, err error) {
 	if err := q.awaitLoaded(ctx); err != nil {
 		return false, err

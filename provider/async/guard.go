@@ -11,9 +11,10 @@ import (
 // errForbidden means that a callback's address is not to be connected to.
 var errForbidden = errors.New("not allowed for callbacks (see async_callback_networks)")
 
-// guard keeps callbacks, whose addresses strangers choose, away from what only this machine should reach: itself, its
-// links, and the networks it is in, which are the system's own overlays. It looks at the address that is connected to,
-// after the name was resolved, so that no name can mean one thing when it is checked and another when it is used.
+// guard keeps callbacks, whose addresses strangers choose, away from what only this machine should reach. That
+// is itself, its links, and the networks it is in, which are the system's own overlays. It checks the address
+// that is connected to, after the name was resolved. So a name cannot mean one thing when it is checked and
+// another when it is used.
 type guard struct {
 	allowed []netip.Prefix
 	// own lists the networks of this machine's interfaces.
@@ -22,8 +23,9 @@ type guard struct {
 
 // reserved are addresses that no callback has business with besides those that have a method of netip.Addr.
 var reserved = []netip.Prefix{
-	// This network, protocols' own, future use. In ::/8 are IPv4 addresses in forms that a host or router may translate
-	// (RFC 4291 §2.5.5.1, RFC 2765, RFC 8215), and nothing else that is used; Teredo (RFC 4380) has them in 2001::/32.
+	// This network, protocols' own, future use. ::/8 has IPv4 addresses in forms that a host or router may
+	// translate (RFC 4291 §2.5.5.1, RFC 2765, RFC 8215), and nothing else in use. Teredo (RFC 4380) has them in
+	// 2001::/32.
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
 	netip.MustParsePrefix("::/8"), netip.MustParsePrefix("2001::/32"),
 	// Metadata services of clouds that are not link-local: Alibaba's, Azure's, Amazon's, Google's.

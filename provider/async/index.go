@@ -389,8 +389,9 @@ func (x *index) drop(e *entry) {
 	delete(x.byID, e.id)
 }
 
-// cancel begins the removal of a call. If somebody else is at it, because an attempt is under way, over is closed at its
-// end; if not, the caller is to remove e. Neither: there is no such call, or (known) it is a dead letter.
+// cancel begins the removal of a call. If an attempt is under way, over is closed at its end, and whoever ends
+// it removes the call; otherwise the caller removes e. If both are nil there is no such call, or (known) it is
+// a dead letter.
 func (x *index) cancel(id string) (e *entry, over <-chan struct{}, known bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

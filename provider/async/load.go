@@ -10,30 +10,31 @@ import (
 )
 
 const (
-	// watchEvery is how often Redis is looked at.
+	// watchEvery is how often Redis is polled.
 	watchEvery = time.Second
-	// pruneEvery, sweepEvery, reloadEvery and renewEvery are counted in looks.
+	// pruneEvery, sweepEvery, reloadEvery and renewEvery are counted in polls.
 	pruneEvery, sweepEvery, reloadEvery, renewEvery = 10, 600, 3, 3
-	// Of 256 MB (QUEUE_MAXMEMORY): from 230 MB on no call is accepted, up to 243 MB results are kept, and the last 13 MB
-	// are for outcomes, of which each takes some hundred bytes.
+	// Of 256 MB (QUEUE_MAXMEMORY): from 230 MB on no call is accepted, and up to 243 MB results are kept. The
+	// last 13 MB are for outcomes, of which each takes some hundred bytes.
 	//
-	// highWater is the percentage of Redis's memory from which no call is accepted: calls that are under way need the rest
-	// for their outcomes.
+	// highWater is the percentage of Redis's memory from which no call is accepted: calls under way need the
+	// rest for their outcomes.
 	highWater = 90
-	// resultWater is the percentage up to which bodies of results are kept, and calls with a callback are made; what is
-	// above serves outcomes, which are small. A receiver that is down would otherwise fill Redis, until nothing could end.
+	// resultWater is the percentage up to which bodies of results are kept, and calls with a callback are made.
+	// The rest serves outcomes, which are small. Else a receiver that is down would fill Redis until no call
+	// could end.
 	resultWater = 95
 )
 
 // room is the memory in bytes that bodies of results may still take.
-func (l look) room() int64 {
+func (l reading) room() int64 {
 	if l.most <= 0 {
 		return math.MaxInt64
 	}
 	return l.most/100*resultWater - l.used
 }
 
-// health is what a look at Redis has found.
+// health is what a poll of Redis has found.
 type health struct {
 	connected bool
 	// owner: this process is the one that makes the calls.
@@ -78,7 +79,7 @@ func (q *Queue) own(ctx context.Context) error {
 	if !redis.IsOOMError(err) {
 		return err
 	}
-	if l, lookErr := q.store.look(ctx); lookErr != nil || l.owner != "" {
+	if l, readErr := q.store.read(ctx); readErr != nil || l.owner != "" {
 		return err
 	}
 	return nil
@@ -137,8 +138,8 @@ func (q *Queue) adopt(ctx context.Context, set, id, text string, score int64) er
 	return nil
 }
 
-// latest is when a call that is found must be due: one that has not failed yet has no pause before it, and no pause is
-// longer than a day. A process before this one may have had a clock that was ahead.
+// latest is when a call that is read must be due at the latest. One that has not failed yet has no pause before
+// it, and no pause is longer than a day. An earlier process may have had a clock that was ahead.
 func (q *Queue) latest(st state) int64 {
 	now := q.clock.now()
 	if st.Tries > 0 {
@@ -147,7 +148,7 @@ func (q *Queue) latest(st state) int64 {
 	return now.UnixMilli()
 }
 
-// watch looks at Redis each second, and does what has to be done now and then, until ctx is done.
+// watch polls Redis each second, and does what has to be done now and then, until ctx is done.
 func (q *Queue) watch(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -158,7 +159,7 @@ func (q *Queue) watch(ctx context.Context) error {
 			suspects, err = q.sweep(ctx, suspects)
 			q.logged(ctx, "sweeping", err)
 		}
-		if l, ok := q.look(ctx, n); ok && (n%pruneEvery == 0 || q.health.Load().full) {
+		if l, ok := q.poll(ctx, n); ok && (n%pruneEvery == 0 || q.health.Load().full) {
 			q.logged(ctx, "dropping dead letters", q.prune(ctx, l))
 			q.metrics.forgetRemoved(q)
 		}
@@ -178,8 +179,8 @@ func (q *Queue) logged(ctx context.Context, what string, err error) {
 	}
 }
 
-// look finds out whether Redis can be used, whether this process owns it, and whether it has more than the index.
-func (q *Queue) look(ctx context.Context, n int) (l look, ok bool) {
+// poll finds out whether Redis can be used, whether this process owns it, and whether it has more than the index.
+func (q *Queue) poll(ctx context.Context, n int) (l reading, ok bool) {
 	left := q.index.everLeft()
 	l, err := q.hold(ctx, n)
 	now := &health{}
@@ -215,12 +216,12 @@ func (q *Queue) doubt(err error) {
 	}
 }
 
-// hold looks at Redis, keeps it if it is this process's, and takes it if it is nobody's: it was emptied, or its owner is
-// no more.
-func (q *Queue) hold(ctx context.Context, n int) (look, error) {
+// hold polls Redis. It renews this process's claim, and takes a Redis that has no owner: it was emptied, or its
+// owner is dead.
+func (q *Queue) hold(ctx context.Context, n int) (reading, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	l, err := q.store.look(ctx)
+	l, err := q.store.read(ctx)
 	switch {
 	case err != nil:
 	case l.owner == q.epoch && n%renewEvery == 0:

@@ -228,7 +228,7 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	}
 	prune := func() {
 		t.Helper()
-		l, err := q.store.look(t.Context())
+		l, err := q.store.read(t.Context())
 		if err == nil {
 			err = q.prune(t.Context(), l)
 		}

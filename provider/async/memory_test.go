@@ -37,8 +37,8 @@ func TestFullRedisRefusesAndDrains(t *testing.T) {
 	eventually(t, func() error { return q.Enqueue(t.Context(), call("again")) })
 }
 
-// TestReceiverThatIsDownDoesNotFillRedis: the results that wait for it leave room for outcomes, so no call is made twice,
-// and none is lost once the receiver is back.
+// TestReceiverThatIsDownDoesNotFillRedis: the results that wait for it leave room for outcomes. So no call is
+// made twice, and none is lost once the receiver is back.
 func TestReceiverThatIsDownDoesNotFillRedis(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -75,7 +75,7 @@ func TestReceiverThatIsDownDoesNotFillRedis(t *testing.T) {
 			return nil
 		})
 	}
-	roomIs("what the look has found", func(n int64) bool { return n < 8<<20 })
+	roomIs("what the poll has found", func(n int64) bool { return n < 8<<20 })
 	s.change(true, nil)
 	roomIs("none", func(n int64) bool { return n <= 0 })
 	up.Store(true)

@@ -45,8 +45,8 @@ func newMetrics(reg prometheus.Registerer, q *Queue) *metrics {
 	return m
 }
 
-// forgetRemoved removes every series of functions that no longer exist and have nothing queued, so that names that were
-// used once do not stay for ever.
+// forgetRemoved removes every series of functions that no longer exist and have nothing queued. Otherwise names
+// that were used once would stay for ever.
 func (m *metrics) forgetRemoved(q *Queue) {
 	for _, name := range q.index.gone(func(function string) bool {
 		_, found, known := q.gateway.Function(function)

@@ -15,8 +15,8 @@ import (
 const (
 	// again is the pause before a call is looked at again that could not be attempted.
 	again = time.Second
-	// crowded is the longest pause where Redis lacks memory: a call waits to be made because its result could not be kept,
-	// or is made again because its outcome was not.
+	// crowded is the longest pause where Redis lacks memory. A call waits to be made because its result could
+	// not be kept, or is made again because its outcome was not.
 	crowded = 5 * time.Second
 	// maxPause bounds the pauses between attempts to store an outcome while Redis is away.
 	maxPause = 2 * time.Second
@@ -148,8 +148,8 @@ func (q *Queue) owe(ctx context.Context, e *entry, call *queued.Call, a *answer,
 	}, func() bool { return q.index.requeue(e, st, now) })
 }
 
-// postpone sets the next attempt; this one counts as failed. Where that cannot be stored it counts in this process alone:
-// else a call that fails would be repeated without pause or end while Redis lacks memory.
+// postpone sets the next attempt; this one counts as failed. If that cannot be stored, it counts in this
+// process alone. Otherwise a failing call would be repeated without pause or end while Redis lacks memory.
 func (q *Queue) postpone(ctx context.Context, e *entry, wait time.Duration) {
 	st := e.state
 	st.Tries++

@@ -24,9 +24,9 @@ import (
 //	dead     zset  when it became a dead letter, Unix ms
 //	owner    string  the process that makes the calls; it expires unless that renews it
 //
-// There is no transaction. Instead, the order of writes makes every prefix of them sound: state, then call, then due; the
-// reverse when a call is removed. So a call is in the set due exactly if it was stored whole and is not done with, and a
-// state that is in neither set is what an interrupted write has left: sweep.go removes it.
+// There is no transaction. The order of writes keeps the state sound after each of them: state, then call, then
+// due; the reverse when a call is removed. So a call is in the set due exactly if it was stored whole and is
+// not done with. A state in neither set was left by an interrupted write, and sweep.go removes it.
 type keys struct{ calls, state, results, due, dead, owner string }
 
 // store is everything that is said to Redis. Each write returns after Redis has it on disk.
@@ -196,15 +196,15 @@ func (s *store) load(ctx context.Context, key, id string) ([]byte, error) {
 	return s.client.HGet(ctx, key, id).Bytes()
 }
 
-// look is what is asked each second.
-type look struct {
+// reading is what Redis is asked each second.
+type reading struct {
 	owner     string // "": nobody
 	due, dead int64
 	// used and most are the memory that Redis takes and may take; most 0 is no bound.
 	used, most int64
 }
 
-func (s *store) look(ctx context.Context) (look, error) {
+func (s *store) read(ctx context.Context) (reading, error) {
 	pipe := s.client.Pipeline()
 	owner := pipe.Get(ctx, s.keys.owner)
 	due, dead := pipe.ZCard(ctx, s.keys.due), pipe.ZCard(ctx, s.keys.dead)
@@ -212,10 +212,10 @@ func (s *store) look(ctx context.Context) (look, error) {
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	for _, err := range []error{owner.Err(), due.Err(), dead.Err(), memory.Err()} {
 		if err != nil && !errors.Is(err, redis.Nil) {
-			return look{}, err
+			return reading{}, err
 		}
 	}
-	l := look{owner: owner.Val(), due: due.Val(), dead: dead.Val()}
+	l := reading{owner: owner.Val(), due: due.Val(), dead: dead.Val()}
 	for line := range strings.Lines(memory.Val()) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		switch name {

@@ -8,9 +8,10 @@ import (
 // maxSuspects bounds what one sweep remembers for the next; what is left out is a suspect later.
 const maxSuspects = 10_000
 
-// sweep removes what interrupted writes have left: states in neither set, with what belongs to them. Another process may
-// be storing such a call at this moment, so only those go that the sweep before has seen just so: suspects are these,
-// states by id, and those of this sweep are returned. Unlike times, that cannot be wrong.
+// sweep removes what interrupted writes have left: states in neither set, with what belongs to them. Another
+// process may be storing such a call at this moment. So only those are removed that the sweep before saw
+// unchanged: suspects are its states by id, and those of this sweep are returned. This does not depend on
+// clocks.
 func (q *Queue) sweep(ctx context.Context, suspects map[string]string) (map[string]string, error) {
 	next := make(map[string]string)
 	swept := int64(0)
@@ -46,7 +47,7 @@ func (q *Queue) sweep(ctx context.Context, suspects map[string]string) (map[stri
 }
 
 // prune drops dead letters that are too old or too many. They also make room for calls when memory is short.
-func (q *Queue) prune(ctx context.Context, l look) error {
+func (q *Queue) prune(ctx context.Context, l reading) error {
 	excess := l.dead - int64(q.cfg.MaxDead)
 	if q.health.Load().full {
 		excess = max(excess, min(l.dead, 100))

@@ -19,8 +19,8 @@ const (
 	maxCallID = 128
 )
 
-// ValidCallID reports whether id can name an asynchronous call: 1 to 128 letters, digits, '-', '_', '.' and '~', the
-// first a letter or a digit. These need no escaping in a URL's path.
+// ValidCallID reports whether id can name an asynchronous call. It has 1 to 128 letters, digits, '-', '_', '.'
+// and '~'. The first is a letter or a digit. These need no escaping in a URL's path.
 func ValidCallID(id string) bool {
 	for i := range len(id) {
 		switch c := id[i]; {
@@ -87,8 +87,8 @@ func (c *cancels) forget(now time.Time) {
 	}
 }
 
-// after gives the lines of those that were added after the first seen and are still remembered, what to pass next time,
-// and a channel that is closed once there are more.
+// after gives the remembered lines that were added after the first seen, and what to pass next time. more is
+// closed once there are more.
 func (c *cancels) after(seen uint64, now time.Time) (lines []byte, added uint64, more <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,8 +157,8 @@ func (a *answers) note() {
 	}
 }
 
-// nobodyHas waits until a gateway has the call or all have denied it, and reports the latter. A gateway that does not
-// answer in time may have it; so may one that was here a moment ago, which will be told when it comes back.
+// nobodyHas waits until a gateway has the call or all have denied it, and reports the latter. A gateway that
+// does not answer in time may have it. So may one that was here a moment ago: it is told when it comes back.
 func (h *Hub) nobodyHas(ctx context.Context, a *answers) bool {
 	timeout := time.NewTimer(h.cfg.CancelWait)
 	defer timeout.Stop()

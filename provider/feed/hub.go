@@ -92,8 +92,8 @@ type encoded struct {
 	line []byte
 }
 
-// NewHub checks cfg and returns a hub without a table: gateways that connect hear heartbeats until the first Publish,
-// and go on with the last table they had from an earlier provider.
+// NewHub checks cfg and returns a hub without a table. Until the first Publish, gateways that connect get
+// heartbeats and go on with the last table of an earlier provider.
 func NewHub(cfg HubConfig) (*Hub, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {

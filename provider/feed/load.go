@@ -20,17 +20,17 @@ const (
 type Load struct {
 	Name      string `json:"name"`
 	Namespace string `json:"namespace"`
-	// Started and Completed count invocations in one life of the function, which ends when the gateway hears that it was
-	// removed; Life grows from one to the next within one Report.Epoch. An invocation has started when its request is
-	// there, held or not.
+	// Started and Completed count invocations in one life of the function, which ends when the gateway hears
+	// that it was removed. Life grows from one to the next within one Report.Epoch. An invocation has started
+	// when its request has arrived, held or not.
 	Life      uint64 `json:"life"`
 	Started   uint64 `json:"started"`
 	Completed uint64 `json:"completed"`
 	// Inflight is the number of invocations being forwarded now, Queued of those held or waiting for a replica.
 	Inflight int `json:"inflight"`
 	Queued   int `json:"queued"`
-	// Pending is the number of asynchronous calls that wait on this gateway's node, those of a later retry included; Due
-	// is how many of them are to be made now, counted up to 10,000.
+	// Pending is the number of asynchronous calls that wait on this gateway's node, retries included. Due is
+	// how many of them are due now, counted up to 10,000.
 	Pending int `json:"pending,omitempty"`
 	Due     int `json:"due,omitempty"`
 }
@@ -66,8 +66,9 @@ type Unreachable struct {
 // Loads is what each gateway process has reported last. The counters are each process's own: a rate is the difference
 // between two reports of one process, and a process's first report makes none.
 type Loads struct {
-	// Gateways is sorted by Gateway, then Epoch. A process is left out once it has said goodbye, was replaced by a younger
-	// one of its name or on its node while it said nothing, is on a node that is down, or has been silent for 5 minutes.
+	// Gateways is sorted by Gateway, then Epoch. A process is left out once it has said goodbye, is on a node
+	// that is down, or has been silent for 5 minutes. A silent one is also left out once a younger one has its
+	// name or runs on its node.
 	Gateways []GatewayLoad
 	// Reporting of them have reported within the last 3 seconds; Silent have not: they may be gone, or serve on, cut off
 	// from the provider.
@@ -87,12 +88,12 @@ type GatewayLoad struct {
 // Loads is what every gateway has reported last. Its slices are the caller's.
 func (h *Hub) Loads() Loads { return h.loads.all(time.Now()) }
 
-// Unreachable gives for each replica that a gateway has reported as not answering, and that gateway is not silent since, by
-// its id, what the newest such report says.
+// Unreachable gives, by id, each replica that a gateway which is not silent has reported as not answering, with
+// the newest such report.
 func (h *Hub) Unreachable() map[string]Unreachable { return h.loads.unreachable(time.Now()) }
 
-// Invocations is the number of completed invocations of a function that any gateway has reported since this process
-// started, plus what gateways still running had completed before. It never decreases.
+// Invocations is the number of completed invocations of a function that any gateway has reported since this
+// process started. It includes what gateways still running had completed before. It never decreases.
 func (h *Hub) Invocations(name, namespace string) float64 {
 	return float64(h.loads.invocations(key{name, namespace}))
 }
@@ -156,20 +157,20 @@ func (r Report) validate() error {
 	return nil
 }
 
-// lookEvery is how often it is seen whether a report cannot wait: with the way to the provider and its answer, replicas are
-// asked for within a tenth of a second.
-const lookEvery = 50 * time.Millisecond
+// checkEvery is how often it is checked whether a report is urgent. With the time to the provider and its
+// answer, replicas are then requested within a tenth of a second.
+const checkEvery = 50 * time.Millisecond
 
-// report sends the load each ReportEvery, what cannot wait at once, and the load once more when ctx is done. A report that fails is simply followed by the
-// next, which holds it too.
+// report sends the load each ReportEvery, at once if it is urgent, and once more when ctx is done. A report
+// that fails is followed by the next, which contains it.
 func (c *Client) report(ctx context.Context) {
 	if c.cfg.Report == nil {
 		return
 	}
 	tick := time.NewTicker(c.cfg.ReportEvery)
 	defer tick.Stop()
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
 	for {
 		var report Report
 		send := true
@@ -179,7 +180,7 @@ func (c *Client) report(ctx context.Context) {
 			return
 		case <-tick.C:
 			report = c.cfg.Report()
-		case <-look.C:
+		case <-check.C:
 			report, send = c.cfg.Urgent()
 		}
 		if _, gone := c.GoneSince(); gone || !send {

@@ -25,8 +25,8 @@ type Scale struct {
 	Factor uint64 `json:"factor"`
 	// Type is the unit of Target. Empty is what a provider that knew no targets has sent.
 	Type ScaleType `json:"type"`
-	// Target is the load that one replica is meant for, more than 0; Proportion is the part of it that is aimed at, more
-	// than 0 and at most 1.
+	// Target is the load that one replica is meant for, more than 0. Proportion is the part of it to aim at,
+	// more than 0 and at most 1.
 	Target     float64 `json:"target"`
 	Proportion float64 `json:"proportion"`
 	// Zero permits the function to sleep after it was idle for ZeroDuration.

@@ -1,8 +1,8 @@
 // Package feed carries the replica table from the provider to every gateway, and the gateways' load back.
 //
 // In: the provider's watch of Swarm publishes a [Table] whenever it changed. Out: each gateway holds the newest
-// table it has received and routes by it alone. A table is always whole, never a difference, so a gateway that
-// missed any number of them is right again with the next one; without a provider it goes on with the last.
+// table it has received and routes by it alone. A table is always whole, never a difference. So a gateway that
+// missed any number of them is right again with the next one. Without a provider it goes on with the last.
 package feed
 
 import (

@@ -23,8 +23,8 @@ const (
 	usageTimeout = 5 * time.Second
 )
 
-// Usage is what one replica consumes, as a gateway has read it from the replica itself: a manager's engine can look only
-// into the containers of its own node.
+// Usage is what one replica consumes, as a gateway has read it from the replica itself. A manager's engine sees
+// only the containers of its own node.
 type Usage struct {
 	// ID is the Swarm task's id.
 	ID string `json:"id"`
@@ -33,8 +33,8 @@ type Usage struct {
 	Memory float64 `json:"memory"`
 }
 
-// Plausible reports whether a machine can be that large. What a replica says of itself is its own word, so an implausible
-// figure is left out by whoever meets it, and spoils no report of others.
+// Plausible reports whether a machine can be that large. A replica's figures are its own word. So whoever meets
+// an implausible one leaves it out, and it spoils no report of others.
 func (u Usage) Plausible() bool {
 	return u.CPU >= 0 && u.CPU <= maxMilliCPU && u.Memory >= 0 && u.Memory <= maxMemory
 }

@@ -72,8 +72,8 @@ type wakeCall struct {
 	err  error // written before done is closed
 }
 
-// do runs fn unless a call for k is under way, and returns that call's result. fn outlives a caller that leaves,
-// because others may wait for it.
+// do runs fn unless a call for k is under way, and returns the result of that call. fn outlives a caller that
+// leaves, because others may wait for it.
 func (g *wakeGroup) do(ctx context.Context, k key, fn func() error) error {
 	g.mu.Lock()
 	if g.calls == nil {

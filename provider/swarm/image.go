@@ -18,10 +18,9 @@ const legalImage = "the name of an image such as ghcr.io/owner/name:tag"
 // resolveImage finds out what runs under a name. So a misspelt name fails the request and not the tasks later,
 // and new content under an old name is noticed.
 //
-// A registry decides if the name has a host, if the image once came from a registry, or if the engine does not
-// have the image. Its answer is pinned by digest, so that every node runs the same. An image that was built or
-// loaded here belongs to no registry. All nodes must have been given it, and its id on this engine identifies
-// its content.
+// A registry decides if the name has a host, if the image came from a registry, or if the engine lacks the image. Its
+// answer is pinned by digest, so that every node runs the same. An image that was built or loaded here belongs to no
+// registry. All nodes must have been given it, and its id on this engine identifies its content.
 func (c *Cluster) resolveImage(ctx context.Context, name string) (image, error) {
 	if strings.TrimSpace(name) == "" {
 		return image{}, failf(ErrInvalid, "image is missing: must be "+legalImage)

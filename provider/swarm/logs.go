@@ -36,8 +36,8 @@ const (
 // meanwhile are included; the function's removal ends the lines. A line of LogNotice says what is missing:
 // after the others, or with Follow when it is noticed.
 //
-// Each replica's log is read on its own. The engine's log of a whole service loses lines, and never ends when
-// it is long and there are several replicas (engine 20.10: 16 of 20 reads of 340 KB).
+// Each replica's log is read on its own. With several replicas the engine's log of a whole service loses lines and,
+// when long, never ends. (Engine 20.10: 16 of 20 reads of 340 KB.)
 func (c *Cluster) Logs(ctx context.Context, r logs.Request, emit func(logs.Message) error) error {
 	namespace := c.namespace(r.Namespace)
 	service, err := c.find(ctx, namespace, r.Name)

@@ -102,9 +102,9 @@ func (c Config) serviceSpec(d *types.FunctionDeployment, img image, secrets map[
 	return spec, nil
 }
 
-// updateConfig replaces one replica at a time and starts the new one before it stops the old one. Where the
-// user limits the replicas of a node, a new one may find no place beside the old one, and Swarm would wait for
-// ever. There the old one stops first, and the gateway holds the requests that no other replica can take.
+// updateConfig replaces one replica at a time and starts the new one before it stops the old one. If the user limits
+// replicas per node, a new one may find no place beside the old one: Swarm would wait for ever. There the old one
+// stops first, and the gateway holds the requests that no other replica can take.
 func updateConfig(o options, onFailure swarm.FailureAction) *swarm.UpdateConfig {
 	order := swarm.UpdateOrderStartFirst
 	if o.perNode > 0 {

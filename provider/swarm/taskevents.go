@@ -30,8 +30,8 @@ const (
 	keptMessage = 1 << 20
 )
 
-// taskService is the path from a WatchMessage to the id of the service of each task in it, by the numbers of
-// the fields: events, object, task, service_id. (swarmkit, api/watch.proto and api/objects.proto.)
+// taskService is the path of field numbers from a WatchMessage to each task's service id: events, object, task,
+// service_id. (swarmkit, api/watch.proto and api/objects.proto.)
 var taskService = []protowire.Number{1, 2, 4, 4}
 
 // ControlSocket is the path of the socket on which the engine of a manager serves swarmkit's own API. The
@@ -100,8 +100,8 @@ func watch(ctx context.Context, conn net.Conn, begun func(), changed func(servic
 	return err
 }
 
-// watchRequest asks for all changes of tasks: a WatchRequest with one entry, of kind task and of the actions
-// create, update and remove (1 + 2 + 4).
+// watchRequest asks for all changes of tasks. It is a WatchRequest with one entry, of kind task. The entry's actions
+// are create, update and remove (1 + 2 + 4).
 func watchRequest() []byte {
 	entry := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), "task")
 	entry = protowire.AppendVarint(protowire.AppendTag(entry, 2, protowire.VarintType), 1+2+4)

@@ -14,10 +14,9 @@ import (
 // process queue up; the others are the Swarm itself (a roll-back), and an operator at a terminal.
 const updateAttempts = 20
 
-// modify reads a function's service, calls change to make its new spec, and writes it if the service is still
-// the one that was read; otherwise it starts over. Change returns false if there is nothing to write. The
-// caller holds the function's lock. Success is logged as "function <verb>". Without a verb nothing is logged:
-// the autoscaler logs its changes itself.
+// modify reads a function's service, calls change to make its new spec, and writes it if the service has not changed.
+// Otherwise it starts over. Change returns false if there is nothing to write. The caller holds the function's lock.
+// Success is logged as "function <verb>". Without a verb nothing is logged: the autoscaler logs its changes itself.
 func (c *Cluster) modify(ctx context.Context, namespace, name, verb string, change func(swarm.Service) (swarm.ServiceSpec, bool, error)) error {
 	for attempt := 1; ; attempt++ {
 		service, err := c.find(ctx, namespace, name)

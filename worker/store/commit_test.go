@@ -95,7 +95,7 @@ func deliver(ctx context.Context, s *store.Store, inc string, events []store.Vot
 	}
 }
 
-// TestTallyIsExactUnderRaces is the race of four workers over the same voters: each event is delivered one to three
+// TestTallyIsExactUnderRaces has four workers race over the same voters. Each event is delivered one to three
 // times, on several streams, in shuffled order, while a fault strikes.
 func TestTallyIsExactUnderRaces(t *testing.T) {
 	t.Parallel()

@@ -7,8 +7,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Unexplained is the number of entries in Added that are neither accounted for nor recovered from copies yet: of a stream
-// that answers those that it lost, of one that is silent or closed all that it did not deliver.
+// Unexplained is the number of entries in Added that are neither accounted for nor recovered from copies yet.
+// For a stream that answers these are the ones it lost; for a silent or closed one, all that it did not
+// deliver.
 func (st Stream) Unexplained(silent bool) int64 {
 	if silent || st.Closed {
 		return max(0, st.Added-st.N-st.Early-st.Restored)

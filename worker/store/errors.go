@@ -8,8 +8,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// ErrStale means that the stream's account is no longer the one the caller has read, so nothing was written: another
-// worker was faster, or an earlier attempt with an unknown outcome did succeed. The caller reads the account again.
+// ErrStale means that the stream's account has changed since the caller read it, so nothing was written.
+// Another worker was faster, or an earlier attempt with an unknown outcome did succeed. The caller reads the
+// account again.
 var ErrStale = errors.New("the stream's account has moved")
 
 // Class says what a failed write means for its batch.

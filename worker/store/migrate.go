@@ -21,9 +21,9 @@ var migrationFiles embed.FS
 // migrateAttempts bounds the repetitions after two first runs raced to create the version table.
 const migrateAttempts = 5
 
-// Migrate brings the schema to the version of this binary and returns how many migrations it applied; 0 means there
-// was nothing to do. dsn must log in as waggle_admin. Each run is one transaction under an exclusive lock on the version
-// table, so runs may be repeated, interrupted and started twice at once.
+// Migrate brings the schema to the version of this binary and returns how many migrations it applied; 0 means
+// there was nothing to do. dsn must log in as waggle_admin. Each run is one transaction under an exclusive lock
+// on the version table. So runs may be repeated, interrupted and started twice at once.
 func Migrate(ctx context.Context, dsn string) (applied int, err error) {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {

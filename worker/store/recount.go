@@ -29,8 +29,9 @@ type PollRecount struct {
 	// Votes and Tally are the numbers of each choice: counted row by row, and added up. They must be equal.
 	Votes map[int16]int64 `json:"votes"`
 	Tally map[int16]int64 `json:"tally"`
-	// Digest is the SHA-256 of all rows in the order of their voters, in hexadecimal: each row as poll, voter, choice, seq,
-	// ts and eid, big-endian, in 4, 16, 2, 8, 8 and 16 bytes. It tells whether any vote has changed since.
+	// Digest is the SHA-256 of all rows in the order of their voters, in hexadecimal. A row is poll, voter,
+	// choice, seq, ts and eid, big-endian, in 4, 16, 2, 8, 8 and 16 bytes. It tells whether any vote has
+	// changed since.
 	Digest string `json:"digest"`
 }
 

@@ -10,8 +10,8 @@ import (
 	"waggle/worker/store"
 )
 
-// A recount finds a vote that was changed, added or taken away, and a tally that was; and its digest finds two changes
-// that make up for each other.
+// A recount finds a vote that was changed, added or removed, and a tally that was changed. Its digest finds two
+// changes that cancel each other out.
 func TestRecountFindsWhatWasTamperedWith(t *testing.T) {
 	t.Parallel()
 	db := migrated(t)

@@ -1,11 +1,11 @@
 // Package store keeps the tally in Postgres.
 //
-// It stands at the end of a vote's way: package drain reads a node's stream and hands over one batch; the store writes
-// it in one statement that moves the stream's cursor, the votes, the tally and the rejects together or not at all.
-// Results functions read what it wrote through the views result_tally, result_ledger and result_health.
+// It stands at the end of a vote's way. Package drain reads a node's stream and hands over one batch. The store
+// writes it in one statement that changes the stream's cursor, votes, tally and rejects together or not at all.
+// Results functions read it through the views result_tally, result_ledger and result_health.
 //
-// It guarantees that an entry of a stream changes the tally at most once, however often and by however many workers it
-// is delivered, and that what can't be counted is a number in the ledger.
+// It guarantees that an entry of a stream changes the tally at most once, however often and by however many
+// workers it is delivered. What cannot be counted is a number in the ledger.
 package store
 
 import (
@@ -38,8 +38,8 @@ var retireSQL string
 //go:embed queries/close.sql
 var closeSQL string
 
-// shards is the number of rows a choice's count is spread over: enough that a few workers seldom meet on one, few
-// enough that reading the sum costs nothing.
+// shards is the number of rows a choice's count is spread over. It is enough that a few workers seldom meet on
+// one, and small enough that reading the sum costs nothing.
 const shards = 16
 
 // Config of a Store.
@@ -178,12 +178,14 @@ func scanStream(row pgx.Row) (st Stream, err error) {
 	return st, err
 }
 
-// Register returns the stream of an incarnation (a UUID), making its row when it is new. node is empty when the genesis
-// entry, which names it, was trimmed. Then the row is there, unless Postgres has lost it: the stream is registered anew
-// under a name made of the incarnation, because its votes must be counted and what was trimmed be reported.
+// Register returns the stream of an incarnation (a UUID), and makes its row when it is new. node is empty when the
+// genesis entry, which names it, was trimmed. The row then exists, unless Postgres has lost it. In that case the
+// stream is registered anew under a name made of the incarnation. Its votes must be counted, and what was trimmed
+// reported.
 //
-// Former incarnations of the node that have been silent for 10 s become replaced, each with a gap: their volume is gone. The
-// silence keeps two live servers that share a node name by mistake from closing each other's accounts.
+// Former incarnations of the node that have been silent for 10 s become replaced, each with a gap: their volume
+// is gone. Because of the silence, two live servers that share a node name by mistake do not close each other's
+// accounts.
 func (s *Store) Register(ctx context.Context, node, inc string) (Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -218,8 +220,9 @@ const (
 	Rewound = "rewound"
 )
 
-// Observe writes the account after a reading that found nothing to count, and with it a gap since the reading before, if
-// cause is not NoGap; after.N must be before.N. It returns ErrStale when before is not the account any more.
+// Observe writes the account after a reading that found nothing to count. If cause is not NoGap, it also writes
+// a gap since the reading before. after.N must be before.N. It returns ErrStale when before is no longer the
+// account.
 func (s *Store) Observe(ctx context.Context, before, after Stream, cause string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -235,9 +238,9 @@ func (s *Store) Observe(ctx context.Context, before, after Stream, cause string)
 	return s.check(ctx, "writing a stream's account", err)
 }
 
-// Retire writes off what a node that will never come back has not handed over, closes its losses, and returns the number
-// of streams it retired. It refuses a node that was seen within the last minute: its votes can still be counted. Drained
-// says that nobody could vote there after its last reading: if that counted everything, nothing is unknown.
+// Retire writes off what a dead node has not handed over, closes its losses, and returns the number of streams it
+// retired. It refuses a node that was seen within the last minute: its votes can still be counted. drained means that
+// nobody could vote there after its last reading. If that counted everything, nothing is unknown.
 func (s *Store) Retire(ctx context.Context, node string, drained bool) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -252,8 +255,8 @@ func (s *Store) Retire(ctx context.Context, node string, drained bool) (int64, e
 	return retired, nil
 }
 
-// CloseLosses marks what a node has lost so far, known and unknown, as dealt with: it stays in the ledger, and raises no alarm
-// any more. It returns the number of gaps and of lost entries that it closed.
+// CloseLosses marks what a node has lost so far, known and unknown, as dealt with. It stays in the ledger and
+// no longer raises an alarm. It returns the number of gaps and of lost entries that it closed.
 func (s *Store) CloseLosses(ctx context.Context, node string) (gaps, lost int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()

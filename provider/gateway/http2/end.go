@@ -30,8 +30,9 @@ func (c *Conn) Expire(now int64) {
 	}
 }
 
-// Drain ends the connection once its streams have ended. It is called again and again, with the time by the clock of Config: the
-// client is first asked not to open streams, and told some time later which was the last (RFC 9113 §6.8). It does not block.
+// Drain ends the connection once its streams have ended. It is called repeatedly, with the time by the clock of
+// Config. The client is first asked not to open streams, and later told which stream was the last (RFC 9113
+// §6.8). It does not block.
 func (c *Conn) Drain(now int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -102,7 +102,7 @@ func (c *Conn) windowUpdate(f *wire.WindowUpdateFrame) error {
 
 // fed counts a window that was shut and has been given next to nothing, whether or not that opens it.
 func (c *Conn) fed(shut bool, n uint32) error {
-	if shut && n < crumb {
+	if shut && n < tinyCredit {
 		return c.noisy()
 	}
 	return nil
@@ -197,8 +197,8 @@ func (c *Conn) data(f *wire.DataFrame) error {
 	return nil
 }
 
-// credit gives n bytes of the connection's window back to the client, some time: when the window is at least doubled by
-// that, as what others leave unread may have used up most of it.
+// credit gives n bytes of the connection's window back to the client. They are sent once they at least double
+// the window: what others leave unread may have used up most of it.
 func (c *Conn) credit(n int64) {
 	c.consumed += n
 	if c.consumed > 0 && c.consumed >= min(connWindow/2, c.recvWindow) && !c.dead {

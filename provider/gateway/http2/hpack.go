@@ -6,8 +6,8 @@ import (
 	"waggle/provider/gateway/http1"
 )
 
-// Response heads are encoded without HPACK's dynamic table: most of their values differ from one response to the next, and
-// an encoder without a memory needs no lock and no strings. Proxies do it this way.
+// Response heads are encoded without HPACK's dynamic table, as proxies do. Most of their values differ between
+// responses, and an encoder without state needs no lock and no strings.
 
 // shutTable sets the size of the encoder's dynamic table to 0 (RFC 7541 §6.3).
 const shutTable = 0x20

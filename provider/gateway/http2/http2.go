@@ -1,22 +1,24 @@
 // Package http2 serves HTTP/2 (RFC 9113) to clients and speaks HTTP/1.1 to the gateway.
 //
-// It stands between a client's socket and the gateway's engine. In: the bytes of one client connection. Out: streams,
-// each a net.Conn that carries one request and its response in HTTP/1.1, so that there is one engine with one set of
-// rules. It guarantees that a request has the same meaning on both sides (a malformed one gets no further), that a
-// response which is not whole is reset, and that everything a client can make it keep or do is bounded: windows, header
-// blocks, output, streams, and frames that bring nothing.
+// It stands between a client's socket and the gateway's engine. In: the bytes of one client connection. Out:
+// streams, each a net.Conn that carries one request and its response in HTTP/1.1. So there is one engine with
+// one set of rules.
+//
+// It guarantees that a request has the same meaning on both sides, and that a malformed one is not passed on. A
+// response that is not whole is reset. Whatever a client can make it store or do is bounded: windows, header
+// blocks, output, streams, and frames without effect.
 //
 // golang.org/x/net/http2 reads frames and checks their form, its hpack decodes header blocks. The states of streams, flow
 // control and the translation are done here, because that package's server costs more than the gateway does.
 //
 // # Decisions
 //
-//   - Each stream becomes a net.Conn on which the engine reads HTTP/1.1: one engine, one set of rules, one set of
-//     tests over HTTP/1.1, TLS, h2c and h2. net/http's server before that engine costs four times as much, and
-//     cannot pass on trailers that were not announced, an expectation of 100, or a path that is no valid URL.
-//   - A connection is bounded where a client could make it grow: 250 streams open and as many given up (rapid
-//     reset), 256 KiB of one body and 512 KiB of all unread, 64 MiB on all connections, 4 header lengths and 32
-//     frames to a header block, 64 KiB of answers not taken, 1000 frames a second that bring nothing.
+//   - Each stream becomes a net.Conn on which the engine reads HTTP/1.1. One engine, one set of rules and one set of
+//     tests serve HTTP/1.1, TLS, h2c and h2. net/http's server in front of that engine costs four times as much. It
+//     cannot pass on unannounced trailers, an expectation of 100, or a path that is no valid URL.
+//   - A connection has these bounds. Streams: 250 open and as many cancelled (rapid reset). Unread bodies: 256 KiB of
+//     one, 512 KiB of all, 64 MiB on all connections. A header block: 4 header lengths and 32 frames. Answers that the
+//     client does not read: 64 KiB. Frames without effect: 1000 a second.
 //   - Shutdown sends two GOAWAY frames a second apart, as RFC 9113 advises, so that no request crosses the last one.
 //   - h2spec's 145 cases pass over TLS. Without it 144 do: a connection that begins wrongly is told so in HTTP/1.1.
 package http2
@@ -45,8 +47,9 @@ type Config struct {
 	// MaxHeader is the longest request head in bytes, in HTTP/1.1 form, that is sure to be passed on whole. A longer one
 	// may come without its end, for the reader to refuse.
 	MaxHeader int
-	// HeaderTimeout bounds the arrival of a header block and of any frame but DATA, ReadTimeout the silence within a DATA
-	// frame, WriteTimeout the time that the socket takes no byte, IdleTimeout the time without a stream.
+	// HeaderTimeout bounds the arrival of a header block and of any frame but DATA. ReadTimeout bounds the
+	// silence within a DATA frame, WriteTimeout the time that the socket takes no byte, IdleTimeout the time
+	// without a stream.
 	HeaderTimeout, ReadTimeout, WriteTimeout, IdleTimeout time.Duration
 	// Unread counts the memory that bodies take which nobody has read yet, over all connections that share it; required.
 	// While it is at its bound, [MaxUnread], streams that would take more end with ENHANCE_YOUR_CALM.
@@ -55,8 +58,8 @@ type Config struct {
 	Now func() int64
 }
 
-// MaxUnread bounds [Config.Unread], in bytes. What a connection may make the gateway keep is too much for a crowd of them
-// whose requests all wait, for a function to wake for example.
+// MaxUnread bounds [Config.Unread], in bytes. It is needed because many connections may reach their own bounds
+// at once, for example while their requests wait for a function to wake.
 const MaxUnread = 64 << 20
 
 const (
@@ -67,8 +70,8 @@ const (
 	maxWindow     = 1<<31 - 1
 	// maxStreamID is above every stream that there can be.
 	maxStreamID = 1<<31 - 1
-	// streamWindow is what a client may send of one body before the function has taken any of it, connWindow what it may
-	// send of all: the most that a connection makes the gateway keep.
+	// streamWindow is what a client may send of one body before the function has read any of it. connWindow is
+	// the same for all bodies of a connection: the most that a connection makes the gateway store.
 	streamWindow = 256 << 10
 	connWindow   = 512 << 10
 	// tableSize is the protocol's default for HPACK's dynamic table.
@@ -78,19 +81,20 @@ const (
 	// maxNoise bounds the frames a second that ask for work and bring nothing: pings, settings, resets, empty ones.
 	// Browsers cancel a page's worth of requests at once; nobody needs more than that.
 	maxNoise = 1000
-	// crumb bounds what opens a shut window by so little that it is noise as well: the client has a response sent in frames
-	// that are mostly heads (CVE-2019-9511). What a client has read of an open window, however little, it may say.
-	crumb = 256
-	// drainPause is the time between the two GOAWAY frames of a shutdown (RFC 9113 §6.8): longer than a round trip, so
-	// that no request crosses the second.
+	// tinyCredit bounds window updates that count as noise: those that open a shut window by less. With these a
+	// client has a response sent in frames that are mostly headers (CVE-2019-9511). Updates of an open window
+	// may be any size.
+	tinyCredit = 256
+	// drainPause is the time between the two GOAWAY frames of a shutdown (RFC 9113 §6.8). It is longer than a
+	// round trip, so that no request crosses the second.
 	drainPause = time.Second
-	// farewell is how long the last bytes may take, and how long a client may go on sending after them: data that arrives
-	// at a closed socket resets it, and the reset can overtake the GOAWAY.
+	// farewell is how long the last bytes may take, and how long a client may go on sending after them. Data
+	// that arrives at a closed socket resets it, and the reset can overtake the GOAWAY.
 	farewell = time.Second
 )
 
-// Conn is one client connection. Make it with New and run it once with Serve; Expire and Drain are for another
-// goroutine, which must call neither at the same time as itself.
+// Conn is one client connection. Make it with New and run it once with Serve. One other goroutine may call
+// Expire and Drain.
 type Conn struct {
 	cfg    *Config
 	sock   *sock.Conn
@@ -135,9 +139,9 @@ const (
 // expired in place of a deadline says that it has gone by.
 const expired = -1
 
-// New makes a connection of s, which stays the caller's to close. take takes a stream over: it has the request read from
-// it, the response written to it, and the stream closed, by another goroutine. It must not block. If it reports false, the
-// stream is refused, and the client may repeat it.
+// New makes a connection of s, which the caller closes. take hands a stream to another goroutine, which reads
+// the request, writes the response and closes the stream. take must not block. If it returns false, the stream
+// is refused, and the client may repeat it.
 func New(cfg *Config, s *sock.Conn, take func(*Stream) bool) *Conn {
 	c := &Conn{cfg: cfg, sock: s, take: take, streams: make(map[uint32]*Stream), window: initialWindow, initial: initialWindow,
 		maxWrite: maxFrame, recvWindow: connWindow}

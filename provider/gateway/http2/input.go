@@ -104,9 +104,9 @@ func (in *input) deadline() int64 {
 	return in.by
 }
 
-// startStreams hands over the streams whose heads have come. It waits for the end of what has been read so that a short
-// body is there as well, and sends what frames before them have called for. It fails if the client goes on and on opening
-// streams that nobody takes.
+// startStreams hands over the streams whose heads have come. It waits for the end of what has been read, so
+// that a short body is there as well, and sends what earlier frames require. It fails if the client keeps
+// opening streams that nobody takes.
 func (c *Conn) startStreams() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

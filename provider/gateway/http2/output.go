@@ -28,9 +28,9 @@ const (
 
 var outputs = sync.Pool{New: func() any { return &sock.Buffer{B: make([]byte, outputBuffer)} }}
 
-// output is what waits to be sent on a connection. The connection's mu guards it. Whoever adds to it sends it, and what
-// others add meanwhile as well, so that many frames go out in one system call and nobody waits for a lock while the
-// socket is full.
+// output is what waits to be sent on a connection. The connection's mu guards it. Whoever adds to it sends it,
+// together with what others add meanwhile. So many frames go out in one system call, and nobody waits for a
+// lock while the socket is full.
 type output struct {
 	buf      *sock.Buffer // nil when there is nothing
 	b        []byte       // begins in buf, and leaves it if it grows beyond that

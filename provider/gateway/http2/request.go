@@ -14,8 +14,8 @@ const headBuffer = 4 << 10
 
 var heads = sync.Pool{New: func() any { return &sock.Buffer{B: make([]byte, headBuffer)} }}
 
-// request is a request's head while it is translated. What two readers could understand in two ways is refused, as far as
-// HTTP/2 adds to what the gateway's own parser refuses: that one has the last word on what is written here.
+// request is a request's head while it is translated. It refuses what two readers could understand differently,
+// as far as HTTP/2 adds such cases. The gateway's own parser reads the result and refuses the rest.
 type request struct {
 	method, scheme, authority, path string
 
@@ -125,8 +125,8 @@ func (r *request) field(f hpack.HeaderField) bool {
 	return true
 }
 
-// complete ends the head and reports whether it is one. end says that there is no body, long that fields were left out:
-// then the end is left out as well.
+// complete ends the head and reports whether it is valid. end means that there is no body, long that fields
+// were left out. A long head stays without its end.
 func (r *request) complete(end, long bool) bool {
 	switch {
 	case r.method == "CONNECT":

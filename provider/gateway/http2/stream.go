@@ -15,9 +15,9 @@ import (
 	"waggle/provider/gateway/sock"
 )
 
-// Stream is one request of a client. It is a net.Conn that speaks HTTP/1.1: the request is read from it and followed by
-// io.EOF, the response is written to it, each head in one piece. One goroutine may read while another writes; the rest is
-// free for all.
+// Stream is one request of a client. It is a net.Conn that speaks HTTP/1.1. The request is read from it, followed by
+// io.EOF. The response is written to it, each head in one Write. One goroutine may read while another writes. All
+// other methods may be called concurrently.
 type Stream struct {
 	c    *Conn
 	id   uint32
@@ -204,8 +204,8 @@ func (s *Stream) dropHead() {
 	}
 }
 
-// Close ends the stream. Unless the whole response has been written, the client is told that it was cut off; unless the
-// whole request has come, that the rest is not wanted.
+// Close ends the stream. If the response is not whole, the client is told that it was cut off. If the request
+// is not whole, the client is told that the rest is not wanted.
 func (s *Stream) Close() error {
 	c := s.c
 	c.mu.Lock()

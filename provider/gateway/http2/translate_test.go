@@ -13,8 +13,8 @@ import (
 	"waggle/provider/gateway/sock"
 )
 
-// FuzzRequest translates a head and has the gateway's parser read it: whatever it accepts must say what was sent, be
-// framed as HTTP/2 framed it, and end where it ends.
+// FuzzRequest translates a head and has the gateway's parser read it. Whatever the parser accepts must say what
+// was sent, be framed as HTTP/2 framed it, and end where it ends.
 func FuzzRequest(f *testing.F) {
 	f.Add("GET", "/function/f", "h:80", "accept", "*/*", "x", "y", true)
 	f.Add("POST", "/?a=b c", "", "host", "h", "content-length", "3", false)

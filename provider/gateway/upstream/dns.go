@@ -11,8 +11,8 @@ import (
 	"waggle/provider/feed"
 )
 
-// dnsFallback are functions that no table has named, found by DNS while the provider is gone: a gateway that starts then
-// has no table at all, and Swarm's own DNS still knows where a service's tasks are.
+// dnsFallback are functions that no table has named, found by DNS while the provider is gone. A gateway that
+// starts then has no table at all, and Swarm's own DNS still knows where a service's tasks are.
 type dnsFallback struct {
 	mu     sync.Mutex
 	byName map[string]*dnsName // guarded by mu
@@ -31,14 +31,14 @@ type dnsName struct {
 }
 
 const (
-	// maxFoundByDNS bounds the functions found, whose number Swarm bounds already; maxUnknown the names that DNS does not
-	// know or has not answered for, and with them the look-ups that strangers can cause. They are apart so that a
-	// stranger's names take no place from a function's.
+	// maxFoundByDNS bounds the functions found, whose number Swarm bounds already. maxUnknown bounds the names
+	// that DNS does not know or has not answered for, and so the look-ups that strangers can cause. The two are
+	// apart so that a stranger's names take no place from a function's.
 	maxFoundByDNS, maxUnknown = 1024, 256
 	// foundFor is how long an answer holds, unknownFor a "no such name". Both are short because nothing says when they end.
 	foundFor, unknownFor = 5 * time.Second, 2 * time.Second
-	// keepFound is how long a function in use outlives the failure of its look-ups: a resolver that stumbles should cost
-	// nobody, but Swarm gives the address of a task that has ended to another before long.
+	// keepFound is how long a function in use outlives the failure of its look-ups. A short failure of the
+	// resolver should affect nobody, but Swarm soon gives the address of a task that has ended to another.
 	keepFound    = 15 * time.Second
 	functionPort = "8080"
 )
@@ -173,8 +173,8 @@ func (g *Registry) closeDNS() {
 	}
 }
 
-// drop forgets a name. It requires dnsFallback.mu. A table may have brought the function meanwhile: what is kept per function
-// goes by its label, so it is then no longer this one's to be cleared away. No other place holds both locks.
+// drop forgets a name. It requires dnsFallback.mu. If a table has brought the function meanwhile, what is kept
+// under its label now belongs to that one and stays. No other place holds both locks.
 func (g *Registry) drop(name string, have *dnsName) {
 	delete(g.dns.byName, name)
 	if have.set == nil {
@@ -201,8 +201,8 @@ func (q *dnsFallback) sets() (all []*Set) {
 	return all
 }
 
-// IsFunctionName reports whether a function may have this name: it keeps names that are no function's, such as the stack's
-// own services, from being looked for.
+// IsFunctionName reports whether a function may have this name. Names that are no function's, such as those of
+// the stack's own services, are therefore not looked up.
 func IsFunctionName(name string) bool {
 	if name == "" || len(name) > 63 || name[0] == '-' || name[len(name)-1] == '-' {
 		return false

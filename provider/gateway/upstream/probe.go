@@ -97,12 +97,13 @@ func (s *Set) wanted(r *Replica) (state feed.State, wanted bool) {
 	return r.state, wanted
 }
 
-// serves reports whether a replica in this state takes requests once it answers its probe. One that starts does: Swarm says
-// that it runs when its HEALTHCHECK has passed, which may be an interval later, and requests may be waiting for it.
+// serves reports whether a replica in this state takes requests once it answers its probe. A starting one does.
+// Swarm calls it running when its HEALTHCHECK has passed, which may be an interval later, and requests may be
+// waiting.
 func serves(state feed.State) bool { return state == feed.Ready || state == feed.Starting }
 
-// startingTimeout bounds one probe of a replica that starts: until its container is on the network, what is sent there is
-// lost, and must soon be sent again.
+// startingTimeout bounds one probe of a starting replica. What is sent before its container is on the network
+// is lost and must soon be sent again.
 const startingTimeout = 200 * time.Millisecond
 
 func (s *Set) healthPath() string {
@@ -112,12 +113,13 @@ func (s *Set) healthPath() string {
 	return "/_/health"
 }
 
-// probeTurn is how long others wait for a probe's turn to be over. One that takes longer only waits, at no cost: hundreds of
-// replicas that hang must not keep those that are well out of rotation.
+// probeTurn is how long a probe keeps others waiting. A longer one goes on waiting at no cost: hundreds of
+// hanging replicas must not keep healthy ones out of rotation.
 const probeTurn = 100 * time.Millisecond
 
-// healthy asks the replica's health path and gives the reason if it is not well. Any answer below 500 counts: an image
-// without that path (404) still showed that it listens and speaks HTTP, which is all that can be known of it.
+// healthy requests the replica's health path and returns the reason if it is not well. Any answer below 500
+// counts. An image without that path (404) has shown that it listens and speaks HTTP, and nothing more can be
+// known of it.
 func (g *Registry) healthy(ctx context.Context, r *Replica, path string, timeout time.Duration) error {
 	select {
 	case g.probes <- struct{}{}:
@@ -182,8 +184,8 @@ func (s *Set) probeFailed(r *Replica, reason string) {
 	}
 }
 
-// reportAfter is how long a replica's probes must have failed before that is worth telling anybody: one that starts may
-// take a moment after Swarm has called it running.
+// reportAfter is how long a replica's probes must have failed before that is reported. One that starts may take
+// a moment after Swarm has called it running.
 const reportAfter = 5 * time.Second
 
 // Unreachable are the replicas that Swarm calls running and that have not answered a probe for some seconds.
@@ -205,8 +207,8 @@ type UnreachableError struct{ Replica, Reason string }
 
 func (e *UnreachableError) Error() string { return "replica " + e.Replica + " " + e.Reason }
 
-// unreachable is why nothing is to be expected of any replica: all run, and have not answered for as long as a request
-// would be held. With atLast, for any time.
+// unreachable is the reason why no replica can be expected to answer. All run, and none has answered for as
+// long as a request would be held; with atLast, for any time.
 func (s *Set) unreachable(now time.Time, atLast bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

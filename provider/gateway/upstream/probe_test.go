@@ -104,8 +104,8 @@ func TestHangingProbesHoldNobodyUp(t *testing.T) {
 	})
 }
 
-// A replica that runs and does not answer is told of, and requests stop to wait for it once that has been so for as long
-// as they would wait.
+// A replica that runs and does not answer is reported. Requests stop waiting for it once that has lasted as
+// long as they would wait.
 func TestReplicaThatRunsAndDoesNotAnswer(t *testing.T) {
 	w := &town{}
 	w.set("a:8080", 0)

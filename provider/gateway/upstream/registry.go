@@ -1,9 +1,11 @@
 // Package upstream knows where requests can go: functions, their replicas and the connections to them.
 //
-// It stands between the replica table, which says what exists, and the forwarder, which asks for one replica at a time.
-// In: tables from the provider, and what the forwarder learns of replicas by using them. Out: a reserved replica and a
-// connection to it. It guarantees that a draining replica is never picked once the table that says so was applied, that
-// a fresh one is picked only after it has answered a probe, and that nothing here waits or grows without a bound.
+// It stands between the replica table, which says what exists, and the forwarder, which asks for one replica at
+// a time. In: tables from the provider, and what the forwarder learns of replicas by using them. Out: a
+// reserved replica and a connection to it.
+//
+// It guarantees that a draining replica is never picked once the table that says so was applied. A new replica
+// is picked only after it has answered a probe. Nothing here waits or grows without a bound.
 package upstream
 
 import (

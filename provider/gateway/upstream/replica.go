@@ -60,8 +60,8 @@ type Conn struct {
 	patient bool
 }
 
-// Patient lifts the limit on silence, for a body that may not fit into the peer's buffers: a function that takes its
-// time to read it looks to the kernel like a host that died.
+// Patient lifts the limit on silence, for a body that may not fit into the peer's buffers. To the kernel, a
+// function that reads it slowly looks like a dead host.
 func (c *Conn) Patient() {
 	if !c.patient {
 		c.patient = true
@@ -88,9 +88,9 @@ func (r *Replica) ID() string { return r.id }
 // think: a kernel acknowledges at once.
 const silence = 5 * time.Second
 
-// Connect takes an idle connection or, if there is none or fresh is set, dials. The error is always that of a dial:
-// nothing was sent. A connection is looked at before it is used again: its replica may have closed it, and what a faulty one
-// sent behind its last response (a body to HEAD) must not become somebody's answer.
+// Connect takes an idle connection, or dials if there is none or fresh is set. The error is always that of a dial:
+// nothing was sent. A connection is checked before it is used again. Its replica may have closed it, or sent more
+// than its last response (a body to HEAD). Such bytes must not become the answer to another request.
 func (r *Replica) Connect(fresh bool) (*Conn, error) {
 	for !fresh {
 		c := r.takeIdle()
@@ -109,8 +109,8 @@ func (r *Replica) Connect(fresh bool) (*Conn, error) {
 		return nil, fmt.Errorf("connecting to replica %s: %w", r.id, err)
 	}
 	if tcp, ok := nc.(*net.TCPConn); ok {
-		// A peer that vanished without a word is noticed by its silence, not by our waiting: an idle one by the probes of
-		// TCP, one that a request was sent to by the bytes it does not acknowledge.
+		// A peer that vanished is noticed by its silence, not by our waiting. TCP's probes find it on an idle
+		// connection, unacknowledged bytes where a request was sent.
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3})
 	}
 	c := &Conn{Conn: sock.New(nc)}
@@ -187,8 +187,8 @@ func (r *Replica) sweep(now time.Time, limit time.Duration) {
 	}
 }
 
-// Broke notes that a connection broke after a request was delivered on it, as it does when the replica dies of the request:
-// a probe decides whether it stays in rotation.
+// Broke notes that a connection broke after a request was delivered on it, as when the replica dies of the
+// request. A probe decides whether it stays in rotation.
 func (r *Replica) Broke() {
 	r.doubtful.Store(true)
 	r.Failed()

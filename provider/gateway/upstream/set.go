@@ -49,8 +49,8 @@ type view struct {
 	expected int
 }
 
-// nodeMargin is how many more requests in flight a replica on this node may have than one elsewhere and still be
-// preferred: the network costs a request more than a short queue does, but a long queue costs more than the network.
+// nodeMargin is how many more requests in flight a replica on this node may have than one elsewhere and still
+// be preferred. The network costs a request more than a short queue does, but less than a long one.
 const nodeMargin = 3
 
 // scanAll is the number of replicas up to which a pick looks at all; beyond, it draws two of each group.
