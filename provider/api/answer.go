@@ -74,6 +74,9 @@ func (a *API) answer(handle handler) http.Handler {
 		if errors.Is(err, context.Canceled) && errors.Is(context.Cause(r.Context()), ErrClosing) {
 			err = ErrClosing
 		}
+		if errors.Is(err, context.DeadlineExceeded) && errors.Is(r.Context().Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("%w, after %s, the provider's upstream_timeout: whether the request was processed is not known", err, a.cfg.Timeout)
+		}
 		status := statusOf(err)
 		if status >= http.StatusInternalServerError {
 			a.cfg.Logger.Error("request failed", "method", r.Method, "route", r.Pattern, "status", status, "error", err)

@@ -90,9 +90,9 @@ func (q *Queue) deliver(ctx context.Context, e *entry, r *result) *answer {
 		request.Header.Set(name, value)
 	}
 	if r.Omitted {
-		request.Header.Set("X-Result-Omitted", fmt.Sprintf("longer than %d bytes", q.cfg.MaxResult))
+		request.Header.Set("X-Result-Omitted", fmt.Sprintf("longer than %d bytes, async_max_result_bytes", q.cfg.MaxResult))
 	} else if r.NoRoom {
-		request.Header.Set("X-Result-Omitted", "the queue had no memory for it")
+		request.Header.Set("X-Result-Omitted", "the queue had no memory for it (QUEUE_MAXMEMORY)")
 	}
 	if password, _ := u.User.Password(); u.User != nil && request.Header["Authorization"] == nil {
 		request.SetBasicAuth(u.User.Username(), password)

@@ -33,7 +33,7 @@ func (q *Queue) Enqueue(ctx context.Context, c queued.Call) error {
 		return q.refused(err)
 	}
 	if q.health.Load().full {
-		return q.refused(refuse(429, "the queue is full: its Redis has used %d %% of its memory", highWater))
+		return q.refused(refuse(429, "the queue is full: its Redis has used %d %% of its memory, maxmemory (make up QUEUE_MAXMEMORY=…)", highWater))
 	}
 	record, err := encodeCall(&c)
 	if err != nil {

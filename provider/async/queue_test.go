@@ -73,7 +73,7 @@ func deliveries() map[string]delivery {
 			panic(http.ErrAbortHandler)
 		}, http.Header{"X-Function-Status": {"503"}, "X-Retry": {"3"}}, "", true, 4},
 		"too long a body": {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.Repeat("x", 1001)) },
-			http.Header{"X-Function-Status": {"200"}, "X-Result-Omitted": {"longer than 1000 bytes"}}, "", false, 1},
+			http.Header{"X-Function-Status": {"200"}, "X-Result-Omitted": {"longer than 1000 bytes, async_max_result_bytes"}}, "", false, 1},
 		"just not too long a body": {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.Repeat("x", 1000)) },
 			http.Header{"X-Function-Status": {"200"}, "X-Result-Omitted": nil}, strings.Repeat("x", 1000), false, 1},
 		"redirects are not followed": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
@@ -185,6 +185,9 @@ func TestCallbackIsTriedAgainAndThenKept(t *testing.T) {
 	q.stop()
 	q = s.run()
 	status.Store(200)
+	for !q.health.Load().owner && t.Context().Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
 	if code, body := q.Inspect(t.Context(), "POST", "/dead/c"); code != 202 {
 		t.Fatalf("queueing it again: %d %s", code, body)
 	}

@@ -35,7 +35,7 @@ func (r *refusal) HTTPStatus() int { return r.status }
 func storeRefusal(err error) *refusal {
 	switch {
 	case redis.IsOOMError(err):
-		return refuse(429, "the queue is full: its Redis has no memory left")
+		return refuse(429, "the queue is full: its Redis has no memory left: maxmemory (make up QUEUE_MAXMEMORY=…)")
 	case notStored(err), answered(err):
 		return refuse(503, "the queue cannot be reached; nothing was changed")
 	}

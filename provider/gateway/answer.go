@@ -30,7 +30,7 @@ func statusOf(err error) int {
 		return 503
 	case errors.Is(err, upstream.ErrNotReady), errors.Is(err, upstream.ErrAsleep), errors.Is(err, upstream.ErrBusy),
 		errors.Is(err, upstream.ErrQueueFull), errors.Is(err, upstream.ErrStale), errors.Is(err, upstream.ErrTooManyLookups),
-		errors.Is(err, errNoTable), errors.Is(err, errNotListed), errors.Is(err, errUnsure):
+		errors.Is(err, errNoTable), errors.Is(err, errNotListed), errors.Is(err, errUnsure), errors.Is(err, errManySearches):
 		return 503
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return 504
@@ -101,7 +101,7 @@ func (rq *request) refuseSaying(status int, reason, sentence string) (keep bool)
 // orStopping puts the true reason in the place of one that is only how the end of a wait looks, when the gateway stops.
 func (rq *request) orStopping(status int, reason string) (int, string) {
 	if rq.g.stopping.Load() && !rq.c.left.Load() && (status == 408 || status == 499 || status == 504) {
-		return 503, "this gateway stops and has not got an answer in time: whether the request was processed is not known"
+		return 503, rq.g.cfg.stopped()
 	}
 	return status, reason
 }

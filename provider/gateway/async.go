@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"fmt"
 	"time"
 
 	"waggle/provider/feed"
@@ -75,10 +74,7 @@ func (rq *request) enqueue(address []byte) (keep bool) {
 	if status, reason := rq.makeable(&call); status != 0 {
 		return rq.refuse(status, reason)
 	}
-	in := intake{room: &rq.g.asyncBudget, most: rq.g.cfg.MaxAsyncBody}
-	if most := rq.g.cfg.MaxBody; most > 0 {
-		in.most = min(in.most, most)
-	}
+	in := intake{room: &rq.g.asyncBudget, cfg: &rq.g.cfg, most: rq.g.cfg.mostAsync()}
 	defer in.release()
 	if status, reason := rq.receive(&in); status != 0 {
 		in.release() // the client may go on sending for a while
@@ -100,8 +96,7 @@ func (rq *request) makeable(call *queued.Call) (status int, reason string) {
 	case rq.req.WebSocket:
 		return 400, "an asynchronous call cannot change its protocol"
 	case fields+queueFields > http1.MaxFields || head+queueHead > rq.g.cfg.MaxHeader:
-		return 431, fmt.Sprintf("request head is too long for an asynchronous call: those of %d fields and %d bytes have to leave room for what says where it comes from",
-			http1.MaxFields, rq.g.cfg.MaxHeader)
+		return 431, rq.g.cfg.asyncHeadTooLong()
 	}
 	return 0, ""
 }

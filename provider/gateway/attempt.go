@@ -90,7 +90,7 @@ func (a *attempt) run() (status int, keep bool) {
 	for {
 		if a.replica == nil {
 			if err := a.acquire(); err != nil {
-				keep := a.refuseSaying(statusOf(err), err.Error(), a.waitingText(err))
+				keep := a.refuseSaying(statusOf(err), a.g.cfg.unserved(err), a.waitingText(err))
 				return a.status, keep
 			}
 			fresh = !a.complete

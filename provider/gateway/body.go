@@ -17,11 +17,11 @@ func (rq *request) bufferBody() (status int, keep bool) {
 	}
 	length := rq.rest.Length()
 	if most := rq.g.cfg.MaxBody; most > 0 && length > most {
-		return 413, rq.refuse(413, "request body is too long")
+		return 413, rq.refuse(413, rq.g.cfg.bodyTooLong())
 	}
 	if length >= 0 && length <= replayLimit && !rq.req.Expect && rq.head-rq.r+int(length) > rq.w-rq.r {
 		if status := rq.readBody(int(length)); status != 0 {
-			return status, rq.refuse(status, "request body did not arrive")
+			return status, rq.refuse(status, rq.g.cfg.keptBodyTooLate())
 		}
 	}
 	n, done, err := rq.rest.Advance(rq.in.B[rq.head:rq.w])
@@ -31,7 +31,7 @@ func (rq *request) bufferBody() (status int, keep bool) {
 	}
 	rq.body, rq.complete = rq.head+n, done
 	if rq.beyondBound() {
-		return 413, rq.refuse(413, "request body is too long")
+		return 413, rq.refuse(413, rq.g.cfg.bodyTooLong())
 	}
 	return 0, true
 }

@@ -174,10 +174,10 @@ func (c *conn) next(rq *request) (*request, bool) {
 		case perr != nil && c.speaksHTTP2(rq):
 			return rq, false
 		case perr != nil:
-			rq.refuseHead(perr.Status, perr.Reason)
+			rq.refuseHead(perr.Status, c.g.cfg.malformed(perr))
 			return rq, false
 		case n > c.g.cfg.MaxHeader || n == 0 && rq.w-rq.r >= c.g.cfg.MaxHeader:
-			rq.refuseHead(431, "request head is too long")
+			rq.refuseHead(431, c.g.cfg.headTooLong())
 			return rq, false
 		case n > 0:
 			rq.head = rq.r + n
@@ -189,7 +189,7 @@ func (c *conn) next(rq *request) (*request, bool) {
 		if err := rq.readMore(c.g.cfg.MaxHeader); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) && !http1.Blank(rq.in.B[rq.r:rq.w]) {
 				c.sock.Rearm()
-				rq.refuseHead(408, "request head did not arrive in time")
+				rq.refuseHead(408, c.g.cfg.headTooLate())
 			}
 			return rq, false
 		}

@@ -396,7 +396,8 @@ func TestShutdownAnswersWhoeverWaits(t *testing.T) {
 			}
 			for _, path := range []string{"f", "none"} {
 				resp, body := readResponse(t, waiting[path], "GET")
-				if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !resp.Close || !strings.Contains(body, "this gateway stops") {
+				if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !resp.Close || !strings.Contains(body, "this gateway stops") ||
+					path == "f" && !strings.Contains(body, "shutdown_timeout") {
 					t.Errorf("%s: %s %q, Retry-After %q", path, resp.Status, body, resp.Header.Get("Retry-After"))
 				}
 			}

@@ -20,7 +20,7 @@ func (c Config) http2(now func() int64) http2.Config {
 // conn of its own, so that a request takes the same way whatever version its client speaks.
 func (c *conn) serveHTTP2(early []byte) {
 	h := http2.New(&c.g.http2, c.sock, func(s *http2.Stream) bool {
-		return c.g.admit(&conn{g: c.g, sock: sock.New(s), ip: c.ip, addr: c.addr, proxy: c.proxy, tls: c.tls, stream: true})
+		return c.g.admit(&conn{g: c.g, sock: sock.New(s), ip: c.ip, addr: c.addr, proxy: c.proxy, tls: c.tls, stream: true}) == ""
 	})
 	c.http2.Store(h)
 	c.limit(0)

@@ -18,7 +18,7 @@ func (g *Gateway) Dial(context.Context) (net.Conn, error) {
 	ours, theirs := innerPipe()
 	c := g.newConn(ours)
 	c.inner = true
-	if !g.admit(c) {
+	if g.admit(c) != "" {
 		_ = ours.Close()
 		return nil, ErrStopping
 	}

@@ -18,7 +18,8 @@ const (
 // anything.
 type intake struct {
 	room  *sock.Budget // of all intakes
-	most  int64        // the longest legal body
+	cfg   *Config
+	most  int64 // the longest legal body
 	taken int64
 	body  []byte
 }
@@ -27,7 +28,7 @@ type intake struct {
 func (i *intake) add(p []byte) (status int, reason string) {
 	need := int64(len(i.body) + len(p))
 	if need > i.most {
-		return 413, tooLong(i.most)
+		return 413, i.cfg.asyncTooLong()
 	}
 	if need > int64(cap(i.body)) {
 		size := min(max(need, 2*int64(cap(i.body))), i.most)
@@ -38,10 +39,6 @@ func (i *intake) add(p []byte) (status int, reason string) {
 	}
 	i.body = append(i.body, p...)
 	return 0, ""
-}
-
-func tooLong(most int64) string {
-	return fmt.Sprintf("body of an asynchronous call is too long: legal are %d bytes", most)
 }
 
 // slowest is the bytes per second below which a body is given up: it takes room that others need.
@@ -69,7 +66,7 @@ func (rq *request) receive(in *intake) (status int, reason string) {
 		return 0, ""
 	}
 	if rq.rest.Length() > in.most {
-		return 413, tooLong(in.most)
+		return 413, in.cfg.asyncTooLong()
 	}
 	used, done, status, reason := rq.take(in, rq.in.B[rq.head:rq.w])
 	if status != 0 {
@@ -99,7 +96,7 @@ func (rq *request) receive(in *intake) (status int, reason string) {
 func (rq *request) receiveMore(in *intake) (done bool, status int, reason string) {
 	b, n, err := rq.c.sock.Borrow(&mediumBuffers)
 	if err != nil {
-		return false, rq.clientError(err), "request body did not arrive in time"
+		return false, rq.clientError(err), in.cfg.keptBodyTooLate()
 	}
 	defer mediumBuffers.Put(b)
 	used, done, status, reason := rq.take(in, b.B[:n])

@@ -34,7 +34,7 @@ func (rq *request) find(address []byte) (status int, reason string) {
 	}
 	switch {
 	case err != nil:
-		return statusOf(err), err.Error()
+		return statusOf(err), rq.g.cfg.unserved(err)
 	case rq.set != nil:
 		rq.stats = rq.set.Stats.(*functionStats)
 		return 0, ""

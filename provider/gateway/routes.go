@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -106,7 +105,7 @@ func (rq *request) serve() (keep bool) {
 	rq.body = rq.head
 	r, rest := routeOf(rq.req.Target)
 	if !r.free && !rq.withinRate() {
-		return rq.refuse(429, fmt.Sprintf("too many requests from this network: legal are %g a second, %d at once", rq.g.cfg.RateLimit, rq.g.cfg.RateBurst))
+		return rq.refuse(429, rq.g.cfg.tooManyRequests())
 	}
 	if rq.g.cfg.TLSRedirect && !rq.c.tls && !rq.c.inner && r.plain != served {
 		return rq.toTLS(r.plain == redirected)

@@ -171,7 +171,7 @@ func TestRefusalsAsPages(t *testing.T) {
 		"no function":           {"GET /function/nobody?<b> HTTP/1.1\r\nHost: h\r\n" + html, 404, true, false, "no function at this address"},
 		"no function, program":  {"GET /function/nobody HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n", 404, false, false, "no such function\n"},
 		"none ready":            {"GET /function/busy HTTP/1.1\r\nHost: h\r\n" + html, 503, true, true, "tries again by itself"},
-		"none ready, form sent": {"POST /function/busy HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n" + html, 503, false, false, "no replica became ready in time\n"},
+		"none ready, form sent": {"POST /function/busy HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n" + html, 503, false, false, "no replica became ready within 1ms, the gateway's hold_timeout\n"},
 	} {
 		resp, body := e.exchange(t, tc.raw+"\r\n")
 		page := strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")

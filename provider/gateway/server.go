@@ -73,7 +73,11 @@ func (g *Gateway) acceptAll(l listener) error {
 	}
 }
 
-var refusal = []byte("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\nX-OpenFaaS-Internal: gateway\r\n\r\n")
+// refusal is the answer to a connection, before anything was read from it.
+func refusal(why string) []byte {
+	return fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: %d\r\nRetry-After: %s\r\n%s\r\n%s\n",
+		len(why)+1, retryAfter, internalHeaders, why)
+}
 
 // accept serves a client's connection, or refuses it where the bounds leave no room for it.
 func (g *Gateway) accept(nc net.Conn, config *tls.Config) {
@@ -81,21 +85,21 @@ func (g *Gateway) accept(nc net.Conn, config *tls.Config) {
 	if config != nil {
 		c.sock, c.tls = sock.NewTLS(nc, config), true
 	}
-	if !g.admit(c) {
+	if why := g.admit(c); why != "" {
 		g.metrics.connsRefused.Inc()
 		if !c.tls { // nobody would understand it before a handshake
-			_ = c.sock.Write(refusal, nil) // fits into an empty socket buffer, so it cannot block
+			_ = c.sock.Write(refusal(why), nil) // fits into an empty socket buffer, so it cannot block
 		}
 		_ = nc.Close()
 	}
 }
 
-// admit serves c if the bounds leave room for it, and reports whether they do. Those on clients do not concern inner
+// admit serves c if the bounds leave room for it, and says otherwise why not. Those on clients do not concern inner
 // connections, whose number is bounded by what dials them.
-func (g *Gateway) admit(c *conn) bool {
+func (g *Gateway) admit(c *conn) (why string) {
 	g.mu.Lock()
-	ok := g.hasRoom(c)
-	if ok {
+	why = g.full(c)
+	if why == "" {
 		g.conns[c] = struct{}{}
 		switch {
 		case c.stream:
@@ -108,30 +112,33 @@ func (g *Gateway) admit(c *conn) bool {
 		g.open.Add(1)
 	}
 	g.mu.Unlock()
-	if ok {
+	if why == "" {
 		go func() {
 			defer g.remove(c)
 			c.serve()
 		}()
 	}
-	return ok
+	return why
 }
 
-// hasRoom reports whether c may be served. Streams are bounded as connections are, since each costs as much, and go on
+// full says why c may not be served; empty: it may. Streams are bounded as connections are, since each costs as much, and go on
 // while the gateway drains: their client knows, and their connection still counts as open. The caller holds mu.
-func (g *Gateway) hasRoom(c *conn) bool {
-	switch {
-	case c.stream:
-		return g.streams < g.cfg.MaxConns
-	case g.draining.Load():
-		return false
-	}
-	if c.inner {
-		return true
-	}
+func (g *Gateway) full(c *conn) string {
 	// A trusted proxy brings everybody's requests from one address.
 	bounded := g.cfg.MaxConnsPerIP > 0 && !c.proxy
-	return g.clients < g.cfg.MaxConns && !(bounded && g.perIP[c.ip] >= g.cfg.MaxConnsPerIP)
+	switch {
+	case c.stream && g.streams < g.cfg.MaxConns:
+		return ""
+	case !c.stream && g.draining.Load():
+		return "this gateway stops"
+	case c.inner:
+		return ""
+	case c.stream, g.clients >= g.cfg.MaxConns:
+		return g.cfg.tooManyConns()
+	case bounded && g.perIP[c.ip] >= g.cfg.MaxConnsPerIP:
+		return g.cfg.tooManyConnsPerIP()
+	}
+	return ""
 }
 
 func (g *Gateway) remove(c *conn) {

@@ -24,9 +24,10 @@ import (
 // holds for a moment.
 
 var (
-	errNoTable   = errors.New("no replica table has come from the provider yet, so it is not known which functions there are")
-	errNotListed = errors.New("the function has been deployed, and the replica table does not have it yet")
-	errUnsure    = errors.New("the provider could not say whether there is such a function")
+	errNoTable      = errors.New("no replica table has come from the provider yet, so it is not known which functions there are")
+	errNotListed    = errors.New("the function has been deployed, and no replica table has named it")
+	errManySearches = errors.New("too many requests wait for functions that are not known yet")
+	errUnsure       = errors.New("the provider could not say whether there is such a function")
 )
 
 const (
@@ -151,10 +152,7 @@ func (rq *request) search(name []byte) (*upstream.Set, error) {
 	}
 	if g.heldUnlisted.Add(1) > int64(g.cfg.MaxHeld) {
 		g.heldUnlisted.Add(-1)
-		if young {
-			return nil, errNoTable
-		}
-		return nil, errUnsure
+		return nil, errManySearches
 	}
 	defer g.heldUnlisted.Add(-1)
 	rq.c.limit(0) // the waits have their own deadlines

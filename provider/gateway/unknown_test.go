@@ -144,7 +144,7 @@ func TestHeldWhileStarting(t *testing.T) {
 		first, _ := e.dial(t)
 		_, _ = io.WriteString(first, get)
 		held(e, 1)
-		if resp, body := e.exchange(t, get); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "no replica table") {
+		if resp, body := e.exchange(t, get); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "max_held_per_function") {
 			t.Errorf("the second of one that may be held: %s %q", resp.Status, body)
 		}
 		_ = first.Close()

@@ -61,7 +61,7 @@ func (a *attempt) carry(u *upload, to *sock.Conn) (more bool) {
 		}
 		u.status, u.reason = 499, "client left within its request"
 		if errors.Is(err, os.ErrDeadlineExceeded) && !a.c.left.Load() {
-			u.status, u.reason = 408, "request body did not arrive in time"
+			u.status, u.reason = 408, a.g.cfg.bodyTooLate()
 		}
 		return false
 	}
@@ -74,7 +74,7 @@ func (a *attempt) carry(u *upload, to *sock.Conn) (more bool) {
 		return false
 	}
 	if a.beyondBound() {
-		u.status, u.reason = 413, "request body is too long"
+		u.status, u.reason = 413, a.g.cfg.bodyTooLong()
 		return false
 	}
 	a.limitUpstream()

@@ -191,20 +191,20 @@ func TestEveryVersionMeansTheSame(t *testing.T) {
 			return request{"GET", "/system/functions", nil, nil, nil}, want{401, "", "invalid credentials\n", 20, map[string]string{"WWW-Authenticate": `Basic realm="Restricted"`}}
 		},
 		"body that is long": func() (request, want) {
-			return request{"POST", "/function/f", field("Expect", "100-continue"), strings.NewReader(strings.Repeat("x", 1_000_001)), nil}, want{413, "", "request body is too long\n", 25, ours}
+			return request{"POST", "/function/f", field("Expect", "100-continue"), strings.NewReader(strings.Repeat("x", 1_000_001)), nil}, want{413, "", "request body is too long: legal are 1000000 bytes, the gateway's max_body_bytes\n", 80, ours}
 		},
 		"target that is long": func() (request, want) {
-			return request{"GET", "/function/f/" + strings.Repeat("a", 8200), nil, nil, nil}, want{414, "", "request target is too long\n", 27, ours}
+			return request{"GET", "/function/f/" + strings.Repeat("a", 8200), nil, nil, nil}, want{414, "", "request target is too long: legal are 8192 bytes, the gateway's max_uri_bytes\n", 78, ours}
 		},
 		"head that is long": func() (request, want) {
-			return request{"GET", "/function/f", field("A", strings.Repeat("a", 17<<10)), nil, nil}, want{431, "", "request head is too long\n", 25, ours}
+			return request{"GET", "/function/f", field("A", strings.Repeat("a", 17<<10)), nil, nil}, want{431, "", "request head is too long: legal are 16384 bytes, the gateway's max_header_bytes\n", 80, ours}
 		},
 		"many fields": func() (request, want) {
 			h := http.Header{}
 			for i := range 120 {
 				h.Set(fmt.Sprint("F-", i), "x")
 			}
-			return request{"GET", "/function/f", h, nil, nil}, want{431, "", "too many header fields\n", 23, ours}
+			return request{"GET", "/function/f", h, nil, nil}, want{431, "", "too many header fields: legal are 100\n", 38, ours}
 		},
 	}
 	p := newPair(t)
@@ -311,7 +311,7 @@ func TestOddResponsesInEveryVersion(t *testing.T) {
 	}{
 		"most fields":             {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + lines(99) + "\r\n", 200, 99, 0, "0"},
 		"most fields and chunks":  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + lines(99) + "\r\n0\r\n\r\n", 200, 99, 0, ""},
-		"too many fields":         {"HTTP/1.1 200 OK\r\n" + lines(101) + "\r\n", 502, 0, 0, "56"},
+		"too many fields":         {"HTTP/1.1 200 OK\r\n" + lines(101) + "\r\n", 502, 0, 0, "71"},
 		"many trailers":           {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + lines(150) + "\r\n", 200, 0, 150, ""},
 		"no content, with length": {"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", 204, 0, 0, ""},
 		"interim with a length":   {"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, 0, 0, "0"},

@@ -87,7 +87,7 @@ class Watchdog:
             if self.settings.inflight and self.running >= self.settings.inflight:
                 return self.busy(start_response)
             self.running += 1
-        began, limit = time.monotonic(), self.limit(environ)
+        began, (limit, by) = time.monotonic(), self.limit(environ)
         environ["waggle.timeout"] = limit or None
         future = self.pool.submit(self.call, environ)
         try:
@@ -95,7 +95,7 @@ class Watchdog:
         except Exception:
             if limit and time.monotonic() - began >= limit:
                 future.add_done_callback(self.late)
-                return plain(start_response, "504 Gateway Timeout", f"the function did not answer within {limit:g}s\n", MARK)
+                return plain(start_response, "504 Gateway Timeout", f"the function did not answer within {limit:g}s, {by}\n", MARK)
             self.done()
             print(f"handler failed, call_id={environ.get('HTTP_X_CALL_ID', '')}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
             return plain(start_response, "500 Internal Server Error", "the function failed\n", MARK)
@@ -103,11 +103,11 @@ class Watchdog:
         return self.stream(chunks, close)
 
     def limit(self, environ):
-        """exec_timeout, or what the caller asks for with X-Timeout if that is less."""
+        """exec_timeout, or what the caller asks for with X-Timeout if that is less, and which of the two."""
         asked = seconds(environ.get("HTTP_X_TIMEOUT", ""))
         if not asked or self.settings.exec and asked > self.settings.exec:
-            return self.settings.exec
-        return asked
+            return self.settings.exec, "its exec_timeout"
+        return asked, "the caller's X-Timeout"
 
     def call(self, environ):
         started, written = [], []

@@ -1,5 +1,7 @@
 package http1
 
+import "fmt"
+
 // chunks is the state of a chunked body between two reads.
 type chunks struct {
 	state  chunkState
@@ -42,7 +44,7 @@ var (
 	errChunkLong  = &Error{400, "chunk extension is too long"}
 	errChunkEnd   = &Error{400, "chunk data does not end with CR LF"}
 	errTrailer    = &Error{400, "malformed trailer"}
-	errTrailers   = &Error{431, "trailers are too long"}
+	errTrailers   = &Error{431, fmt.Sprintf("trailers are too long: legal are %d bytes", maxTrailers)}
 	errForbidden  = &Error{400, "field is not allowed as a trailer"}
 	errAfterChunk = &Error{400, "read past the last chunk"}
 )

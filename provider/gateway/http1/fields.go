@@ -6,7 +6,10 @@
 // differently is refused, because such a message can smuggle a second one past the first reader.
 package http1
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // Error is why a message was refused and the status that says so to a client.
 type Error struct {
@@ -197,7 +200,7 @@ var (
 	errName       = &Error{400, "malformed header name"}
 	errValue      = &Error{400, "malformed header value"}
 	errLineEnd    = &Error{400, "line does not end with CR LF"}
-	errFields     = &Error{431, "too many header fields"}
+	errFields     = &Error{431, fmt.Sprintf("too many header fields: legal are %d", MaxFields)}
 	errIncomplete = &Error{0, "incomplete"}
 )
 

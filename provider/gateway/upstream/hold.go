@@ -12,7 +12,7 @@ import (
 // Why a request did not get a replica.
 var (
 	// ErrNotReady: the deadline passed without a ready replica.
-	ErrNotReady = errors.New("no replica became ready in time")
+	ErrNotReady = errors.New("no replica became ready")
 	// ErrAsleep: the function has no replicas and the provider, which could start one, cannot be reached.
 	ErrAsleep = errors.New("function has no replicas and the provider cannot be reached to start one")
 	// ErrBusy: the deadline passed with every replica at its max_inflight.

@@ -80,7 +80,7 @@ func FuzzConfig(f *testing.F) {
 		server := &Server{config: config}
 		request := httptest.NewRequest("GET", "/", nil)
 		request.Header["X-Timeout"] = []string{a}
-		if limit := server.limit(request); config.ExecTimeout > 0 && (limit <= 0 || limit > config.ExecTimeout) {
+		if limit, _ := server.limit(request); config.ExecTimeout > 0 && (limit <= 0 || limit > config.ExecTimeout) {
 			t.Errorf("X-Timeout %q makes exec_timeout %s %s", a, config.ExecTimeout, limit)
 		}
 	})

@@ -35,10 +35,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // over its head: nothing is buffered, and no goroutine is started for the normal case.
 func (s *Server) invoke(w http.ResponseWriter, r *http.Request, start time.Time) (status int) {
 	reply := newReply(w, start, s.draining.Load())
-	if limit := s.limit(r); limit > 0 {
+	if limit, by := s.limit(r); limit > 0 {
 		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()
-		reply.limit, reply.ctx, r = limit, ctx, r.WithContext(ctx)
+		reply.limit, reply.by, reply.ctx, r = limit, by, ctx, r.WithContext(ctx)
 		defer context.AfterFunc(ctx, reply.expire)()
 	}
 	defer func() {
@@ -64,16 +64,16 @@ func (s *Server) recovered(reply *reply, r *http.Request, p any) {
 	}
 }
 
-// limit is exec_timeout, or what the caller asks for with X-Timeout if that is less.
-func (s *Server) limit(r *http.Request) time.Duration {
-	limit := s.config.ExecTimeout
+// limit is exec_timeout, or what the caller asks for with X-Timeout if that is less, and says which.
+func (s *Server) limit(r *http.Request) (limit time.Duration, by string) {
+	limit, by = s.config.ExecTimeout, "its exec_timeout"
 	values := r.Header["X-Timeout"]
 	if len(values) == 0 {
-		return limit
+		return limit, by
 	}
 	asked, err := time.ParseDuration(values[0])
 	if err != nil || asked <= 0 || (limit > 0 && asked > limit) {
-		return limit
+		return limit, by
 	}
-	return asked
+	return asked, "the caller's X-Timeout"
 }

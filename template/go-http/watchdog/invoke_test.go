@@ -42,20 +42,20 @@ func TestExecTimeout(t *testing.T) {
 	}{
 		"in time": {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }, nil, 200, "hi"},
 		"a handler that heeds its context": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-			http.Header{"X-Timeout": {"20ms"}}, 504, "the function did not answer within 20ms\n"},
+			http.Header{"X-Timeout": {"20ms"}}, 504, "the function did not answer within 20ms, the caller's X-Timeout\n"},
 		"a handler that does not": {func(w http.ResponseWriter, _ *http.Request) {
 			<-release
 			if _, err := io.WriteString(w, "late"); !errors.Is(err, http.ErrHandlerTimeout) {
 				panic("a late write succeeded")
 			}
-		}, http.Header{"X-Timeout": {"20ms"}}, 504, "the function did not answer within 20ms\n"},
+		}, http.Header{"X-Timeout": {"20ms"}}, 504, "the function did not answer within 20ms, the caller's X-Timeout\n"},
 		"a reply that has begun is not replaced": {func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "begun")
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
 		}, http.Header{"X-Timeout": {"20ms"}}, 200, "begun"},
 		"a caller cannot lengthen it": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-			http.Header{"X-Timeout": {"24h"}}, 504, "the function did not answer within 500ms\n"},
+			http.Header{"X-Timeout": {"24h"}}, 504, "the function did not answer within 500ms, its exec_timeout\n"},
 	}
 	var ends []func() error
 	for name, test := range tests {

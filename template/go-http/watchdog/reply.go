@@ -23,6 +23,7 @@ type reply struct {
 	// win over the 504, hence the look at it whenever a reply begins.
 	ctx   context.Context //nolint:containedctx // it lives as long as the reply
 	limit time.Duration
+	by    string // whose limit it is
 
 	// mu guards what follows, and every call on w.
 	mu       sync.Mutex
@@ -107,7 +108,7 @@ func (r *reply) expire() {
 // keeps net/http from waiting for it before it writes.
 func (r *reply) timeOut() {
 	r.expired = true
-	body := fmt.Sprintf("the function did not answer within %s\n", r.limit)
+	body := fmt.Sprintf("the function did not answer within %s, %s\n", r.limit, r.by)
 	header := r.w.Header()
 	header["Content-Type"] = []string{"text/plain; charset=utf-8"}
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
