@@ -50,16 +50,17 @@ func (b bench) judge(ctx context.Context, c config, r report, voters []judge.Vot
 	if err != nil {
 		return report{}, err
 	}
-	var public map[judge.Slot]int64
+	var public shown
 	if c.results != "" {
-		if public, err = resultsOf(ctx, c.results, after.Ledger.Counted()); err != nil {
+		if public, err = resultsOf(ctx, c.results, after.Ledger); err != nil {
 			r.Unjudged = append(r.Unjudged, err.Error())
 		}
 	}
 	growth := after.Ledger.Since(b.before)
 	verdict := judge.Judge(c.rules, voters, judge.Books{
-		Rows: after.Rows, Counts: after.Counts, Tally: after.Tally, Shown: public, StrangersBefore: b.votes,
-		Captured: growth.Added, LostEntries: growth.Lost,
+		Rows: after.Rows, Counts: after.Counts, Tally: after.Tally, Shown: public.votes, StrangersBefore: b.votes,
+		Captured: growth.Added, LostEntries: growth.Lost, Recovered: growth.Recovered, Single: growth.Single, Gaps: growth.Gaps,
+		Open: after.Ledger.Open(), Whole: public.whole,
 	})
 	r.Ledger, r.Verdict = &growth, &verdict
 	r.Clean = verdict.Clean() && len(r.Unjudged) == 0

@@ -72,7 +72,7 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 	var polls, slug string
 	var allowRemote, loadOnly bool
 	c := config{}
-	s := crowd.Shares{Double: 0.10, Change: 0.05, Stale: 0.01, Replay: 0.02, Tabs: 0.02, Retry: 1, API: 0.2}
+	s := crowd.Shares{Double: 0.10, Change: 0.05, Stale: 0.01, Replay: 0.02, Tabs: 0.02, Elsewhere: 0.02, Retry: 1, API: 0.2}
 
 	f := flag.NewFlagSet("voters", flag.ContinueOnError)
 	f.SetOutput(stderr)
@@ -94,6 +94,7 @@ func parseArgs(args []string, stderr io.Writer) (config, error) {
 	f.Var((*share)(&s.Stale), "stale", "share who change their mind and whose first form then arrives again")
 	f.Var((*share)(&s.Replay), "replay", "share who send the very same form twice")
 	f.Var((*share)(&s.Tabs), "tabs", "share who press different choices in two tabs at once")
+	f.Var((*share)(&s.Elsewhere), "elsewhere", "share who, without an answer, press another choice through another gateway, on the same page or a new one")
 	f.Var((*share)(&s.Retry), "retry", "share who press again after an error, until it is acknowledged or -retries is used up")
 	f.Var((*share)(&s.API), "api", "share who speak JSON; the others send forms")
 	f.StringVar(&polls, "polls", "functions/polls.json", "file with the polls that the functions were given")

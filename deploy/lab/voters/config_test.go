@@ -17,7 +17,7 @@ func TestParseArgs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := crowd.Shares{Double: 0.125, Change: 0.25, Stale: 0.01, Replay: 0.02, Retry: 1, API: 0.2}
+	want := crowd.Shares{Double: 0.125, Change: 0.25, Stale: 0.01, Replay: 0.02, Elsewhere: 0.02, Retry: 1, API: 0.2}
 	if c.crowd.Shares != want {
 		t.Errorf("shares %+v", c.crowd.Shares)
 	}

@@ -53,7 +53,10 @@ func playAll(t *testing.T, ctx context.Context, args []string) (status int, r re
 	return status, r, out.String()
 }
 
-const habits = " -double 0.2 -change 0.2 -stale 0.2 -replay 0.1 -tabs 0.2 -api 0.4"
+const (
+	habits = " -double 0.2 -change 0.2 -stale 0.2 -replay 0.1 -tabs 0.2 -elsewhere 0 -api 0.4"
+	once   = " -double 0 -change 0 -stale 0 -replay 0 -tabs 0 -elsewhere 0"
+)
 
 func TestTheProgramSeesEachBrokenPromise(t *testing.T) {
 	t.Parallel()
@@ -73,10 +76,10 @@ func TestTheProgramSeesEachBrokenPromise(t *testing.T) {
 		"each first answer is lost": {faults{cutFirst: true}, habits + " -alone", exitKept, func(v judge.Verdict) bool {
 			return v.Acked > 60 && v.Counted == 60 && v.Unknown == 0
 		}},
-		"answers are lost, and nobody is patient": {faults{cutFirst: true}, "-double 0 -change 0 -stale 0 -replay 0 -tabs 0 -retry 0", exitKept, func(v judge.Verdict) bool {
+		"answers are lost, and nobody is patient": {faults{cutFirst: true}, once + " -retry 0", exitKept, func(v judge.Verdict) bool {
 			return v.Unconfirmed == 60 && v.Unknown == 60 && v.Acked == 0
 		}},
-		"nothing is stored and nobody is patient": {faults{failFirst: true}, "-double 0 -change 0 -stale 0 -replay 0 -tabs 0 -retry 0", exitKept, func(v judge.Verdict) bool {
+		"nothing is stored and nobody is patient": {faults{failFirst: true}, once + " -retry 0", exitKept, func(v judge.Verdict) bool {
 			return v.Unknown == 60 && v.Counted == 0
 		}},
 		"acknowledged without being captured": {faults{ackOnly: true}, habits, exitBroken, func(v judge.Verdict) bool {
@@ -90,10 +93,26 @@ func TestTheProgramSeesEachBrokenPromise(t *testing.T) {
 		"counted twice":                      {faults{doubleTally: true}, habits, exitBroken, func(v judge.Verdict) bool { return some(v.Drift) && v.Wrong == 0 }},
 		"the public is told something else":  {faults{shownMore: 2}, habits, exitBroken, func(v judge.Verdict) bool { return v.Drift == 2 }},
 		"refused yet counted":                {faults{countRefused: true}, habits, exitBroken, func(v judge.Verdict) bool { return v.Wrong == 60 && some(v.Refused) }},
-		"one cookie for all":                 {faults{sharedCookie: true}, "-double 0 -change 0 -stale 0 -replay 0 -tabs 0", exitBroken, func(v judge.Verdict) bool { return v.Missing == 59 }},
-		"the ledger reports a loss":          {faults{lost: 3}, habits, exitBroken, func(v judge.Verdict) bool { return v.Unaccounted == 3 }},
-		"the drain never ends":               {faults{pending: 2}, habits + " -drain-timeout 300ms", exitUnjudged, judge.Verdict.Clean},
-		"the polling station never opens":    {faults{neverOpen: true}, "-retries 1", exitKept, func(v judge.Verdict) bool { return v.Acked == 0 && v.Voters == 60 }},
+		"one cookie for all":                 {faults{sharedCookie: true}, once, exitBroken, func(v judge.Verdict) bool { return v.Missing == 59 }},
+		"a thawed press has the time at which it came": {faults{freeze: true}, once + " -elsewhere 1 -alone", exitKept, func(v judge.Verdict) bool {
+			return v.Unknown == 60 && v.Acked == 60 && v.Counted == 60
+		}},
+		"a thawed press has the time of the thaw": {faults{freeze: true, byThaw: true}, once + " -elsewhere 1", exitBroken, func(v judge.Verdict) bool {
+			return v.Outdated > 10 && v.Outdated < 50 // those on a new page are safe
+		}},
+		"a disk is lost, and its votes have copies": {faults{loseDisk: true}, once + " -concurrency 1", exitKept, func(v judge.Verdict) bool {
+			return v.Recovered == 5 && v.Gaps == 1 && v.Counted == 60
+		}},
+		"acknowledged before the second copy": {faults{loseDisk: true, ackFirst: true}, once + " -concurrency 1", exitBroken, func(v judge.Verdict) bool {
+			return v.Missing == 1 && v.Recovered == 4 && v.Concealed == 0 && v.Unaccounted == 1
+		}},
+		"and nobody is told": {faults{loseDisk: true, ackFirst: true, noGap: true}, once + " -concurrency 1", exitBroken, func(v judge.Verdict) bool {
+			return v.Missing == 1 && v.Concealed == 1
+		}},
+		"whole in spite of a gap":         {faults{loseDisk: true, whole: true}, once + " -concurrency 1", exitBroken, func(v judge.Verdict) bool { return v.Concealed == 1 && v.Missing == 0 }},
+		"the ledger reports a loss":       {faults{lost: 3}, habits, exitBroken, func(v judge.Verdict) bool { return v.Unaccounted == 3 }},
+		"the drain never ends":            {faults{pending: 2}, habits + " -drain-timeout 300ms", exitUnjudged, judge.Verdict.Clean},
+		"the polling station never opens": {faults{neverOpen: true}, "-retries 1", exitKept, func(v judge.Verdict) bool { return v.Acked == 0 && v.Voters == 60 }},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -105,7 +105,8 @@ func (r report) table(w io.Writer) error {
 
 func (r report) verdict(b *strings.Builder) {
 	v, g := r.Verdict, r.Ledger
-	fmt.Fprintf(b, "\nledger: %d entries captured, %d rejected, %d lost", g.Added, g.Rejected, g.Lost)
+	fmt.Fprintf(b, "\nledger: %d entries captured, %d rejected, %d lost, %d recovered from copies, %d with one copy, %d gaps",
+		g.Added, g.Rejected, g.Lost, g.Recovered, g.Single, g.Gaps)
 	for _, node := range slices.Sorted(maps.Keys(g.Nodes)) {
 		fmt.Fprintf(b, "   %s %d", node, g.Nodes[node])
 	}
@@ -125,6 +126,7 @@ func (r report) verdict(b *strings.Builder) {
 		{"missing", v.Missing, true, "voters who were promised a vote and have none"},
 		{"wrong", v.Wrong, true, "counted votes that nobody cast, or that were refused"},
 		{"drift", v.Drift, true, "difference between the tally, or the results shown, and the votes"},
+		{"concealed", v.Concealed, true, "missing votes of which the ledger says nothing, or a gap under results that call it whole"},
 		{"unaccounted", v.Unaccounted, true, "captured entries that are neither counted nor pending"},
 	} {
 		mark := ""

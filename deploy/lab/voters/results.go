@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"waggle/deploy/lab/voters/books"
 	"waggle/deploy/lab/voters/judge"
 )
 
@@ -19,10 +20,12 @@ const (
 	resultsEvery = 250 * time.Millisecond
 )
 
-// shown is what the results function says: the votes of each choice, and the entries that its ledger has counted.
+// shown is what the results function says: the votes of each choice, the entries that its ledger has counted, and whether every
+// vote is accounted for.
 type shown struct {
 	votes   map[judge.Slot]int64
 	counted int64
+	whole   bool
 }
 
 // readResults asks the results function for JSON. Polls that hide their votes are left out.
@@ -51,12 +54,15 @@ func readResults(ctx context.Context, address string) (shown, error) {
 				Votes *int64
 			}
 		}
-		Ledger struct{ Counted int64 }
+		Ledger struct {
+			Counted int64
+			Whole   bool
+		}
 	}
 	if err := json.NewDecoder(io.LimitReader(res.Body, resultsLimit)).Decode(&content); err != nil {
 		return shown{}, fmt.Errorf("reading the results: %w", err)
 	}
-	s := shown{votes: map[judge.Slot]int64{}, counted: content.Ledger.Counted}
+	s := shown{votes: map[judge.Slot]int64{}, counted: content.Ledger.Counted, whole: content.Ledger.Whole}
 	for _, p := range content.Polls {
 		for _, o := range p.Options {
 			if o.Votes != nil {
@@ -67,23 +73,31 @@ func readResults(ctx context.Context, address string) (shown, error) {
 	return s, nil
 }
 
-// resultsOf waits until the results are those of a snapshot in which so many entries were counted, and returns them. An
-// error means that there is nothing to compare: they cannot be read, or show another moment, as they do while others vote.
-func resultsOf(ctx context.Context, address string, counted int64) (map[judge.Slot]int64, error) {
+// resultsOf waits until the results are those of a snapshot with this ledger, and returns them. An error means that there is
+// nothing to compare: they cannot be read, or show another moment, as they do while others vote. Results that call a ledger
+// whole in which something is open are of an earlier moment, or wrong: they get the time to change.
+func resultsOf(ctx context.Context, address string, ledger books.Ledger) (shown, error) {
+	counted, open := ledger.Counted(), ledger.Open()
 	ctx, cancel := context.WithTimeout(ctx, resultsWait)
 	defer cancel()
+	var last shown
 	for {
 		s, err := readResults(ctx, address)
-		if err == nil && s.counted == counted {
-			return s.votes, nil
+		if same := err == nil && s.counted == counted; same {
+			if last = s; !s.whole || open == 0 {
+				return s, nil
+			}
 		}
 		select {
 		case <-time.After(resultsEvery):
 		case <-ctx.Done():
-			if err == nil {
+			switch {
+			case last.votes != nil:
+				return last, nil
+			case err == nil:
 				err = fmt.Errorf("the results are of another moment: %d entries counted there, %d in Postgres", s.counted, counted)
 			}
-			return nil, err
+			return shown{}, err
 		}
 	}
 }

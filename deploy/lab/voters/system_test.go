@@ -27,7 +27,22 @@ type faults struct {
 	ackOnly, dropRow, arrivalOrder, swapChoice, ghost, doubleTally, countRefused, sharedCookie bool
 	// failFirst answers each ballot's first attempt with 503, cutFirst captures it and closes the connection.
 	failFirst, cutFirst, neverOpen bool
-	lost, pending, shownMore       int
+	// freeze swallows each voter's first press; when the voter has pressed something else, it is stored after all. byThaw gives it
+	// the time of that moment.
+	freeze, byThaw bool
+	// loseDisk loses the disk on which votes are captured, when the crowd is half through; what no worker had read is counted from
+	// copies. ackFirst acknowledges a vote before its copy is made. noGap does not report that votes may have vanished, and whole
+	// says that all are accounted for.
+	loseDisk, ackFirst, noGap, whole bool
+	lost, pending, shownMore         int
+}
+
+// captured is a vote that no worker has read.
+type captured struct {
+	name   string
+	seq    int64
+	choice int
+	copied bool
 }
 
 type counted struct {
@@ -49,11 +64,16 @@ type system struct {
 	added int
 	tried map[string]bool
 	ghost byte
+	// frozen are each voter's swallowed press. unread are votes on the disk, while it may be lost; voted is how many there were.
+	frozen           map[string]captured
+	unread           []captured
+	voted, recovered int
+	gaps             int
 }
 
 func newSystem(t *testing.T, f faults) *system {
 	t.Helper()
-	s := &system{faults: f, rows: map[string]counted{}, tally: map[int]int{}, tried: map[string]bool{}}
+	s := &system{faults: f, rows: map[string]counted{}, tally: map[int]int{}, tried: map[string]bool{}, frozen: map[string]captured{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /function/vote", s.show)
 	mux.HandleFunc("POST /function/vote", s.vote)
@@ -110,9 +130,10 @@ func (s *system) show(w http.ResponseWriter, r *http.Request) {
 		if s.faults.sharedCookie {
 			id = [16]byte{}
 		}
-		voter, seq = fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]), 1
-		setToken(w, voter, seq)
+		voter, seq = fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]), 0
 	}
+	seq++ // each page that is shown has a sequence above every earlier one
+	setToken(w, voter, seq)
 	if strings.Contains(r.Header.Get("Accept"), "json") {
 		fmt.Fprint(w, `{"polls":[]}`)
 		return
@@ -175,6 +196,22 @@ func (s *system) capture(voter string, seq int64, choice int) int {
 	if f.ackOnly {
 		return http.StatusOK
 	}
+	name := pseudonym(voter)
+	if f.freeze {
+		held, known := s.frozen[name]
+		if !known {
+			s.frozen[name] = captured{name, seq, choice, false}
+			return 0
+		}
+		if held.choice != choice || held.seq != seq {
+			s.added++
+			defer s.thaw(held)
+		}
+	}
+	if f.loseDisk {
+		s.onDisk(captured{name, seq, choice, !f.ackFirst})
+		return http.StatusOK
+	}
 	s.added++
 	if f.swapChoice {
 		choice = 3
@@ -184,7 +221,7 @@ func (s *system) capture(voter string, seq int64, choice int) int {
 		s.count(fmt.Sprintf("%032x", s.ghost), 1, choice)
 	}
 	if !f.dropRow {
-		s.count(pseudonym(voter), seq, choice)
+		s.count(name, seq, choice)
 	}
 	switch {
 	case f.countRefused:
@@ -193,6 +230,46 @@ func (s *system) capture(voter string, seq int64, choice int) int {
 		return 0
 	}
 	return http.StatusOK
+}
+
+// thaw stores a press that was swallowed. Its time is that at which the gateway got it, before any other press of its voter.
+func (s *system) thaw(held captured) {
+	if row, known := s.rows[held.name]; known && row.seq >= held.seq && !(s.faults.byThaw && row.seq == held.seq) {
+		return
+	}
+	s.count(held.name, held.seq, held.choice)
+}
+
+// onDisk captures a vote on the disk that is going to be lost, and loses it with the 35th vote. A worker reads every 10.
+func (s *system) onDisk(vote captured) {
+	for i := range s.unread {
+		s.unread[i].copied = true // copies of earlier votes have been made by now
+	}
+	s.unread = append(s.unread, vote)
+	switch s.voted++; {
+	case s.voted == 35:
+		for _, v := range s.unread {
+			if v.copied {
+				s.added++
+				s.recovered++
+				s.count(v.name, v.seq, v.choice)
+			}
+		}
+		s.unread = nil
+		if s.gaps = 1; s.faults.noGap {
+			s.gaps = 0
+		}
+	case s.voted%10 == 0:
+		s.drain()
+	}
+}
+
+func (s *system) drain() {
+	for _, v := range s.unread {
+		s.added++
+		s.count(v.name, v.seq, v.choice)
+	}
+	s.unread = nil
 }
 
 // count is the worker's statement: the greater sequence wins, and among equals the later capture.
@@ -214,7 +291,12 @@ func (s *system) count(name string, seq int64, choice int) {
 func (s *system) books(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.drain()
 	now := time.Now().UnixMicro()
+	fmt.Fprintf(w, "copies,0b0b,%d,0,0,0,,,,\n", s.recovered)
+	for range s.gaps {
+		fmt.Fprint(w, "gap,1,1,,,,,,,\n")
+	}
 	fmt.Fprintf(w, "stream,0b0b,n1,active,%d,%d,%d,0,%d,%d\n", s.added, s.added-s.faults.pending, s.faults.pending, s.faults.lost*min(s.added, 1), now)
 	fmt.Fprintf(w, "now,%d,,,,,,,,\nend,%d,,,,,,,,\n", now, len(s.rows))
 	counts := map[int]int{}
@@ -236,7 +318,7 @@ func (s *system) results(w http.ResponseWriter, _ *http.Request) {
 	defer s.mu.Unlock()
 	cats := s.tally[1] + s.faults.shownMore
 	fmt.Fprintf(w, `{"polls":[{"id":1,"options":[{"id":1,"votes":%d},{"id":2,"votes":%d}]},{"id":2,"options":[{"id":1,"votes":null}]}],
-		"ledger":{"counted":%d}}`, cats, s.tally[2], s.added-s.faults.pending)
+		"ledger":{"counted":%d,"whole":%v}}`, cats, s.tally[2], s.added-s.faults.pending, s.gaps == 0 && s.faults.lost == 0 || s.faults.whole)
 }
 
 // args are the command line for this system.

@@ -28,11 +28,22 @@ type Stream struct {
 	Node, State                             string
 	Added, Counted, Pending, Rejected, Lost int64
 	SeenAt                                  time.Time
+	// Recovered is the part of Counted that came from copies, Single the number of entries that were confirmed with one copy, Closed
+	// the part of Lost that an operator has closed.
+	Recovered, Single, Closed int64
+	// ClosedAt is when the stream was replaced or retired; zero while it is not. Unread are nodes whose copies of its votes have
+	// still to be compared.
+	ClosedAt time.Time
+	Unread   string
 }
 
-// Ledger is all streams by incarnation, at the database's own time Now.
+// recovering is how long after a stream was closed its votes may still be counted from copies: workers look every 5 s.
+const recovering = 20 * time.Second
+
+// Ledger is all streams by incarnation, and all gaps by number with whether they are open, at the database's own time Now.
 type Ledger struct {
 	Streams map[string]Stream
+	Gaps    map[string]bool
 	Now     time.Time
 }
 
@@ -49,6 +60,11 @@ const (
 	ledgerSQL = `
 SELECT 'stream', incarnation::text, node, state, added::text, counted::text, pending::text, rejected::text, lost::text,
        (extract(epoch FROM seen_at) * 1000000)::bigint::text FROM result_ledger
+UNION ALL
+SELECT 'copies', incarnation::text, recovered::text, single::text, lost_closed::text,
+       coalesce((extract(epoch FROM closed_at) * 1000000)::bigint, 0)::text, array_to_string(unread, ' '), '', '', '' FROM result_ledger
+UNION ALL
+SELECT 'gap', id::text, (closed_at IS NULL)::int::text, '', '', '', '', '', '', '' FROM result_gap
 UNION ALL
 SELECT 'now', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint::text, '', '', '', '', '', '', '', ''`
 	votesSQL = `
@@ -107,7 +123,7 @@ var errCut = errors.New("the output ends before its last line")
 // parse reads the lines in any order: SQL promises none.
 func parse(r io.Reader) (Snapshot, int64, error) {
 	s := Snapshot{
-		Ledger: Ledger{Streams: map[string]Stream{}},
+		Ledger: Ledger{Streams: map[string]Stream{}, Gaps: map[string]bool{}},
 		Counts: map[judge.Slot]int64{}, Tally: map[judge.Slot]int64{},
 	}
 	votes, lines := int64(-1), csv.NewReader(r)
@@ -141,16 +157,25 @@ func (s *Snapshot) line(f []string, votes *int64) error {
 	case "tally":
 		s.Tally[p.slot(f)] = p.number(f[3], 64)
 	case "stream":
-		s.Ledger.Streams[f[1]] = Stream{
-			Node: f[2], State: f[3], Added: p.number(f[4], 64), Counted: p.number(f[5], 64), Pending: p.number(f[6], 64),
-			Rejected: p.number(f[7], 64), Lost: p.number(f[8], 64), SeenAt: time.UnixMicro(p.number(f[9], 64)),
+		st := s.Ledger.Streams[f[1]]
+		st.Node, st.State, st.Added, st.Counted, st.Pending = f[2], f[3], p.number(f[4], 64), p.number(f[5], 64), p.number(f[6], 64)
+		st.Rejected, st.Lost, st.SeenAt = p.number(f[7], 64), p.number(f[8], 64), time.UnixMicro(p.number(f[9], 64))
+		s.Ledger.Streams[f[1]] = st
+	case "copies":
+		st := s.Ledger.Streams[f[1]]
+		st.Recovered, st.Single, st.Closed, st.Unread = p.number(f[2], 64), p.number(f[3], 64), p.number(f[4], 64), f[6]
+		if at := p.number(f[5], 64); at != 0 {
+			st.ClosedAt = time.UnixMicro(at)
 		}
+		s.Ledger.Streams[f[1]] = st
+	case "gap":
+		s.Ledger.Gaps[f[1]] = p.number(f[2], 8) == 1
 	case "now":
 		s.Ledger.Now = time.UnixMicro(p.number(f[1], 64))
 	case "end":
 		*votes = p.number(f[1], 64)
 	default:
-		return fmt.Errorf("kind %q is none of vote, count, tally, stream, now, end", f[0])
+		return fmt.Errorf("kind %q is none of vote, count, tally, stream, copies, gap, now, end", f[0])
 	}
 	return p.err
 }
@@ -186,6 +211,10 @@ type Growth struct {
 	Added    int64 `json:"added"`
 	Rejected int64 `json:"rejected"`
 	Lost     int64 `json:"lost"`
+	// Recovered entries were counted from copies, Single ones were confirmed with one copy; Gaps have been noted.
+	Recovered int64 `json:"recovered"`
+	Single    int64 `json:"single"`
+	Gaps      int64 `json:"gaps"`
 	// Nodes counts the entries that each node's streams were given.
 	Nodes map[string]int64 `json:"nodes"`
 }
@@ -198,6 +227,8 @@ func (l Ledger) Since(before Ledger) Growth {
 		g.Added += now.Added - was.Added
 		g.Rejected += now.Rejected - was.Rejected
 		g.Lost += max(now.Lost-was.Lost, 0)
+		g.Recovered += now.Recovered - was.Recovered
+		g.Single += now.Single - was.Single
 		g.Nodes[now.Node] += now.Added - was.Added
 	}
 	for inc, was := range before.Streams {
@@ -205,7 +236,25 @@ func (l Ledger) Since(before Ledger) Growth {
 			g.Lost += was.Added
 		}
 	}
+	for id := range l.Gaps {
+		if _, known := before.Gaps[id]; !known {
+			g.Gaps++
+		}
+	}
 	return g
+}
+
+// Open is the number of lost entries and of gaps that nobody has closed.
+func (l Ledger) Open() (n int64) {
+	for _, s := range l.Streams {
+		n += s.Lost - s.Closed
+	}
+	for _, open := range l.Gaps {
+		if open {
+			n++
+		}
+	}
+	return n
 }
 
 // Behind says which streams are not wholly counted as of a moment of the database's clock, and why; none means that
@@ -218,6 +267,10 @@ func (l Ledger) Behind(since time.Time) []string {
 	for _, inc := range slices.Sorted(maps.Keys(l.Streams)) {
 		s := l.Streams[inc]
 		switch {
+		case s.Unread != "":
+			out = append(out, fmt.Sprintf("the copies of node %s on %s have not been compared", s.Node, s.Unread))
+		case s.ClosedAt.Add(recovering).After(since):
+			out = append(out, fmt.Sprintf("node %s was closed at %s, and its copies may not have been read since", s.Node, s.ClosedAt.UTC().Format(time.TimeOnly)))
 		case s.State != "active" && s.State != "missing":
 		case !s.SeenAt.After(since):
 			out = append(out, fmt.Sprintf("no worker has looked at node %s since %s", s.Node, s.SeenAt.UTC().Format(time.TimeOnly)))

@@ -10,7 +10,10 @@ import (
 	"waggle/deploy/lab/voters/judge"
 )
 
-const whole = `stream,0b0b,n1,active,12,10,1,1,0,1700000000000000
+const whole = `copies,0b0b,4,5,0,0,n2 n3,,,
+stream,0b0b,n1,active,12,10,1,1,0,1700000000000000
+gap,7,1,,,,,,,
+gap,8,0,,,,,,,
 now,1700000001000000,,,,,,,,
 vote,000102030405060708090a0b0c0d0e0f,3,2,,,,,,
 count,1,2,1,,,,,,
@@ -42,7 +45,11 @@ func TestRead(t *testing.T) {
 	if got.Counts[slot] != 1 || got.Tally[slot] != 1 {
 		t.Errorf("counts %v, tally %v", got.Counts, got.Tally)
 	}
-	stream := Stream{Node: "n1", State: "active", Added: 12, Counted: 10, Pending: 1, Rejected: 1, SeenAt: time.UnixMicro(1700000000000000)}
+	stream := Stream{Node: "n1", State: "active", Added: 12, Counted: 10, Pending: 1, Rejected: 1, SeenAt: time.UnixMicro(1700000000000000),
+		Recovered: 4, Single: 5, Unread: "n2 n3"}
+	if got.Ledger.Open() != 1 || len(got.Ledger.Gaps) != 2 {
+		t.Errorf("gaps %v, %d open", got.Ledger.Gaps, got.Ledger.Open())
+	}
 	if got.Ledger.Streams["0b0b"] != stream || !got.Ledger.Now.Equal(time.UnixMicro(1700000001000000)) {
 		t.Errorf("ledger %+v", got.Ledger)
 	}
@@ -99,13 +106,18 @@ func TestCopySQLNamesThePoll(t *testing.T) {
 
 func TestSince(t *testing.T) {
 	t.Parallel()
-	before := Ledger{Streams: map[string]Stream{"a": {Node: "n1", Added: 10, Lost: 2}, "gone": {Node: "n2", Added: 5}}}
+	before := Ledger{Streams: map[string]Stream{"a": {Node: "n1", Added: 10, Lost: 2, Single: 1}, "gone": {Node: "n2", Added: 5}},
+		Gaps: map[string]bool{"1": true, "2": true}}
 	after := Ledger{Streams: map[string]Stream{
-		"a": {Node: "n1", Added: 15, Lost: 3, Rejected: 1}, "b": {Node: "n1", Added: 4}, "c": {Node: "n3", Added: 1},
-	}}
+		"a": {Node: "n1", Added: 15, Lost: 3, Rejected: 1, Single: 3, Closed: 2}, "b": {Node: "n1", Added: 4, Recovered: 4}, "c": {Node: "n3", Added: 1},
+	}, Gaps: map[string]bool{"1": true, "2": false, "3": true}}
 	got := after.Since(before)
-	if got.Added != 10 || got.Rejected != 1 || got.Lost != 1+5 || got.Nodes["n1"] != 9 || got.Nodes["n3"] != 1 {
+	if got.Added != 10 || got.Rejected != 1 || got.Lost != 1+5 || got.Nodes["n1"] != 9 || got.Nodes["n3"] != 1 ||
+		got.Single != 2 || got.Recovered != 4 || got.Gaps != 1 {
 		t.Errorf("got %+v", got)
+	}
+	if open := after.Open(); open != 1+2 {
+		t.Errorf("%d open, want one lost entry and two gaps", open)
 	}
 }
 
@@ -122,6 +134,9 @@ func TestBehind(t *testing.T) {
 		"not looked at since":    {Stream{Node: "n1", State: "active", SeenAt: since}, "no worker has looked at node n1 since 00:16:40"},
 		"silent":                 {Stream{Node: "n1", State: "missing", SeenAt: since.Add(-time.Minute)}, "no worker has looked at node n1 since 00:15:40"},
 		"retired by an operator": {Stream{State: "retired", SeenAt: since.Add(-time.Hour)}, ""},
+		"replaced a moment ago":  {Stream{Node: "n1", State: "replaced", SeenAt: fresh, ClosedAt: since.Add(-time.Second)}, "node n1 was closed at 00:16:39, and its copies may not have been read since"},
+		"replaced long ago":      {Stream{Node: "n1", State: "replaced", ClosedAt: since.Add(-time.Minute)}, ""},
+		"copies out of reach":    {Stream{Node: "n1", State: "active", SeenAt: fresh, Unread: "n2"}, "the copies of node n1 on n2 have not been compared"},
 		"a replaced incarnation": {Stream{State: "replaced", SeenAt: since.Add(-time.Hour), Pending: 3}, ""},
 	}
 	for name, test := range tests {

@@ -22,12 +22,15 @@ const (
 	Replay
 	// Tabs opens the ballot once and presses different choices in two tabs at the same moment.
 	Tabs
+	// Elsewhere presses once. Whoever gets no answer leaves, and presses a different choice through another gateway: by turns on the
+	// same page, as after the browser's Back, and on a new one.
+	Elsewhere
 )
 
 // Shares are parts of all voters, each from 0 to 1. Habits exclude one another, so that their sum is at most 1 and
 // whoever is left presses once; Retry and API apply to any voter.
 type Shares struct {
-	Double, Change, Stale, Replay, Tabs float64
+	Double, Change, Stale, Replay, Tabs, Elsewhere float64
 	// Retry is the part that presses again, the same form, until there is a usable answer.
 	Retry float64
 	// API is the part that speaks JSON instead of forms.
@@ -37,15 +40,16 @@ type Shares struct {
 func (s Shares) validate() error {
 	var errs []error
 	for name, share := range map[string]float64{
-		"double": s.Double, "change": s.Change, "stale": s.Stale, "replay": s.Replay, "tabs": s.Tabs, "retry": s.Retry, "api": s.API,
+		"double": s.Double, "change": s.Change, "stale": s.Stale, "replay": s.Replay, "tabs": s.Tabs,
+		"elsewhere": s.Elsewhere, "retry": s.Retry, "api": s.API,
 	} {
 		if !(share >= 0 && share <= 1) {
 			errs = append(errs, fmt.Errorf("%s %v: a share is 0 to 1", name, share))
 		}
 	}
 	// The sum of decimal fractions may pass 1 by a rounding error.
-	if sum := s.Double + s.Change + s.Stale + s.Replay + s.Tabs; sum > 1+1e-9 {
-		errs = append(errs, fmt.Errorf("double+change+stale+replay+tabs %v: together they are at most 1", sum))
+	if sum := s.Double + s.Change + s.Stale + s.Replay + s.Tabs + s.Elsewhere; sum > 1+1e-9 {
+		errs = append(errs, fmt.Errorf("double+change+stale+replay+tabs+elsewhere %v: together they are at most 1", sum))
 	}
 	return errors.Join(errs...)
 }
@@ -66,7 +70,7 @@ func planOf(seed uint64, i int, s Shares) plan {
 	for _, h := range []struct {
 		habit Habit
 		share float64
-	}{{Double, s.Double}, {Change, s.Change}, {Stale, s.Stale}, {Replay, s.Replay}, {Tabs, s.Tabs}} {
+	}{{Double, s.Double}, {Change, s.Change}, {Stale, s.Stale}, {Replay, s.Replay}, {Tabs, s.Tabs}, {Elsewhere, s.Elsewhere}} {
 		if at < h.share {
 			p.habit = h.habit
 			break

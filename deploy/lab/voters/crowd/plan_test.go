@@ -8,9 +8,9 @@ import (
 
 func TestSharesAreKept(t *testing.T) {
 	t.Parallel()
-	shares := Shares{Double: 0.1, Change: 0.2, Stale: 0.05, Replay: 0.15, Tabs: 0.25, Retry: 0.9, API: 0.3}
+	shares := Shares{Double: 0.1, Change: 0.2, Stale: 0.05, Replay: 0.15, Tabs: 0.15, Elsewhere: 0.1, Retry: 0.9, API: 0.3}
 	const voters = 50_000
-	var habits [Tabs + 1]float64
+	var habits [Elsewhere + 1]float64
 	var patient, api float64
 	for i := range voters {
 		p := planOf(7, i, shares)
@@ -24,7 +24,8 @@ func TestSharesAreKept(t *testing.T) {
 	}
 	for what, pair := range map[string][2]float64{
 		"once": {habits[Once], 0.25}, "double": {habits[Double], 0.1}, "change": {habits[Change], 0.2}, "stale": {habits[Stale], 0.05},
-		"replay": {habits[Replay], 0.15}, "tabs": {habits[Tabs], 0.25}, "retry": {patient, 0.9}, "api": {api, 0.3},
+		"replay": {habits[Replay], 0.15}, "tabs": {habits[Tabs], 0.15}, "elsewhere": {habits[Elsewhere], 0.1},
+		"retry": {patient, 0.9}, "api": {api, 0.3},
 	} {
 		if got := pair[0] / voters; math.Abs(got-pair[1]) > 0.01 {
 			t.Errorf("%s: share %.3f, want %.2f", what, got, pair[1])

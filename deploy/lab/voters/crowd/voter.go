@@ -59,6 +59,8 @@ func (p *place) visit(ctx context.Context, turn arrival, plan plan) error {
 	case Once:
 		v.press(ctx, p.client, first, a)
 		return nil
+	case Elsewhere:
+		return v.pressElsewhere(ctx, first, a, b)
 	}
 	if plan.habit == Double {
 		b = a
@@ -131,33 +133,65 @@ func (v *visitor) identify(paper *ballot) error {
 
 // press fills in the ballot and sends it, again and again if the voter is patient, until the answer is usable.
 func (v *visitor) press(ctx context.Context, client *client, paper *ballot, option int) {
-	c, stats := v.place.crowd, v.place.crowd.stats
-	contentType, body := paper.fill(v.plan.api, c.config.Poll, c.config.Options[option].Slug)
 	for try := 0; ; try++ {
-		target := v.target()
-		began := time.Now()
-		got, err := client.do(target, request{
-			path: c.paths[target], accept: accept(v.plan.api), contentType: contentType, body: body,
-			cookies: &paper.cookies,
-		})
-		stats.Posts.Add(1)
-		outcome := judge.Unknown
-		if errors.Is(err, errUnsent) {
-			outcome = judge.Refused
-		} else if err == nil {
-			outcome = outcomeOf(v.plan.api, got)
-			stats.posted(time.Since(began))
-		}
-		v.note(paper, option, outcome, got)
+		outcome, got, err := v.send(client, paper, option, v.target())
 		if outcome == judge.Acked {
 			return
 		}
-		v.blame(got, err)
 		final := outcome == judge.Refused && err == nil
-		if final || !v.plan.patient || try >= c.config.Retries || !v.wait(ctx, try, got) {
+		if final || !v.plan.patient || try >= v.place.crowd.config.Retries || !v.wait(ctx, try, got) {
 			return
 		}
 	}
+}
+
+// send sends the filled-in ballot once, and records what came of it.
+func (v *visitor) send(client *client, paper *ballot, option, target int) (judge.Outcome, answer, error) {
+	c, stats := v.place.crowd, v.place.crowd.stats
+	contentType, body := paper.fill(v.plan.api, c.config.Poll, c.config.Options[option].Slug)
+	began := time.Now()
+	got, err := client.do(target, request{
+		path: c.paths[target], accept: accept(v.plan.api), contentType: contentType, body: body,
+		cookies: &paper.cookies,
+	})
+	stats.Posts.Add(1)
+	outcome := judge.Unknown
+	if errors.Is(err, errUnsent) {
+		outcome = judge.Refused
+	} else if err == nil {
+		outcome = outcomeOf(v.plan.api, got)
+		stats.posted(time.Since(began))
+	}
+	v.note(paper, option, outcome, got)
+	if outcome != judge.Acked {
+		v.blame(got, err)
+	}
+	return outcome, got, err
+}
+
+// pressElsewhere presses once; without an answer it gives that press up and presses another choice, patiently.
+func (v *visitor) pressElsewhere(ctx context.Context, paper *ballot, a, b int) error {
+	p := v.place
+	v.plan.patient = true
+	switch outcome, _, err := v.send(p.client, paper, a, v.target()); {
+	case outcome == judge.Acked, outcome == judge.Refused && err == nil:
+		return nil
+	case outcome == judge.Refused: // nothing was sent
+		v.press(ctx, p.client, paper, a)
+		return nil
+	}
+	if a == b {
+		return nil
+	}
+	v.record.GiveUp(paper.seq, p.crowd.config.Options[a].ID)
+	if v.plan.dice.IntN(2) == 0 {
+		var err error
+		if paper, err = v.open(ctx); err != nil || paper == nil {
+			return err
+		}
+	}
+	v.press(ctx, p.client, paper, b)
+	return nil
 }
 
 // note records an answer, and follows its cookies if the vote was taken.

@@ -6,7 +6,8 @@
 //
 // The definitions are Jepsen's total-queue checker turned into a register per voter: a voter has at most one counted
 // vote, decided by the sequence number of the ballot. Ballots of one voter with the same sequence (two tabs of one
-// browser) are equals: either may have won, so either is right, and the primary key leaves room for only one.
+// browser) are equals: either may have won, so either is right, and the primary key leaves room for only one. But a press that
+// its voter gave up without an answer must not win against the one that they made after it.
 package judge
 
 import (
@@ -34,6 +35,8 @@ type Ballot struct {
 	Seq     int64
 	Choice  int16
 	Outcome Outcome
+	// GivenUp: the voter waited in vain, and whatever else they pressed with this sequence they pressed afterwards.
+	GivenUp bool
 }
 
 // Voter is one voter of the run. A voter who never pressed has no ballots.
@@ -53,6 +56,15 @@ func (v *Voter) Record(seq int64, choice int16, outcome Outcome) {
 		}
 	}
 	v.Ballots = append(v.Ballots, Ballot{Seq: seq, Choice: choice, Outcome: outcome})
+}
+
+// GiveUp notes that the voter waits no longer for an answer to this ballot, and presses something else.
+func (v *Voter) GiveUp(seq int64, choice int16) {
+	for i := range v.Ballots {
+		if b := &v.Ballots[i]; b.Seq == seq && b.Choice == choice && b.Outcome == Unknown {
+			b.GivenUp = true
+		}
+	}
 }
 
 // Row is one counted vote of the judged poll.
@@ -80,6 +92,13 @@ type Books struct {
 	// Captured is by how many entries the ledger grew during the run, LostEntries how many of all entries it has since
 	// learned to be neither counted nor pending nor rejected.
 	Captured, LostEntries int64
+	// Recovered is how many entries were counted from copies during the run, Single how many were confirmed with one copy. Gaps is
+	// the number of stretches of time, noted during the run, whose votes the ledger cannot account for.
+	Recovered, Single, Gaps int64
+	// Open is the number of lost entries and of gaps that nobody has closed yet; Whole, that the public is told nevertheless that
+	// every vote is accounted for.
+	Open  int64
+	Whole bool
 	// StrangersBefore is the number of rows of the judged poll before the run.
 	StrangersBefore int64
 }
@@ -117,11 +136,18 @@ type Verdict struct {
 	Unaccounted int64 `json:"unaccounted"`
 	// Strangers is the number of rows that joined the poll during the run without belonging to one of its voters.
 	Strangers int64 `json:"strangers"`
+	// Concealed counts missing votes of which the ledger says nothing, neither as losses nor as a gap; one more if it is said that
+	// all is accounted for while a loss or a gap is open.
+	Concealed int64 `json:"concealed"`
+	// Recovered, Single and Gaps are those of [Books]. None of them breaks a promise.
+	Recovered int64 `json:"recovered"`
+	Single    int64 `json:"single"`
+	Gaps      int64 `json:"gaps"`
 }
 
 // Clean reports whether the promise held.
 func (v Verdict) Clean() bool {
-	return v.Outdated == 0 && v.Missing == 0 && v.Wrong == 0 && v.Drift == 0 && v.Unaccounted == 0
+	return v.Outdated == 0 && v.Missing == 0 && v.Wrong == 0 && v.Drift == 0 && v.Unaccounted == 0 && v.Concealed == 0
 }
 
 // Judge compares. It keeps neither argument and changes none; memory is about 48 bytes per voter.
@@ -160,6 +186,13 @@ func Judge(rules Rules, voters []Voter, books Books) Verdict {
 	if rules.Alone {
 		verdict.Wrong += verdict.Strangers
 	}
+	verdict.Recovered, verdict.Single, verdict.Gaps = books.Recovered, books.Single, books.Gaps
+	if books.LostEntries == 0 && books.Gaps == 0 {
+		verdict.Concealed = verdict.Missing
+	}
+	if books.Whole && books.Open > 0 {
+		verdict.Concealed++
+	}
 	return verdict
 }
 
@@ -182,6 +215,11 @@ func byPseudonym(voters []Voter) (index map[Pseudonym]int32, twins []int32) {
 
 func promised(v *Voter) bool {
 	return slices.ContainsFunc(v.Ballots, func(b Ballot) bool { return b.Outcome == Acked })
+}
+
+// answered reports whether a ballot of this sequence was acknowledged.
+func (v *Voter) answered(seq int64) bool {
+	return slices.ContainsFunc(v.Ballots, func(b Ballot) bool { return b.Seq == seq && b.Outcome == Acked })
 }
 
 func (v *Verdict) count(voter *Voter) {
@@ -211,6 +249,7 @@ func (v *Verdict) compare(rules Rules, voter *Voter, row Row) {
 		if b.Seq == row.Seq && b.Choice == row.Choice {
 			cast = cast || b.Outcome != Refused
 			known = known || b.Outcome == Acked
+			outdated = outdated || b.GivenUp && !rules.FirstWins && voter.answered(b.Seq)
 		}
 	}
 	switch {

@@ -14,6 +14,9 @@ func acked(seq int64, choice int16) Ballot { return Ballot{Seq: seq, Choice: cho
 func unknown(seq int64, choice int16) Ballot {
 	return Ballot{Seq: seq, Choice: choice, Outcome: Unknown}
 }
+func givenUp(seq int64, choice int16) Ballot {
+	return Ballot{Seq: seq, Choice: choice, Outcome: Unknown, GivenUp: true}
+}
 func refused(seq int64, choice int16) Ballot {
 	return Ballot{Seq: seq, Choice: choice, Outcome: Refused}
 }
@@ -70,7 +73,7 @@ func TestJudge(t *testing.T) {
 		"an acknowledged vote without a row: missing": {
 			voters: []Voter{voter(1, acked(1, 1))},
 			books:  Books{Captured: 1},
-			want:   Verdict{Voters: 1, Acked: 1, Missing: 1},
+			want:   Verdict{Voters: 1, Acked: 1, Missing: 1, Concealed: 1},
 			broken: true,
 		},
 		"an unknown vote without a row is nobody's fault": {
@@ -92,6 +95,23 @@ func TestJudge(t *testing.T) {
 			books:  Books{Rows: []Row{row(1, 1, 1)}, Captured: 2},
 			want:   Verdict{Voters: 1, Acked: 1, Unknown: 1, Counted: 1, Outdated: 1, Unconfirmed: 1},
 			broken: true,
+		},
+		"given up, then another choice on the same page: the later must win": {
+			voters: []Voter{voter(1, givenUp(1, 1), acked(1, 2)), voter(2, givenUp(1, 1), acked(1, 2))},
+			books:  Books{Rows: []Row{row(1, 1, 1), row(2, 1, 2)}, Captured: 4},
+			want:   Verdict{Voters: 2, Acked: 2, Unknown: 2, Counted: 2, Unconfirmed: 1, Outdated: 1},
+			broken: true,
+		},
+		"given up, and what came after has no answer either": {
+			voters: []Voter{voter(1, givenUp(1, 1), unknown(1, 2))},
+			books:  Books{Rows: []Row{row(1, 1, 1)}, Captured: 1},
+			want:   Verdict{Voters: 1, Unknown: 2, Counted: 1, Unconfirmed: 1},
+		},
+		"given up where the first vote counts": {
+			rules:  Rules{FirstWins: true},
+			voters: []Voter{voter(1, givenUp(1, 1), acked(1, 2))},
+			books:  Books{Rows: []Row{row(1, 1, 1)}, Captured: 2},
+			want:   Verdict{Voters: 1, Acked: 1, Unknown: 1, Counted: 1, Unconfirmed: 1},
 		},
 		"two tabs: either may win": {
 			voters: []Voter{voter(1, acked(1, 1), acked(1, 2)), voter(2, acked(1, 1), acked(1, 2))},
@@ -136,7 +156,7 @@ func TestJudge(t *testing.T) {
 		"two voters with one identity: the second has no vote": {
 			voters: []Voter{voter(1, acked(1, 1)), voter(1, acked(1, 1))},
 			books:  Books{Rows: []Row{row(1, 1, 1)}, Captured: 2},
-			want:   Verdict{Voters: 2, Acked: 2, Counted: 1, Missing: 1},
+			want:   Verdict{Voters: 2, Acked: 2, Counted: 1, Missing: 1, Concealed: 1},
 			broken: true,
 		},
 		"voters who never got a ballot have no identity to share": {
@@ -179,6 +199,32 @@ func TestJudge(t *testing.T) {
 			want:   Verdict{Drift: 1},
 			broken: true,
 		},
+		"votes are lost, and the ledger says so": {
+			voters: []Voter{voter(1, acked(1, 1))},
+			books:  Books{Captured: 1, LostEntries: 1, Open: 1},
+			want:   Verdict{Voters: 1, Acked: 1, Missing: 1, Unaccounted: 1},
+			broken: true,
+		},
+		"votes are lost in a gap": {
+			voters: []Voter{voter(1, acked(1, 1))},
+			books:  Books{Captured: 1, Gaps: 1, Open: 1},
+			want:   Verdict{Voters: 1, Acked: 1, Missing: 1, Gaps: 1},
+			broken: true,
+		},
+		"a disk was lost, and copies gave everything back": {
+			voters: []Voter{voter(1, acked(1, 1))},
+			books:  Books{Rows: []Row{row(1, 1, 1)}, Captured: 1, Recovered: 1, Gaps: 1, Open: 1},
+			want:   Verdict{Voters: 1, Acked: 1, Counted: 1, Recovered: 1, Gaps: 1},
+		},
+		"whole in spite of a gap": {
+			books:  Books{Gaps: 1, Open: 1, Whole: true},
+			want:   Verdict{Gaps: 1, Concealed: 1},
+			broken: true,
+		},
+		"whole after an operator closed the gap": {
+			books: Books{Gaps: 1, Whole: true, Single: 3},
+			want:  Verdict{Gaps: 1, Single: 3},
+		},
 		"entries that the ledger reports lost": {
 			books:  Books{LostEntries: 3},
 			want:   Verdict{Unaccounted: 3},
@@ -212,7 +258,10 @@ func TestRecordKeepsTheStrongestOutcome(t *testing.T) {
 		v.Record(4, 2, outcome)
 	}
 	v.Record(4, 1, Unknown)
-	if len(v.Ballots) != 2 || v.Ballots[0] != acked(4, 2) || v.Ballots[1] != unknown(4, 1) {
+	v.Record(5, 1, Unknown)
+	v.GiveUp(4, 2)
+	v.GiveUp(5, 1)
+	if len(v.Ballots) != 3 || v.Ballots[0] != acked(4, 2) || v.Ballots[1] != unknown(4, 1) || v.Ballots[2] != givenUp(5, 1) {
 		t.Errorf("got %+v", v.Ballots)
 	}
 }
