@@ -86,8 +86,8 @@ func (c *chain) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the node's first process: %w", err)
 	}
-	// Clients are where the other cases have them, on the system's own host: what joins the node container to this
-	// machine is no part of a node.
+	// Clients are where the other cases have them, on the system's own host. The link between node container
+	// and machine is no part of a node.
 	onNode := *c.bench
 	onNode.from = []string{"nsenter", "--net=/proc/" + pid + "/ns/net", "--"}
 	length := max(c.time, minChainRun)

@@ -19,8 +19,8 @@ type contestant struct {
 	runs []result
 }
 
-// compare prints the table of one case. The proxies run side by side and take turns under load, since a machine whose
-// speed changes from one minute to the next would favour whoever had the better minute; what waits costs nothing.
+// compare prints the table of one case. The proxies run side by side and take turns under load: a machine's
+// speed changes from one minute to the next. A proxy that waits costs nothing.
 func (b *bench) compare(ctx context.Context, c testCase, function *process) (err error) {
 	var contestants []*contestant
 	defer func() {

@@ -1,10 +1,10 @@
 // Command bench measures what a request costs in the gateway, beside the proxies that people know.
 //
-// It runs everything on loopback, one proxy after the other in front of the same function, and reads each proxy's CPU
-// time from the kernel, so the load generator and the function do not blur the figure. In: wrk, for HTTP/2 h2load, and
-// haproxy and nginx where they are installed. Out: a table on standard output. Absolute figures are those of one machine;
-// quote ratios. The case chain then measures the whole system, the engine and its logging included, on a Swarm of one
-// node container.
+// It runs everything on loopback, one proxy after the other in front of the same function. It reads each
+// proxy's CPU time from the kernel, so the load generator and the function do not blur the figure. In: wrk, for
+// HTTP/2 h2load, and haproxy and nginx where they are installed. Out: a table on standard output. Absolute
+// figures are those of one machine; quote ratios. The case chain then measures the whole system, the engine and
+// its logging included, on a Swarm of one node container.
 package main
 
 import (

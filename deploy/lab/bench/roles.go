@@ -149,8 +149,8 @@ func runGateway(ctx context.Context, address, function string, proto protocol, d
 	return g.Run(ctx)
 }
 
-// blindRelay copies bytes without looking at them, one connection to the function per client connection: what goroutines
-// and the standard library's sockets cost before anything useful is done.
+// blindRelay copies bytes without parsing them, one connection to the function per client connection. It shows
+// what goroutines and the standard library's sockets cost by themselves.
 func blindRelay(ctx context.Context, address, function string) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {

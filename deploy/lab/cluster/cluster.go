@@ -59,8 +59,8 @@ type Config struct {
 	PortBase int
 	// StateDir holds the sockets; empty means $XDG_RUNTIME_DIR/waggle or, for root, /run/waggle.
 	StateDir string
-	// SSHKey is a public key. If it is set, the nodes are bare machines that it can log in to as root over ssh, in no
-	// Swarm, and WriteInventory describes them.
+	// SSHKey is a public key. If it is set, the nodes are bare machines in no Swarm. It can log in to them as root
+	// over ssh, and WriteInventory describes them.
 	SSHKey string
 	// ReadyTimeout bounds how long a node may take to start; 0 means 60 s.
 	ReadyTimeout time.Duration
@@ -197,8 +197,8 @@ func create(ctx context.Context, config Config) (*Cluster, error) {
 	return cluster, cluster.form(ctx)
 }
 
-// roles says what runs where. Every node has a gateway. With one node everything is there; otherwise the first node
-// counts and the others capture votes, so that votes always cross the network between capture and count.
+// roles says what runs where. Every node has a gateway. With one node everything is there. Otherwise the first
+// node counts and the others capture votes, so that votes always cross the network between capture and count.
 func roles(node, nodes int) []inventory.Role {
 	switch {
 	case nodes == 1:

@@ -12,8 +12,8 @@ import (
 	"waggle/deploy/docker"
 )
 
-// The address plan. Bridges of clusters come from 10.88.0.0/16, one /24 each; what the inner engines allocate lies
-// below, so that a node never takes another node's address for one of its containers.
+// The address plan. Bridges of clusters come from 10.88.0.0/16, one /24 each. What the inner engines allocate
+// lies below, so that no container gets another node's address.
 const (
 	overlayPool = "10.64.0.0/12" // overlays of the inner Swarm: 256 networks
 	overlayMask = "20"           // each for 4,000 tasks: the default /24 leaves tasks waiting when it is full

@@ -26,8 +26,8 @@ func (p *project) testAutoscale(t *testing.T) {
 	t.Run("described", p.testScalingDescribed)
 }
 
-// scaled is a probe that follows its load. Its calls take 200 ms and ten are served at once, so that one replica is right
-// for 18 calls a second, and ten times the load needs eight.
+// scaled is a probe that follows its load. Its calls take 200 ms and ten are served at once. So one replica
+// suffices for 18 calls a second, and ten times the load needs eight.
 func (p *project) scaled(name string, labels map[string]string) types.FunctionDeployment {
 	d := p.probe(name, map[string]string{"max_inflight": "10"})
 	delete(*d.Annotations, "com.waggle.autoscale")

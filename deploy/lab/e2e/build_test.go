@@ -124,8 +124,8 @@ func (s *system) testRelease(t *testing.T) {
 	}
 }
 
-// committed is the root itself if it is a commit without changes, of which alone releases are made, and otherwise a copy
-// of it that is one: sources also come as an archive.
+// committed is the root itself if it is a commit without changes, and otherwise a copy of it that is one.
+// Releases are made of such commits only, and sources also come as an archive.
 func committed(t *testing.T, root string) string {
 	t.Helper()
 	stamp, err := images.ReadStamp(t.Context(), root, "", ".")

@@ -34,8 +34,8 @@ type mutator struct {
 	changes     int
 }
 
-// testProviderKilled kills the provider's container while changes of every kind are under way, at moments of chance, and
-// looks at what its successor makes of it. Voters notice nothing.
+// testProviderKilled kills the provider's container at random moments while changes of every kind are under
+// way, and checks what its successor makes of it. Voters notice nothing.
 func (p *project) testProviderKilled(t *testing.T) {
 	rounds := 4
 	if os.Getenv("E2E_LONG") == "1" {

@@ -136,8 +136,8 @@ func (p *project) testStrangeNames(t *testing.T) {
 	}
 }
 
-// testTricklers lets 2,000 connections send their request a byte at a time: those who send theirs whole are served, and
-// the others are told that they are late.
+// testTricklers lets 2,000 connections send their request a byte at a time. Those who send theirs whole are
+// served; the others are told that they are late.
 func (p *project) testTricklers(t *testing.T) {
 	const slow = 2000
 	p.deploy(t, p.probe("served", nil))

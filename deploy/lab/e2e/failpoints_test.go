@@ -33,8 +33,9 @@ type operation struct {
 	separate bool
 }
 
-// testFailpoints kills a provider at every point of every changing call where the Swarm could be left half changed, and
-// wants its successor to find, and complete, what was before or what was asked for: by the API and by Docker.
+// testFailpoints kills a provider at every point of every changing call where the Swarm could be left half
+// changed. By the API and by Docker, its successor must find, or complete to, the state before or the one
+// requested.
 func (p *project) testFailpoints(t *testing.T) {
 	p.scale(t, "waggle_provider", 0)
 	defer func() {
@@ -109,8 +110,8 @@ func (l *lab) deployment(name, mark string) types.FunctionDeployment {
 	return d
 }
 
-// try makes the call without a fault first, to learn what was asked for and how many changes that takes, and then once
-// for each point at which the provider may die. It returns how many died.
+// try first makes the call without a fault, to learn what results and how many changes that takes. It then
+// makes it once for each point at which the provider may die. It returns how many died.
 func (l *lab) try(t *testing.T, op operation) (kills int) {
 	before, asked, twice, changes := l.undisturbed(t, op)
 	for nth := 1; nth <= changes; nth++ {

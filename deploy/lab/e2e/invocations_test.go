@@ -59,9 +59,9 @@ func (p *project) updated(t *testing.T, name string) {
 	})
 }
 
-// drainNode moves everything off a node, its gateway and capture node included, and lets it come back. What a node hears of
-// others as it joins a network again is lost, as it now and then is: until the next exchange, 30 s later, its gateway can
-// find neither the provider nor any function.
+// drainNode moves everything off a node, its gateway and capture node included, and lets it come back. What a
+// node hears of others as it rejoins a network is lost, as sometimes happens. Until the next exchange, 30 s
+// later, its gateway finds neither the provider nor any function.
 func (p *project) drainNode(t *testing.T, node *cluster.Node) {
 	t.Helper()
 	availability := func(value string) {
@@ -157,8 +157,8 @@ func (p *project) withoutProvider(t *testing.T, long time.Duration) {
 	testbed.Eventually(t, time.Minute, func() error { return p.answers("/function/asleep/x", "GET /x") })
 }
 
-// testReplicasKilled kills a replica every five seconds under traffic: of a function that may be repeated nobody notices,
-// of another one only who was being served by what was killed.
+// testReplicasKilled kills a replica every five seconds under traffic. Nobody notices if the function is
+// idempotent; of another one, only callers whom the killed replica was serving.
 func (p *project) testReplicasKilled(t *testing.T) {
 	safe, unsafe := p.probe("safe", nil), p.probe("unsafe", nil)
 	delete(*unsafe.Annotations, "com.waggle.idempotent")

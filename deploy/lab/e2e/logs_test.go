@@ -25,8 +25,8 @@ func line(length int) string {
 	return string(text)
 }
 
-// lengths are those at which a reader of Docker's frames can go wrong: where a byte of the frame's header is a newline,
-// a space or carries over, where the engine cuts long lines, and where a writer's pipe is full.
+// lengths are those at which a reader of Docker's frames can fail. A byte of the frame's header is a newline, a space
+// or carries over. The engine splits long lines. A writer's pipe is full.
 func lengths() []int {
 	var all []int
 	add := func(from, to int) {

@@ -11,8 +11,8 @@ import (
 	"github.com/openfaas/faas-provider/types"
 )
 
-// testOwnership makes a service, a secret and a network as somebody else on the same Swarm would, and tries every call
-// on them, and on what the stack itself is made of.
+// testOwnership makes a service, a secret and a network as somebody else on the same Swarm would. It tries
+// every call on them, and on the stack's own objects.
 func (p *project) testOwnership(t *testing.T) {
 	docker := func(stdin string, args ...string) string {
 		t.Helper()

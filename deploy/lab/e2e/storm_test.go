@@ -158,8 +158,8 @@ func (st *storm) one(t *testing.T, random *rand.Rand, writer string) {
 	}
 }
 
-// check wants a function to be what an accepted change made it after whose end none began; where the very last one
-// scaled it, its replicas count, too.
+// check requires a function to be what an accepted change made it after whose end none began. If the very last
+// one scaled it, its replicas count, too.
 func (st *storm) check(t *testing.T, name string, changes []change) {
 	t.Helper()
 	code, text, err := st.ask(t, "GET", "/system/function/"+name, nil)

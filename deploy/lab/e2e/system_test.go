@@ -1,7 +1,8 @@
 //go:build e2e
 
-// Package e2e holds the end-to-end tests: the real images on real Swarms of node containers, used as voters, developers and operators use them, and
-// reconciled vote by vote. Nothing of the machine's own Swarm is touched.
+// Package e2e holds the end-to-end tests. They run the real images on real Swarms of node containers, use them
+// as voters, developers and operators do, and reconcile vote by vote. They touch nothing of the machine's own
+// Swarm.
 package e2e
 
 import (

@@ -16,8 +16,8 @@ import (
 	"waggle/deploy/lab/testbed"
 )
 
-// testUsage wants the description of a function of which no replica runs on the manager's node to tell what all of them
-// consume, and to agree with what their own engines say.
+// testUsage describes a function of which no replica runs on the manager's node. The description must tell what
+// all of them consume, and agree with what their own engines say.
 func (s *system) testUsage(t *testing.T) {
 	sizes := map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 	var memory float64

@@ -1,9 +1,11 @@
 // Package harness gives tests a real Redis and a real Postgres. It is used by tests only.
 //
 // In: the server binaries of the Debian packages redis-server and postgresql. Out: private child processes on
-// loopback and unix sockets, in a directory of their own. It guarantees that a missing binary fails the test (never
-// skips it), and that processes and files are gone when the test process is gone, whether it passed, failed or was
-// killed: a guardian process holds the other end of a pipe and cleans up when that pipe closes.
+// loopback and unix sockets, in a directory of their own.
+//
+// It guarantees that a missing binary fails the test and never skips it. Processes and files are gone when the
+// test process is gone, whether it passed, failed or was killed. A guardian process holds the other end of a
+// pipe and cleans up when that pipe closes.
 package harness
 
 import (
@@ -98,7 +100,7 @@ func binary(t testing.TB, name, debianPackage string, globs ...string) string {
 	return path
 }
 
-// FreePort picks a port below the kernel's ephemeral range, so that no outgoing connection takes it while its server
+// FreePort picks a port below the kernel's ephemeral range. So no outgoing connection takes it while its server
 // is down between a kill and a restart.
 func FreePort(t testing.TB) int {
 	t.Helper()

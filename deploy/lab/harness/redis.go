@@ -34,8 +34,8 @@ func Redis(t testing.TB) *RedisServer { return newRedis(t, false) }
 // queueRights are those of the image's default user.
 const queueRights = "~async:* -@all +@read +@write +@connection +@transaction -@dangerous +info +eval"
 
-// QueueRedis is Redis for the gateway's queue: the same settings, the default user with RedisPassword and the rights that it
-// has in production, and no stream.
+// QueueRedis is Redis for the gateway's queue: the same settings, the rights that the default user has in
+// production, RedisPassword, and no stream.
 func QueueRedis(t testing.TB) *RedisServer { return newRedis(t, true) }
 
 func newRedis(t testing.TB, queue bool) *RedisServer {
@@ -190,8 +190,8 @@ func (r *RedisServer) Lose() {
 	}
 }
 
-// CutLog kills the server and cuts bytes off the end of its append-only file, as a disk that lied about fsync does at a
-// power loss.
+// CutLog kills the server and cuts bytes off the end of its append-only file. A disk that lied about fsync does
+// that at a power loss.
 func (r *RedisServer) CutLog(bytes int64) {
 	r.t.Helper()
 	r.Kill()

@@ -24,9 +24,9 @@ func rateOf(scrapes []scrape, now, window float64) float64 {
 	return (b.value - a.value) / (b.at - a.at)
 }
 
-// alerts is OpenFaaS CE: Prometheus (scrape 5 s, rule 15 s: more than 5 requests/s over 10 s, for 5 s), Alertmanager (group
-// 5 s, then 10 s, repeat 30 s), steps of 20 % of the maximum, and straight to the minimum when resolved. CE's bound of 5
-// replicas is lifted.
+// alerts is OpenFaaS CE without its bound of 5 replicas. Prometheus scrapes each 5 s; each 15 s its rule
+// requires more than 5 requests/s over 10 s, for 5 s. Alertmanager waits 5 s for a group, then 10 s, and
+// repeats after 30 s. A step is 20 % of the maximum; a resolved alert goes straight to the minimum.
 type alerts struct {
 	scrapes  []scrape
 	pending  float64 // since when the rule has been true; NaN: it is not
@@ -75,8 +75,9 @@ func (a *alerts) evaluate(w *world) {
 	}
 }
 
-// pro is OpenFaaS Pro by its documents and the rules of its public chart: scrapes and rules each 15 s, rps over 30 s,
-// capacity the largest of 45 s, desired = ceil(load ÷ (target × proportion)). Its loop is assumed to run each 5 s.
+// pro is OpenFaaS Pro by its documents and the rules of its public chart. Scrapes and rules run each 15 s; rps
+// is over 30 s, capacity the largest of 45 s. desired = ceil(load ÷ (target × proportion)). Its loop is assumed
+// to run each 5 s.
 type pro struct {
 	window  float64 // com.openfaas.scale.down.window; 0: off, its default
 	scrapes []scrape

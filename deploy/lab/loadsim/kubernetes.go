@@ -2,9 +2,9 @@ package main
 
 import "math"
 
-// hpa is Kubernetes' HPA v2 with its default behaviour: each 15 s, tolerance 10 %, up by at most 100 % or 4 per 15 s, down to
-// the largest recommendation of 300 s; with keda, fed as the KEDA HTTP add-on does: what is under way now, or the rate of the
-// last minute.
+// hpa is Kubernetes' HPA v2 with its default behaviour: each 15 s, tolerance 10 %. It goes up by at most 100 %
+// or 4 per 15 s, and down to the largest recommendation of 300 s. With keda it is fed as the KEDA HTTP add-on
+// does: requests under way now, or the rate of the last minute.
 type hpa struct {
 	keda    bool
 	scrapes []scrape
@@ -83,8 +83,8 @@ func (h *hpa) limit(w *world, n int) int {
 	return n
 }
 
-// kpa is Knative's autoscaler as pkg/autoscaler/scaling decides: each 2 s, a stable window of 60 s, a panic window of 6 s from
-// 200 %, over buckets of 1 s.
+// kpa is Knative's autoscaler as pkg/autoscaler/scaling decides, each 2 s. Its stable window is 60 s; its panic
+// window is 6 s, from 200 %. Buckets are 1 s.
 type kpa struct {
 	proportion float64 // of the target; 0: the one all have. Knative's default is 0.7
 	buckets    []float64

@@ -1,9 +1,11 @@
-// Command loadsim plays curves of load against autoscalers, in virtual time: the product's own decision, and models of those
-// of OpenFaaS CE and Pro, Kubernetes, KEDA and Knative, made from their sources and documents.
+// Command loadsim plays load curves against autoscalers, in virtual time: the product's own decision, and
+// models of others. The models are of OpenFaaS CE and Pro, Kubernetes, KEDA and Knative, made from their
+// sources and documents.
 //
-// In: a type of scaling, a kind of work, the tuned curves or unseen ones drawn from a seed. Out: a table of how long each
-// was under capacity, what waited, what it cost beside an ideal that knows the rate; the same as JSON; plots as SVG. All
-// algorithms see the same requests, and the same gateways hold what finds no place. RESULTS.md has the figures.
+// In: a type of scaling, a kind of work, the tuned curves or unseen ones drawn from a seed. Out: a table, its JSON,
+// and plots as SVG. The table has the time under capacity, what waited, and the cost beside an ideal that knows the
+// rate. All algorithms see the same requests, and the same gateways hold what finds no place. RESULTS.md has the
+// figures.
 package main
 
 import (

@@ -20,8 +20,8 @@ const (
 
 // setting is what one run has in common for all algorithms.
 type setting struct {
-	// kind is the type of scaling: rps, capacity or cpu. target and proportion are per replica, in its unit; right is the
-	// target that would fit, if target does not.
+	// kind is the type of scaling: rps, capacity or cpu. target and proportion are per replica, in its unit.
+	// right is the target that would fit, if target does not.
 	kind                      string
 	target, proportion, right float64
 	least, most               int

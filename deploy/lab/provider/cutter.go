@@ -34,10 +34,10 @@ func (f Failpoint) Reached() int {
 	return f.Nth - 1
 }
 
-// Cutter stands between a provider and its engine, and ends the provider at a failpoint. It counts the requests that
-// change something, POST and DELETE, alone: between two of those the Swarm stays as it is, so that to die before or
-// after any other request is to die at one of the points it has. What a provider does by itself in the meantime, which
-// is to watch and to look for something to complete, changes nothing while nothing is incomplete.
+// Cutter stands between a provider and its engine, and kills the provider at a failpoint. It counts only
+// requests that change something, POST and DELETE. Between two of those the Swarm does not change, so dying at
+// any other request is dying at one of these points. Meanwhile a provider also watches and looks for incomplete
+// changes; with none incomplete, that changes nothing.
 type Cutter struct {
 	engine http.Handler
 	server *http.Server

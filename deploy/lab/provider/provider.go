@@ -1,8 +1,9 @@
-// Package provider runs providers as processes of this machine on a Swarm of node containers, kills them at the points
-// where it matters, and compares what the Swarm has before and after.
+// Package provider runs providers as processes of this machine on a Swarm of node containers. It kills them at
+// the points that matter, and compares what the Swarm has before and after.
 //
-// In: the engine of a manager whose own provider is away. Out: processes that answer the API at loopback, and pictures of
-// all that is ours on the Swarm. A [Cutter] between a process and its engine ends it just before or after a change.
+// In: the engine of a manager whose own provider is away. Out: processes that answer the API at loopback, and
+// snapshots of all that is ours on the Swarm. A [Cutter] between a process and its engine kills it just before
+// or after a change.
 package provider
 
 import (

@@ -234,8 +234,8 @@ func (s *System) Authorization(t *testing.T) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte("admin:"+s.Credential(t, "basic-auth-password")))
 }
 
-// NodeGateways are the gateways at their nodes' own addresses: behind the loopback ports is a proxy of Docker's, which
-// takes connections for gateways that are not there.
+// NodeGateways are the gateways at their nodes' own addresses. Behind the loopback ports is Docker's proxy,
+// which accepts connections for gateways that are not there.
 func (s *System) NodeGateways() []string {
 	var all []string
 	for _, node := range s.Cluster.Nodes {

@@ -145,8 +145,8 @@ func (c *config) check(stray, urls []string, allowRemote bool) error {
 	return errors.Join(errs...)
 }
 
-// readPoll takes from the poll file, whose form functions/vote defines and checks, what voters and judge need of one
-// poll: its id, its options, and which vote of a voter counts.
+// readPoll takes from the poll file what voters and judge need of one poll: its id, its options, and which vote
+// of a voter counts. functions/vote defines and checks the file's form.
 func (c *config) readPoll(file, slug string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {

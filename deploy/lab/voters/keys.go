@@ -18,9 +18,9 @@ const keysLimit = 64 << 10
 // nobody is the name of every voter in a run that is not judged.
 func nobody(string) (judge.Pseudonym, error) { return judge.Pseudonym{1}, nil }
 
-// readKeys reads the secret voter-keys, whose form functions/vote defines, and returns how a voter of the poll is named
-// in the books: the first 16 bytes of HMAC-SHA256(key of the poll, id in the cookie), the key of poll n being
-// HMAC-SHA256(line "poll", "waggle/v1/poll/<n>"). No message carries a part of the secret.
+// readKeys reads the secret voter-keys, whose form functions/vote defines, and returns how the books name a
+// voter of the poll. That is the first 16 bytes of HMAC-SHA256(key of the poll, id in the cookie). The key of
+// poll n is HMAC-SHA256(line "poll", "waggle/v1/poll/<n>"). No message carries a part of the secret.
 func readKeys(file string, poll int32) (func(id string) (judge.Pseudonym, error), error) {
 	text, err := os.ReadFile(file)
 	if err != nil {

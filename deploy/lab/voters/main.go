@@ -1,9 +1,10 @@
-// Command voters is the crowd and the judge: it votes against a running system, and then compares what it was told with
+// Command voters is the crowd and the judge. It votes against a running system, then compares what it was told with
 // what Postgres has counted.
 //
-// It stands outside the system. In: addresses of the vote function, the secret that names voters in the books, and a
-// way to run SQL. Out: progress, a table, optionally JSON, and an exit status that a script can trust: 0 only if the
-// drain is complete and no acknowledged vote is outdated, missing, wrong or unaccounted, and the tally is exact.
+// It stands outside the system. In: addresses of the vote function, the secret that names voters in the books,
+// and a way to run SQL. Out: progress, a table, optionally JSON, and an exit status that a script can trust.
+// Status 0 means that the drain is complete, the tally is exact, and no acknowledged vote is outdated, missing,
+// wrong or unaccounted.
 package main
 
 import (

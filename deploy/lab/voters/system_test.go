@@ -50,8 +50,8 @@ type counted struct {
 	choice int
 }
 
-// system keeps the contract of functions/vote and of the ledger in one process: page, JSON, cookie, nonce, sequence, and
-// at /books what the judge's SQL would return.
+// system keeps the contract of functions/vote and of the ledger in one process: page, JSON, cookie, nonce and
+// sequence. At /books it serves what the judge's SQL would return.
 type system struct {
 	*httptest.Server
 	faults faults

@@ -1,5 +1,5 @@
-// Package function is what the whole chain is measured with: the least a function can do, so that what a call costs is
-// what surrounds it.
+// Package function is the function behind the measured chain. It does the least a function can do, so that a
+// call's cost is that of everything around it.
 package function
 
 import (

@@ -1,9 +1,9 @@
 // Package books reads what was counted, from Postgres, through a command that runs SQL.
 //
-// It stands after the drain. In: the tables and views of worker/store, read by psql in the database's own container or
-// by any command that the operator names, so that no database password and no driver is needed here. Out: the ledger,
-// and whole snapshots for package judge. Each reading is one SQL statement, hence one snapshot, and is refused unless
-// it is whole.
+// It stands after the drain. In: the tables and views of worker/store, read by psql in the database's own
+// container or by any command that the operator names. So no database password and no driver is needed here.
+// Out: the ledger, and whole snapshots for package judge. Each reading is one SQL statement, hence one
+// snapshot, and is refused unless it is whole.
 package books
 
 import (
@@ -273,7 +273,7 @@ func (l Ledger) Behind(since time.Time) []string {
 			out = append(out, fmt.Sprintf("node %s was closed at %s, and its copies may not have been read since", s.Node, s.ClosedAt.UTC().Format(time.TimeOnly)))
 		case s.State != "active" && s.State != "missing":
 		case !s.SeenAt.After(since):
-			out = append(out, fmt.Sprintf("no worker has looked at node %s since %s", s.Node, s.SeenAt.UTC().Format(time.TimeOnly)))
+			out = append(out, fmt.Sprintf("no worker has read node %s since %s", s.Node, s.SeenAt.UTC().Format(time.TimeOnly)))
 		case s.Pending != 0:
 			out = append(out, fmt.Sprintf("node %s has %d entries pending", s.Node, s.Pending))
 		}
@@ -296,12 +296,13 @@ func (l Ledger) added() (sum int64) {
 	return sum
 }
 
-// Settle waits until everything that was captured before the call is counted. It returns why not if ctx ends first;
-// none means that it is. Every is the pause between looks at the ledger: each costs a process.
+// Settle waits until everything that was captured before the call is counted. If ctx ends first it returns what
+// is missing; nil means that all is counted. Every is the pause between readings of the ledger: each costs a
+// process.
 //
-// A worker writes what it saw a moment ago, so that one look is not enough: a second one must show that each stream has
-// been looked at again since the first, with nothing added and nothing pending. A database that does not answer is
-// waited for, too.
+// A worker writes what it saw a moment ago, so one reading is not enough. A second one must show that each
+// stream was read again since the first, with nothing added and nothing pending. It also waits for a database
+// that does not answer.
 func Settle(ctx context.Context, s Source, poll int32, every time.Duration, waiting func(behind []string)) []string {
 	behind, calm, added := []string{"the ledger has not been read"}, false, int64(0)
 	var since time.Time // By the database's clock, the only one that the ledger knows.
@@ -319,7 +320,7 @@ func Settle(ctx context.Context, s Source, poll int32, every time.Duration, wait
 		case calm && added == ledger.added():
 			return nil
 		default:
-			behind, calm = []string{"the streams have not been looked at twice"}, true
+			behind, calm = []string{"the streams have not been read twice"}, true
 			added, since = ledger.added(), ledger.Now
 		}
 		waiting(behind)

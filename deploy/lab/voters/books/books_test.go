@@ -131,8 +131,8 @@ func TestBehind(t *testing.T) {
 	}{
 		"counted":                {Stream{State: "active", SeenAt: fresh}, ""},
 		"pending":                {Stream{Node: "n1", State: "active", Pending: 7, SeenAt: fresh}, "node n1 has 7 entries pending"},
-		"not looked at since":    {Stream{Node: "n1", State: "active", SeenAt: since}, "no worker has looked at node n1 since 00:16:40"},
-		"silent":                 {Stream{Node: "n1", State: "missing", SeenAt: since.Add(-time.Minute)}, "no worker has looked at node n1 since 00:15:40"},
+		"not looked at since":    {Stream{Node: "n1", State: "active", SeenAt: since}, "no worker has read node n1 since 00:16:40"},
+		"silent":                 {Stream{Node: "n1", State: "missing", SeenAt: since.Add(-time.Minute)}, "no worker has read node n1 since 00:15:40"},
 		"retired by an operator": {Stream{State: "retired", SeenAt: since.Add(-time.Hour)}, ""},
 		"replaced a moment ago":  {Stream{Node: "n1", State: "replaced", SeenAt: fresh, ClosedAt: since.Add(-time.Second)}, "node n1 was closed at 00:16:39, and its copies may not have been read since"},
 		"replaced long ago":      {Stream{Node: "n1", State: "replaced", ClosedAt: since.Add(-time.Minute)}, ""},

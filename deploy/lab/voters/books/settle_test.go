@@ -40,28 +40,28 @@ func TestSettle(t *testing.T) {
 	}{
 		"everything is counted at once": {
 			[]string{look(10, 9, 5, 0), look(11, 11, 5, 0), look(13, 13, 5, 0)},
-			[]string{"the ledger has not been read", "the streams have not been looked at twice"},
+			[]string{"the ledger has not been read", "the streams have not been read twice"},
 		},
 		"entries are pending": {
 			[]string{look(10, 9, 5, 5), look(12, 11, 5, 3), look(13, 12, 5, 0), look(15, 14, 5, 0)},
-			[]string{"the ledger has not been read", "node n1 has 3 entries pending", "the streams have not been looked at twice"},
+			[]string{"the ledger has not been read", "node n1 has 3 entries pending", "the streams have not been read twice"},
 		},
 		"a late entry begins it again": {
 			[]string{look(10, 9, 5, 0), look(12, 11, 5, 0), look(14, 13, 6, 0), look(16, 15, 6, 0)},
-			[]string{"the ledger has not been read", "the streams have not been looked at twice", "the streams have not been looked at twice"},
+			[]string{"the ledger has not been read", "the streams have not been read twice", "the streams have not been looked at twice"},
 		},
 		"a look from before the end proves nothing": {
 			[]string{look(10, 9, 5, 0), look(12, 9, 5, 0), look(13, 12, 5, 0), look(14, 14, 5, 0)},
-			[]string{"the ledger has not been read", "no worker has looked at node n1 since 00:00:09", "the streams have not been looked at twice"},
+			[]string{"the ledger has not been read", "no worker has read node n1 since 00:00:09", "the streams have not been read twice"},
 		},
 		"an idle worker looks less often than we do": {
 			[]string{look(10, 9, 5, 0), look(12, 11, 5, 0), look(13, 11, 5, 0), look(14, 11, 5, 0), look(15, 15, 5, 0)},
-			[]string{"the ledger has not been read", "the streams have not been looked at twice",
-				"no worker has looked at node n1 since 00:00:11", "no worker has looked at node n1 since 00:00:11"},
+			[]string{"the ledger has not been read", "the streams have not been read twice",
+				"no worker has read node n1 since 00:00:11", "no worker has looked at node n1 since 00:00:11"},
 		},
 		"a database that restarts is waited for": {
 			[]string{look(10, 9, 5, 0), "failure: the server is starting", look(13, 12, 5, 0), look(14, 14, 5, 0)},
-			[]string{"the ledger has not been read", "failure: the server is starting", "the streams have not been looked at twice"},
+			[]string{"the ledger has not been read", "failure: the server is starting", "the streams have not been read twice"},
 		},
 	}
 	for name, test := range tests {

@@ -15,16 +15,16 @@ type Source struct {
 	argv []string
 }
 
-// ContainerPrefix before a name in place of an engine's address means the engine inside that container, reached by
-// docker exec: the nodes of a Swarm whose nodes are containers.
+// ContainerPrefix before a name in place of an engine's address means the engine inside that container, reached
+// by docker exec. It is for Swarms whose nodes are containers.
 const ContainerPrefix = "container:"
 
 // Command is a source that a shell runs.
 func Command(line string) Source { return Source{argv: []string{"sh", "-c", line}} }
 
-// Find looks for the running container of a Swarm service on the engines, first come first served, and returns the
-// source that runs psql in it as the database's owner. An engine is an address for docker's -H, empty for docker's own
-// default, or a container's name behind ContainerPrefix.
+// Find returns the source that runs psql, as the database's owner, in the running container of a Swarm service.
+// It tries the engines in order. An engine is an address for docker's -H, empty for docker's own default, or a
+// container's name behind ContainerPrefix.
 func Find(ctx context.Context, service string, engines []string) (Source, error) {
 	if len(engines) == 0 {
 		engines = []string{""}

@@ -52,8 +52,9 @@ func readBallot(api bool, poll string, body []byte, cookies jar) (*ballot, error
 	return b.with(cookies)
 }
 
-// with is the same form in a browser that has these cookies by now. A vote's sequence is the cookie's, or the form's if
-// that is higher: a form that stayed open while its voter voted is their newest wish when it is pressed.
+// with is the same form in a browser that has these cookies by now. A vote's sequence is the cookie's, or the
+// form's if that is higher. So a form that stayed open while its voter voted is the newest vote when it is
+// submitted.
 func (b *ballot) with(cookies jar) (*ballot, error) {
 	voter, seq, err := readToken(&cookies)
 	if err != nil {
@@ -129,8 +130,8 @@ func (b *ballot) fill(api bool, poll, choice string) (contentType string, body [
 }
 
 // outcomeOf says what an answer means to the voter. Only a redirection to the page or a receipt is a promise. A
-// refusal is final only if no other replica could answer differently: 408, 425 and 429 may be a gateway's that has
-// already sent the vote elsewhere, and a 5xx never tells.
+// refusal is final only if no other replica could answer differently. 408, 425 and 429 may be a gateway's that
+// has already sent the vote elsewhere, and a 5xx never tells.
 func outcomeOf(api bool, got answer) judge.Outcome {
 	switch {
 	case !api && got.status == http.StatusSeeOther:

@@ -17,8 +17,8 @@ import (
 const (
 	// bodyLimit bounds an answer: a ballot page is a few kilobytes.
 	bodyLimit = 256 << 10
-	// restLimit is how long a connection may rest before it is dialled anew: shorter than any server's idle timeout,
-	// so that a vote is not written into a connection that its server has just closed.
+	// restLimit is how long a connection may rest before it is dialled anew. It is shorter than any server's
+	// idle timeout, so that a vote is not written into a connection that its server has just closed.
 	restLimit = 3 * time.Second
 )
 
@@ -73,9 +73,9 @@ type answer struct {
 	body   []byte
 }
 
-// client speaks HTTP/1.1 over one kept connection to each target. It exists because the load shares its cores with the
-// system under load: net/http's transport spends two goroutines and several hand-overs on a connection, this spends
-// none. Responses are read by net/http, so framing is as correct as there. One goroutine at a time may use it.
+// client speaks HTTP/1.1 over one kept connection to each target. It exists because the load shares its cores with
+// the system under load. net/http's transport takes two goroutines and several hand-overs for a connection; this
+// takes none. Responses are read by net/http, so framing is as correct as there. One goroutine at a time may use it.
 type client struct {
 	targets []Target
 	timeout time.Duration

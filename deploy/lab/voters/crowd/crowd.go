@@ -1,9 +1,9 @@
 // Package crowd is the voters: it opens ballots, presses buttons the way people do, and writes down what it was told.
 //
-// It stands before the gateway, as a browser does. In: addresses of the vote function, a number of voters, their
-// habits, and a pace. Out: for each voter the ballots they filled in with the strongest answer each got, ready for
-// package judge, and latencies. It guarantees that every request it sends is in that record, and that memory is
-// bounded: about 200 bytes per voter, and one connection to each address for every voter who is being served.
+// It stands before the gateway, as a browser does. In: addresses of the vote function, a number of voters,
+// their habits, and a pace. Out: latencies and, for each voter, the ballots with the strongest answer to each,
+// ready for package judge. It guarantees that every request it sends is in that record. Memory is bounded:
+// about 200 bytes per voter, and one connection to each address for every voter who is being served.
 package crowd
 
 import (
@@ -106,8 +106,8 @@ type arrival struct {
 	due   time.Time
 }
 
-// Run lets the voters come until all have, the duration is over or ctx ends; whoever is being served then still gets
-// the answer to what they sent. It returns an error only if the system under test cannot be judged at all.
+// Run lets the voters come until all have, the duration is over or ctx ends. A voter who is being served then
+// still gets the answer. It returns an error only if the system under test cannot be judged at all.
 func (c *Crowd) Run(ctx context.Context) error {
 	c.voters = make([]judge.Voter, c.config.Voters)
 	group, ctx := errgroup.WithContext(ctx)

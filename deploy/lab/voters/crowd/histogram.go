@@ -40,8 +40,8 @@ func (h *Histogram) Count() int64 { return h.total.Load() }
 // Max is the longest latency, exact to the microsecond.
 func (h *Histogram) Max() time.Duration { return time.Duration(h.worst.Load()) * unit }
 
-// Quantile returns the upper edge of the bucket that holds the q-th part of the latencies, 0 < q ≤ 1, and never more
-// than Max. It is 0 if there are none.
+// Quantile returns the upper edge of the bucket that holds the q-th part of the latencies, 0 < q ≤ 1. It is
+// never more than Max, and 0 if there are none.
 func (h *Histogram) Quantile(q float64) time.Duration {
 	total := h.total.Load()
 	rank := max(int64(q*float64(total)+0.999999), 1)

@@ -46,8 +46,9 @@ func newStats() *Stats {
 	return s
 }
 
-// Errors counts, by kind, the answers that a voter should not have got: a status such as "503", "unsent" (no
-// connection), "timeout", "cut" (connection lost before the whole answer) or "odd" (an answer without the needed content).
+// Errors counts, by kind, the answers that a voter should not have got. A kind is a status such as "503", "unsent"
+// (no connection), "timeout", "cut" or "odd". "cut" means that the connection was lost before the whole answer, "odd"
+// that the answer lacks the needed content.
 func (s *Stats) Errors() map[string]int64 {
 	out := map[string]int64{}
 	for status := range s.statuses {

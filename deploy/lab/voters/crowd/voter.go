@@ -13,8 +13,9 @@ import (
 	"waggle/deploy/lab/voters/judge"
 )
 
-// A repeat waits: first about backoffFirst, each time twice as long, never above backoffMost, half of it by chance, so
-// that voters who failed together do not return together. A server's Retry-After is obeyed up to the same bound.
+// The back-off before a repeat starts at about backoffFirst, doubles each time, and never exceeds backoffMost.
+// Half of it is jitter: voters who failed together must not return together. A server's Retry-After is obeyed
+// up to the same bound.
 const (
 	backoffFirst = 50 * time.Millisecond
 	backoffMost  = 5 * time.Second
@@ -118,8 +119,8 @@ func (v *visitor) open(ctx context.Context) (*ballot, error) {
 	}
 }
 
-// identify notes who the voter is. The first identity stays: a vote cast under another one later is then somebody
-// else's, and the judge finds the voter's own vote missing, which is what happened to the voter.
+// identify notes who the voter is. The first identity stays. A vote cast under another one later is then
+// somebody else's, and the judge finds the voter's own vote missing, as the voter does.
 func (v *visitor) identify(paper *ballot) error {
 	name, err := v.place.crowd.config.Pseudonym(paper.voter)
 	if err != nil {

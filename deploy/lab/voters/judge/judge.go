@@ -1,8 +1,8 @@
 // Package judge decides whether a vote-capture system kept its promise, from what voters were told and what was counted.
 //
-// It stands at the end of a load run. In: each voter's ballots with the best answer each got, and the books as one
-// snapshot of Postgres showed them. Out: a [Verdict]. It is a pure function: no clock, no network, no order of inputs
-// matters, so each of its counters can be shown to fire by a table.
+// It stands at the end of a load run. In: each voter's ballots with the best answer to each, and the books as
+// one snapshot of Postgres showed them. Out: a [Verdict]. It is a pure function: no clock, no network, no order
+// of inputs matters. So a table test shows that each of its counters fires.
 //
 // The definitions are Jepsen's total-queue checker turned into a register per voter: a voter has at most one counted
 // vote, decided by the sequence number of the ballot. Ballots of one voter with the same sequence (two tabs of one
@@ -89,8 +89,8 @@ type Books struct {
 	Tally  map[Slot]int64
 	// Shown is what the public is told, nil if nobody asked; choices that are hidden are not in it.
 	Shown map[Slot]int64
-	// Captured is by how many entries the ledger grew during the run, LostEntries how many of all entries it has since
-	// learned to be neither counted nor pending nor rejected.
+	// Captured is by how many entries the ledger grew during the run. LostEntries is how many of all entries it
+	// has since learned to be neither counted nor pending nor rejected.
 	Captured, LostEntries int64
 	// Recovered is how many entries were counted from copies during the run, Single how many were confirmed with one copy. Gaps is
 	// the number of stretches of time, noted during the run, whose votes the ledger cannot account for.
@@ -128,11 +128,11 @@ type Verdict struct {
 	Wrong int64 `json:"wrong"`
 	// Unconfirmed counts counted votes whose voter never learned of it. They are right.
 	Unconfirmed int64 `json:"unconfirmed"`
-	// Drift is the sum over all choices of the distance between the tally and the counted votes, and of that between
-	// what is shown and the tally.
+	// Drift sums the distances, over all choices, between the tally and the counted votes, and between what is
+	// shown and the tally.
 	Drift int64 `json:"drift"`
-	// Unaccounted counts entries that the ledger reports lost, and acknowledged ballots that never became an entry in it:
-	// each ballot is at least one entry.
+	// Unaccounted counts entries that the ledger reports lost, and acknowledged ballots that never became an
+	// entry. Each ballot is at least one entry.
 	Unaccounted int64 `json:"unaccounted"`
 	// Strangers is the number of rows that joined the poll during the run without belonging to one of its voters.
 	Strangers int64 `json:"strangers"`
@@ -197,7 +197,7 @@ func Judge(rules Rules, voters []Voter, books Books) Verdict {
 }
 
 // byPseudonym finds voters by name. Twins are those whose identity an earlier voter already has: one of the two
-// cannot have a vote of their own, which is what a cached cookie does to voters.
+// cannot have a vote of their own. A cached cookie does that to voters.
 func byPseudonym(voters []Voter) (index map[Pseudonym]int32, twins []int32) {
 	index = make(map[Pseudonym]int32, len(voters))
 	for i := range voters {

@@ -79,8 +79,8 @@ func secret(w http.ResponseWriter, r *http.Request) {
 	w.Write(content)
 }
 
-// lines writes a line of each length in the body: letters that follow from length and position, so that a piece that is
-// lost or moved shows.
+// lines writes a line of each length in the body. Its letters follow from length and position, so that a part
+// that is lost or moved shows.
 func lines(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
