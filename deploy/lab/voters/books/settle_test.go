@@ -48,7 +48,7 @@ func TestSettle(t *testing.T) {
 		},
 		"a late entry begins it again": {
 			[]string{look(10, 9, 5, 0), look(12, 11, 5, 0), look(14, 13, 6, 0), look(16, 15, 6, 0)},
-			[]string{"the ledger has not been read", "the streams have not been read twice", "the streams have not been looked at twice"},
+			[]string{"the ledger has not been read", "the streams have not been read twice", "the streams have not been read twice"},
 		},
 		"a look from before the end proves nothing": {
 			[]string{look(10, 9, 5, 0), look(12, 9, 5, 0), look(13, 12, 5, 0), look(14, 14, 5, 0)},
@@ -57,7 +57,7 @@ func TestSettle(t *testing.T) {
 		"an idle worker looks less often than we do": {
 			[]string{look(10, 9, 5, 0), look(12, 11, 5, 0), look(13, 11, 5, 0), look(14, 11, 5, 0), look(15, 15, 5, 0)},
 			[]string{"the ledger has not been read", "the streams have not been read twice",
-				"no worker has read node n1 since 00:00:11", "no worker has looked at node n1 since 00:00:11"},
+				"no worker has read node n1 since 00:00:11", "no worker has read node n1 since 00:00:11"},
 		},
 		"a database that restarts is waited for": {
 			[]string{look(10, 9, 5, 0), "failure: the server is starting", look(13, 12, 5, 0), look(14, 14, 5, 0)},
