@@ -173,9 +173,9 @@ func (p *project) deploy(t *testing.T, d types.FunctionDeployment) {
 	p.call(t, http.MethodPost, "/system/functions", d, http.StatusAccepted)
 	t.Cleanup(func() { p.remove(t, d.Service) })
 	least := uint64(1)
-	if value, labelled := (*d.Labels)["com.openfaas.scale.min"]; labelled {
+	if d.Labels != nil && (*d.Labels)["com.openfaas.scale.min"] != "" {
 		var err error
-		if least, err = strconv.ParseUint(value, 10, 64); err != nil {
+		if least, err = strconv.ParseUint((*d.Labels)["com.openfaas.scale.min"], 10, 64); err != nil {
 			t.Fatal(err)
 		}
 	}
