@@ -39,7 +39,7 @@ func setHeaders(header http.Header) {
 // noToken refuses a ballot without a valid token: 401 if there was none, 403 if it was another's.
 func (h *handler) noToken(v *visit) *problem {
 	p := newProblem(http.StatusUnauthorized, "no_token")
-	if len(v.cookies.values(v.r, tokenName)) > 0 {
+	if v.cookies.has(v.r, tokenName) {
 		p = newProblem(http.StatusForbidden, "foreign_token")
 	}
 	if v.answer != pageAnswer {
@@ -143,7 +143,7 @@ func (h *handler) sendPage(v *visit, status int, shown view) {
 // answerRecorded confirms. A form's sender is redirected, so that reloading the page does not post again.
 func (h *handler) answerRecorded(v *visit, chosen *option, seq int64, receipt string) {
 	if v.answer != jsonAnswer {
-		v.redirect("", "Recorded: "+chosen.Slug+". Receipt: "+receipt+"\n")
+		v.redirect(v.paper.location, "Recorded: ", chosen.Slug, receipt)
 		return
 	}
 	// Where the first vote of a code or a subject counts, another browser may have sent one: nothing is said then.
@@ -155,7 +155,7 @@ func (h *handler) answerRecorded(v *visit, chosen *option, seq int64, receipt st
 func (h *handler) answerKept(v *visit) {
 	h.stats.kept.Add(1)
 	if v.answer != jsonAnswer {
-		v.redirect("&kept=1", "Unchanged: "+v.standing.chosen.Slug+". Receipt: "+v.standing.receipt+"\n")
+		v.redirect(v.paper.kept, "Unchanged: ", v.standing.chosen.Slug, v.standing.receipt)
 		return
 	}
 	r, _, _ := h.keys.readReceipt(v.standing.receipt)
@@ -164,17 +164,21 @@ func (h *handler) answerKept(v *visit) {
 
 // redirect leads to the poll's page. The location is a query alone: only the gateway knows under which path the browser
 // sees this function.
-func (v *visit) redirect(more, text string) {
-	v.w.Header()["Location"] = []string{"?poll=" + v.paper.poll.Slug + more}
+func (v *visit) redirect(location []string, what, choice, receipt string) {
+	v.w.Header()["Location"] = location
 	v.w.Header()["Content-Type"] = textType
-	send(v.w, http.StatusSeeOther, []byte(text))
+	out := append(v.scratch[:0], what...)
+	out = append(out, choice...)
+	out = append(out, ". Receipt: "...)
+	out = append(out, receipt...)
+	v.scratch = append(out, '\n')
+	send(v.w, http.StatusSeeOther, v.scratch)
 }
 
 // answerVote tells a program what became of a ballot. counts says whether it changed the count, if known says so.
 // Every value has only characters that JSON leaves as they are.
 func (v *visit) answerVote(status string, known, counts bool, choice string, seq int64, receipt string) {
-	out := make([]byte, 0, 512)
-	out = append(out, `{"status":"`...)
+	out := append(v.scratch[:0], `{"status":"`...)
 	out = append(out, status...)
 	if known {
 		out = append(out, `","counts":`...)
@@ -191,10 +195,10 @@ func (v *visit) answerVote(status string, known, counts bool, choice string, seq
 	out = append(out, `,"receipt":"`...)
 	out = append(out, receipt...)
 	out = append(out, `","reference":"`...)
-	out = append(out, reference(receipt)...)
-	out = append(out, "\"}\n"...)
+	out = appendReference(out, receipt)
+	v.scratch = append(out, "\"}\n"...)
 	v.w.Header()["Content-Type"] = jsonType
-	send(v.w, http.StatusOK, out)
+	send(v.w, http.StatusOK, v.scratch)
 }
 
 // answerPolls lists the polls for programs.
@@ -260,8 +264,13 @@ func (v *visit) answerJSON(status int, value any) {
 	send(v.w, status, append(body, '\n'))
 }
 
+// short is the longest answer of which net/http finds out the length by itself.
+const short = 2048
+
 func send(w http.ResponseWriter, status int, body []byte) {
-	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	if len(body) > short {
+		w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // The client may be gone; there is nobody to tell.
 }

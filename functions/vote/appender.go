@@ -59,42 +59,65 @@ func newAppender(socket, user, password string) *appender {
 
 func (a *appender) close() error { return a.client.Close() }
 
-// writer sends pipelines of captured votes; ARCHITECTURE.md has the entry's fields, worker/drain/entry.go reads them. It belongs to one goroutine and reuses its argument slices.
+// writer sends pipelines of captured votes. ARCHITECTURE.md has the entry's fields, and worker/drain/entry.go reads them. It
+// belongs to one goroutine and uses its commands again, with other arguments.
 type writer struct {
-	client *redis.Client
-	args   [maxBatch][16]any
+	pipe     redis.Pipeliner
+	inc      *redis.StringCmd
+	commands [maxBatch]xadd
+	batch    [1 + maxBatch]redis.Cmder // what is sent
+}
+
+// xadd appends one vote. Plain and marked share args; marked has all of them, and says that there is one copy.
+type xadd struct {
+	args          [16]any
+	plain, marked *redis.StringCmd
 }
 
 func (a *appender) newWriter() *writer {
-	w := &writer{client: a.client}
-	for i := range w.args {
-		w.args[i] = [16]any{"XADD", stream, "NOMKSTREAM", "*", "p", nil, "v", nil, "c", nil, "s", nil, "t", nil, "k", "1"}
+	ctx := context.Background() // The connection's timeouts bound a pipeline. A voter who leaves does not withdraw the vote.
+	w := &writer{pipe: a.client.Pipeline(), inc: redis.NewStringCmd(ctx, "GET", incarnation)}
+	w.batch[0] = w.inc
+	for i := range w.commands {
+		c := &w.commands[i]
+		c.args = [16]any{"XADD", stream, "NOMKSTREAM", "*", "p", nil, "v", nil, "c", nil, "s", nil, "t", nil, "k", "1"}
+		c.plain, c.marked = redis.NewStringCmd(ctx, c.args[:14]...), redis.NewStringCmd(ctx, c.args[:]...)
 	}
 	return w
+}
+
+// set returns the command that appends e. Its arguments are pointers where a value would be copied to the heap.
+func (c *xadd) set(e *entry) *redis.StringCmd {
+	c.args[5], c.args[7], c.args[9], c.args[11], c.args[13] = e.poll.id, &e.voter, e.choice, &e.seq, &e.at
+	if e.single {
+		return unanswered(c.marked)
+	}
+	return unanswered(c.plain)
+}
+
+// unanswered takes the reply of the time before off a command: it must never stand for one that did not come.
+func unanswered(c *redis.StringCmd) *redis.StringCmd {
+	c.SetVal("")
+	c.SetErr(nil)
+	return c
 }
 
 // append sends one XADD per entry, waits for all replies and sets each entry's own place or error. It reads the
 // incarnation in the same pipeline, so both are of the same server.
 func (w *writer) append(batch []*entry) {
-	ctx := context.Background() // The connection's timeouts bound it. A voter who leaves does not withdraw the vote.
-	pipe := w.client.Pipeline()
-	inc := pipe.Get(ctx, incarnation)
-	commands := make([]*redis.Cmd, len(batch))
 	for i, e := range batch {
-		args := w.args[i][:14]
-		if e.single {
-			args = w.args[i][:16]
-		}
-		args[5], args[7], args[9], args[11], args[13] = e.poll.id, e.voter, e.choice, e.seq, e.at
-		commands[i] = pipe.Do(ctx, args...)
+		w.batch[1+i] = w.commands[i].set(e)
 	}
+	unanswered(w.inc)
+	ctx := context.Background()
+	_ = w.pipe.BatchProcess(ctx, w.batch[:1+len(batch)]...) // only gathers
 	// Exec returns the first command's error; each command has its own.
-	_, _ = pipe.Exec(ctx)
+	_, _ = w.pipe.Exec(ctx)
 	now := time.Now()
 	for i, e := range batch {
 		e.stored = now
-		e.place.incarnation = inc.Val()
-		e.place.id, e.err = commands[i].Text()
+		e.place.incarnation = w.inc.Val()
+		e.place.id, e.err = w.batch[1+i].(*redis.StringCmd).Result()
 		if e.err != nil {
 			e.err = classify(e.err)
 		} else if e.place.id == "" || len(e.place.incarnation) != incarnationLength {

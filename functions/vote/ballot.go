@@ -1,14 +1,14 @@
 package vote
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // maxBody bounds a POST; a ballot has some 200 bytes.
@@ -25,17 +25,36 @@ type ballot struct {
 
 // readBallot reads and parses the body of a POST.
 func readBallot(v *visit) (ballot, *problem) {
-	body, err := io.ReadAll(http.MaxBytesReader(v.w, v.r.Body, maxBody))
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+	body, err := readBody(v.scratch[:0], v.r.Body)
+	v.scratch = body
+	switch {
+	case len(body) > maxBody:
+		v.w.Header()["Connection"] = []string{"close"} // the rest is not read
 		return ballot{}, newProblem(http.StatusRequestEntityTooLarge, "too_large", strconv.Itoa(maxBody))
-	}
-	if err != nil {
+	case err != nil:
 		return ballot{}, badBody("The ballot did not arrive whole.")
 	}
+	text := string(body)
 	if v.body == formBody {
-		return parseForm(string(body))
+		return parseForm(text)
 	}
-	return parseJSON(body)
+	return parseJSON(text)
+}
+
+// readBody appends r to b, up to one byte more than is legal.
+func readBody(b []byte, r io.Reader) ([]byte, error) {
+	b = slices.Grow(b, maxBody+1)
+	for len(b) <= maxBody {
+		n, err := r.Read(b[len(b) : maxBody+1])
+		b = b[:len(b)+n]
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return b, err
+		}
+	}
+	return b, nil
 }
 
 func badBody(format string, args ...any) *problem {
@@ -44,23 +63,34 @@ func badBody(format string, args ...any) *problem {
 
 // parseForm takes the fields poll, choice, seq, nonce and code, each at most once, and ignores others.
 func parseForm(body string) (ballot, *problem) {
-	values, err := url.ParseQuery(body)
-	if err != nil {
-		return ballot{}, badBody("The form is malformed: fields are name=value, joined by &.")
-	}
 	var b ballot
 	var seq string
-	for _, field := range []struct {
-		name string
-		to   *string
-	}{{"poll", &b.poll}, {"choice", &b.choice}, {"seq", &seq}, {"nonce", &b.nonce}, {"code", &b.code}} {
-		switch given := values[field.name]; len(given) {
-		case 0:
-		case 1:
-			*field.to = given[0]
-		default:
-			return ballot{}, badBody("The field %s is there %d times: once is legal.", field.name, len(given))
+	var seen [5]bool
+	for pair := range strings.SplitSeq(body, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		name, nameErr := url.QueryUnescape(name) // which copies only what has an escape
+		value, valueErr := url.QueryUnescape(value)
+		if nameErr != nil || valueErr != nil || strings.Contains(pair, ";") {
+			return ballot{}, badBody("The form is malformed: fields are name=value, joined by &.")
 		}
+		field, to := 0, &b.poll
+		switch name {
+		case "poll":
+		case "choice":
+			field, to = 1, &b.choice
+		case "seq":
+			field, to = 2, &seq
+		case "nonce":
+			field, to = 3, &b.nonce
+		case "code":
+			field, to = 4, &b.code
+		default:
+			continue
+		}
+		if seen[field] {
+			return ballot{}, badBody("The field %s is there twice: once is legal.", name)
+		}
+		seen[field], *to = true, value
 	}
 	if seq != "" {
 		n, ok := decimal(seq, 1, maxSeq)
@@ -74,9 +104,9 @@ func parseForm(body string) (ballot, *problem) {
 
 // parseJSON takes {"poll": "…", "choice": "…"}, in mode once with "code", and nothing else. encoding/json would take a key twice, or in another
 // case, which is another ballot than its sender meant; and its errors name Go types.
-func parseJSON(body []byte) (ballot, *problem) {
+func parseJSON(body string) (ballot, *problem) {
 	var b ballot
-	fields := jsonObject{rest: bytes.TrimLeft(body, jsonSpace)}
+	fields := jsonObject{rest: strings.TrimLeft(body, jsonSpace)}
 	if !fields.take('{') {
 		return ballot{}, badBody("The JSON is not an object: send %s.", jsonForm)
 	}
@@ -119,13 +149,13 @@ const (
 )
 
 // jsonObject reads a flat object of strings. rest begins with the next token.
-type jsonObject struct{ rest []byte }
+type jsonObject struct{ rest string }
 
 func (o *jsonObject) take(c byte) bool {
 	if len(o.rest) == 0 || o.rest[0] != c {
 		return false
 	}
-	o.rest = bytes.TrimLeft(o.rest[1:], jsonSpace)
+	o.rest = strings.TrimLeft(o.rest[1:], jsonSpace)
 	return true
 }
 
@@ -146,12 +176,12 @@ func (o *jsonObject) text() (string, bool) {
 		return "", false
 	}
 	literal := o.rest[:end+1]
-	o.rest = bytes.TrimLeft(o.rest[end+1:], jsonSpace)
+	o.rest = strings.TrimLeft(o.rest[end+1:], jsonSpace)
 	if plain {
-		return string(literal[1:end]), true
+		return literal[1:end], true
 	}
 	var s string
-	err := json.Unmarshal(literal, &s)
+	err := json.Unmarshal([]byte(literal), &s)
 	return s, err == nil
 }
 

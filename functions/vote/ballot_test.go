@@ -2,6 +2,7 @@ package vote
 
 import (
 	"encoding/json"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -51,7 +52,7 @@ func TestBallotBodies(t *testing.T) {
 			t.Parallel()
 			parse := parseForm
 			if !test.form {
-				parse = func(body string) (ballot, *problem) { return parseJSON([]byte(body)) }
+				parse = parseJSON
 			}
 			got, p := parse(test.body)
 			if p != nil && (strings.Contains(p.in(english), "Go ") || strings.Contains(p.in(english), "json:")) {
@@ -75,7 +76,13 @@ func FuzzBallot(f *testing.F) {
 		if p != nil && (p.status < 400 || p.status > 499 || len(p.in(english)) > 4*maxBody) {
 			t.Errorf("problem %+v", p)
 		}
-		got, p := parseJSON([]byte(body))
+		if values, err := url.ParseQuery(body); err == nil && p == nil &&
+			(b.choice != values.Get("choice") || b.poll != values.Get("poll") || b.nonce != values.Get("nonce") || b.code != values.Get("code")) {
+			t.Errorf("%q reads as %+v, and for net/url as %v", body, b, values)
+		} else if err != nil && p == nil {
+			t.Errorf("%q is accepted, and for net/url it has the mistake %v", body, err)
+		}
+		got, p := parseJSON(body)
 		if p != nil && !strings.HasPrefix(p.code, "bad_") {
 			t.Errorf("problem %+v", p)
 		}

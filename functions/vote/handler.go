@@ -128,6 +128,7 @@ func (h *handler) Shutdown(ctx context.Context) error {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	setHeaders(w.Header())
 	v := h.newVisit(w, r)
+	defer v.free()
 	path := r.URL.Path
 	switch {
 	case path != "/" && path != "" && path != "/openapi.json" && !strings.HasPrefix(path, "/receipt/"):
@@ -203,11 +204,23 @@ func (h *handler) vote(v *visit) {
 		return
 	}
 	h.stats.recorded.Add(1)
-	receipt := h.keys.signReceipt(receipt{poll: poll.ID, voter: voter, seq: seq, incarnation: at.incarnation, entry: at.id},
-		v.token.voter, chosen.option.ID)
-	v.token.seq, v.token.exp = min(seq+1, maxSeq), v.now.Add(tokenLife).Unix()
-	v.cookies.setVoted(v.w, h.keys.signToken(v.token), receipt, poll.ID)
-	h.answerRecorded(v, chosen.option, seq, receipt)
+	text := h.setVoted(v, receipt{poll: poll.ID, voter: voter, seq: seq, incarnation: at.incarnation, entry: at.id}, chosen.option.ID)
+	h.answerRecorded(v, chosen.option, seq, text)
+}
+
+// setVoted gives the browser the token of the next vote and the receipt of this one, whose text it returns.
+func (h *handler) setVoted(v *visit, r receipt, choice int16) string {
+	v.token.seq, v.token.exp = min(r.seq+1, maxSeq), v.now.Add(tokenLife).Unix()
+	out := v.cookies.end(h.keys.appendToken(v.cookies.begin(v.scratch[:0], tokenName), v.token), life)
+	second := len(out)
+	out = v.cookies.begin(out, v.paper.receiptCookie)
+	from := len(out)
+	out = h.keys.appendReceipt(out, r, v.token.voter, choice)
+	to := len(out)
+	v.scratch = v.cookies.end(out, life)
+	lines := string(v.scratch)
+	v.w.Header()["Set-Cookie"] = []string{lines[:second], lines[second:]}
+	return lines[from:to]
 }
 
 // judge reads a ballot and says for what it is and who votes, or why it cannot count.

@@ -121,37 +121,51 @@ func newMAC(key []byte) *mac {
 type macState struct {
 	hash hash.Hash
 	sum  [sha256.Size]byte
+	// message is a copy of what is hashed: through the interface the compiler would have the caller's escape to the heap.
+	message []byte
 }
 
 // of returns the HMAC of message.
 func (m *mac) of(message []byte) (sum [sha256.Size]byte) {
 	s := m.pool.Get().(*macState)
+	s.message = append(s.message[:0], message...)
+	return m.finish(s)
+}
+
+// ofText is of for a string.
+func (m *mac) ofText(message string) (sum [sha256.Size]byte) {
+	s := m.pool.Get().(*macState)
+	s.message = append(s.message[:0], message...)
+	return m.finish(s)
+}
+
+func (m *mac) finish(s *macState) (sum [sha256.Size]byte) {
 	s.hash.Reset()
-	s.hash.Write(message)
+	s.hash.Write(s.message)
 	s.hash.Sum(s.sum[:0])
 	sum = s.sum
 	m.pool.Put(s)
 	return sum
 }
 
-// sign appends "." and the HMAC of text to it.
-func (m *mac) sign(text []byte) []byte {
-	sum := m.of(text)
+// sign appends "." and the HMAC of text[from:] to text.
+func (m *mac) sign(text []byte, from int) []byte {
+	sum := m.of(text[from:])
 	text = append(text, '.')
 	return base64.RawURLEncoding.AppendEncode(text, sum[:])
 }
 
 // verify tells in constant time whether signature is text's, in the one encoding that sign produces.
-func (m *mac) verify(text, signature string) bool {
+func (m *mac) verify(text, signature string) bool { return encodes(signature, m.ofText(text)) }
+
+// encodes tells in constant time whether signature is the one encoding of sum.
+func encodes(signature string, sum [sha256.Size]byte) bool {
 	var given [sha256.Size]byte
 	if len(signature) != base64.RawURLEncoding.EncodedLen(len(given)) {
 		return false
 	}
-	if n, err := strictBase64.Decode(given[:], []byte(signature)); err != nil || n != len(given) {
-		return false
-	}
-	sum := m.of([]byte(text))
-	return hmac.Equal(sum[:], given[:])
+	n, err := strictBase64.Decode(given[:], []byte(signature))
+	return err == nil && n == len(given) && hmac.Equal(sum[:], given[:])
 }
 
 var strictBase64 = base64.RawURLEncoding.Strict()

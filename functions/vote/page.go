@@ -40,7 +40,11 @@ type ballotPaper struct {
 	options    []paperOption
 	sheets     map[*language]*sheet
 	limits     *limiters
-	login      *login // nil but in mode sso
+	// receiptCookie is the name of the cookie with the receipt. Location and kept are where a form's sender is led to. All
+	// are made once, and nothing may write into them.
+	receiptCookie  string
+	location, kept []string
+	login          *login // nil but in mode sso
 }
 
 type paperOption struct {
@@ -49,7 +53,8 @@ type paperOption struct {
 }
 
 func (h *handler) newPaper(p *poll, all []poll, resultsURL string) (*ballotPaper, error) {
-	b := &ballotPaper{poll: p, args: &pollArgs{id: int64(p.ID)}, pseudonyms: h.keys.pseudonyms(p.ID), sheets: map[*language]*sheet{}}
+	b := &ballotPaper{poll: p, args: &pollArgs{id: int64(p.ID)}, pseudonyms: h.keys.pseudonyms(p.ID), sheets: map[*language]*sheet{},
+		receiptCookie: receiptName + strconv.Itoa(int(p.ID)), location: []string{"?poll=" + p.Slug}, kept: []string{"?poll=" + p.Slug + "&kept=1"}}
 	for i := range p.Options {
 		b.options = append(b.options, paperOption{option: &p.Options[i], arg: int64(p.Options[i].ID)})
 	}
@@ -85,7 +90,7 @@ func (b *ballotPaper) optionSlugs() string {
 
 // pseudonym is what the stream knows of the voter: base64url of the first 16 bytes of the keyed hash of the identity.
 func (b *ballotPaper) pseudonym(identity string) string {
-	sum := b.pseudonyms.of([]byte(identity))
+	sum := b.pseudonyms.ofText(identity)
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 

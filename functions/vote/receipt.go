@@ -35,7 +35,12 @@ const (
 
 // signReceipt makes the text of a receipt. cookieVoter is the id in the voter's cookie; r needs no tag.
 func (k *keys) signReceipt(r receipt, cookieVoter string, choice int16) string {
-	text := make([]byte, 0, maxReceipt)
+	return string(k.appendReceipt(make([]byte, 0, maxReceipt), r, cookieVoter, choice))
+}
+
+// appendReceipt appends the text of a receipt.
+func (k *keys) appendReceipt(text []byte, r receipt, cookieVoter string, choice int16) []byte {
+	s, from := k.signing, len(text)
 	text = append(text, "r2."...)
 	text = strconv.AppendInt(text, int64(r.poll), 10)
 	text = append(text, '.')
@@ -47,16 +52,16 @@ func (k *keys) signReceipt(r receipt, cookieVoter string, choice int16) string {
 	text = append(text, '.')
 	text = append(text, r.entry...)
 	text = append(text, '.')
-	text = append(text, k.signing.tag(cookieVoter, r.poll, choice, r.seq)...)
+	text = s.appendTag(text, cookieVoter, r.poll, choice, r.seq)
 	text = append(text, '.')
-	text = append(text, k.signing.kid...)
-	return string(k.signing.receipt.sign(text))
+	text = append(text, s.kid...)
+	return s.receipt.sign(text, from)
 }
 
-func (s *signer) tag(cookieVoter string, poll int32, choice int16, seq int64) string {
-	text := append(nonceText(cookieVoter, poll, seq), '.')
+func (s *signer) appendTag(out []byte, cookieVoter string, poll int32, choice int16, seq int64) []byte {
+	text := append(appendNonce(make([]byte, 0, 64), cookieVoter, poll, seq), '.')
 	sum := s.receipt.of(strconv.AppendInt(text, int64(choice), 10))
-	return base64.RawURLEncoding.EncodeToString(sum[:tagBytes])
+	return base64.RawURLEncoding.AppendEncode(out, sum[:tagBytes])
 }
 
 // readReceipt accepts exactly what signReceipt made under a key that is still listed.
@@ -88,18 +93,21 @@ func (k *keys) readReceipt(text string) (receipt, *signer, bool) {
 var spoken = base32.NewEncoding(codeAlphabet).WithPadding(base32.NoPadding)
 
 // reference is a receipt's short form for people, such as 7K3M-Q2ZD: 40 bits of its signature. It finds nothing by itself.
-func reference(receipt string) string {
-	encoded := receipt[strings.LastIndexByte(receipt, '.')+1:]
+func reference(receipt string) string { return string(appendReference(nil, receipt)) }
+
+// appendReference appends the reference of a receipt.
+func appendReference(out []byte, receipt string) []byte {
+	var encoded [8]byte
 	var signature [6]byte
-	if len(encoded) < 8 {
-		return ""
+	if copy(encoded[:], receipt[strings.LastIndexByte(receipt, '.')+1:]) < len(encoded) {
+		return out
 	}
-	if _, err := base64.RawURLEncoding.Decode(signature[:], []byte(encoded[:8])); err != nil {
-		return ""
+	if _, err := base64.RawURLEncoding.Decode(signature[:], encoded[:]); err != nil {
+		return out
 	}
 	var text [9]byte
 	spoken.Encode(text[1:], signature[:5])
 	copy(text[:4], text[1:5])
 	text[4] = '-'
-	return string(text[:])
+	return append(out, text[:]...)
 }

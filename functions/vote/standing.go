@@ -15,23 +15,32 @@ type standing struct {
 
 // standingOf finds the vote of voter, a pseudonym, or with an empty voter the browser's own, whoever that is.
 func (h *handler) standingOf(v *visit, voter string) standing {
-	p := v.paper.poll
-	texts := v.cookies.receipts(v.r, p.ID)
 	if v.pending != "" {
-		texts = []string{v.pending}
+		found, _ := h.standingBy(v, voter, v.pending)
+		return found
 	}
-	for _, text := range texts {
-		r, s, ok := h.keys.readReceipt(text)
-		if !ok || r.poll != p.ID || voter != "" && r.voter != voter {
-			continue
-		}
-		for i := range p.Options {
-			if hmac.Equal([]byte(s.tag(v.token.voter, p.ID, p.Options[i].ID, r.seq)), []byte(r.tag)) {
-				return standing{chosen: &p.Options[i], receipt: text, pending: r.entry == ""}
-			}
+	var found standing
+	v.cookies.receipts(v.r, v.paper.poll.ID, func(text string) (enough bool) {
+		found, enough = h.standingBy(v, voter, text)
+		return enough
+	})
+	return found
+}
+
+// standingBy is what one receipt says.
+func (h *handler) standingBy(v *visit, voter, text string) (standing, bool) {
+	p := v.paper.poll
+	r, s, ok := h.keys.readReceipt(text)
+	if !ok || r.poll != p.ID || voter != "" && r.voter != voter {
+		return standing{}, false
+	}
+	for i := range p.Options {
+		tag := s.appendTag(make([]byte, 0, 2*tagBytes), v.token.voter, p.ID, p.Options[i].ID, r.seq)
+		if hmac.Equal(tag, []byte(r.tag)) {
+			return standing{chosen: &p.Options[i], receipt: text, pending: r.entry == ""}, true
 		}
 	}
-	return standing{}
+	return standing{}, false
 }
 
 // identity names who signed in, apart from the subjects of other providers.

@@ -53,7 +53,12 @@ func newVoter() string {
 }
 
 func (k *keys) signToken(t token) string {
-	text := make([]byte, 0, maxToken)
+	return string(k.appendToken(make([]byte, 0, maxToken), t))
+}
+
+// appendToken appends the text of t, signed.
+func (k *keys) appendToken(text []byte, t token) []byte {
+	from := len(text)
 	text = append(text, "v1."...)
 	text = append(text, t.voter...)
 	text = append(text, '.')
@@ -62,7 +67,7 @@ func (k *keys) signToken(t token) string {
 	text = strconv.AppendInt(text, t.exp, 10)
 	text = append(text, '.')
 	text = append(text, k.signing.kid...)
-	return string(k.signing.cookie.sign(text))
+	return k.signing.cookie.sign(text, from)
 }
 
 // readToken accepts exactly what signToken made under a key that is still listed, until it expires.
@@ -131,18 +136,18 @@ func decimal(text string, low, high int64) (int64, bool) {
 // nonce binds a form to the voter, the poll and the sequence it was rendered for: a page of another site cannot
 // know it, and the sequence in the form can be trusted.
 func (k *keys) nonce(voter string, poll int32, seq int64) string {
-	sum := k.signing.form.of(nonceText(voter, poll, seq))
+	sum := k.signing.form.of(appendNonce(make([]byte, 0, 64), voter, poll, seq))
 	return k.signing.kid + "." + strictBase64.EncodeToString(sum[:])
 }
 
 func (k *keys) nonceValid(nonce, voter string, poll int32, seq int64) bool {
 	kid, signature, found := strings.Cut(nonce, ".")
 	s := k.byID[kid]
-	return found && s != nil && s.form.verify(string(nonceText(voter, poll, seq)), signature)
+	return found && s != nil && encodes(signature, s.form.of(appendNonce(make([]byte, 0, 64), voter, poll, seq)))
 }
 
-func nonceText(voter string, poll int32, seq int64) []byte {
-	text := make([]byte, 0, 64)
+// appendNonce appends what a nonce signs.
+func appendNonce(text []byte, voter string, poll int32, seq int64) []byte {
 	text = append(text, voter...)
 	text = append(text, '.')
 	text = strconv.AppendInt(text, int64(poll), 10)

@@ -23,7 +23,7 @@ func TestTokensThatAreNotOurs(t *testing.T) {
 		changed[i] = value
 		return strings.Join(changed, ".")
 	}
-	resigned := func(signed string) string { return string(k.byID["k2"].cookie.sign([]byte(signed))) }
+	resigned := func(signed string) string { return string(k.byID["k2"].cookie.sign([]byte(signed), 0)) }
 	base := "v1." + good.voter + ".5." + strconv.FormatInt(good.exp, 10)
 	signature, _ := base64.RawURLEncoding.DecodeString(parts[5])
 	tests := map[string]string{
@@ -42,9 +42,9 @@ func TestTokensThatAreNotOurs(t *testing.T) {
 		"padded signature":                 text + "=",
 		"signature in the other alphabet":  without(5, base64.RawStdEncoding.EncodeToString(append([]byte{0xfb, 0xff}, signature[2:]...))),
 		"non-canonical last character":     without(5, parts[5][:42]+string(parts[5][42]+1)),
-		"signed with the receipt key":      string(k.signing.receipt.sign([]byte(base + ".k2"))),
-		"signed with the form key":         string(k.signing.form.sign([]byte(base + ".k2"))),
-		"signed with the poll key":         string(newMAC(k.poll).sign([]byte(base + ".k2"))),
+		"signed with the receipt key":      string(k.signing.receipt.sign([]byte(base+".k2"), 0)),
+		"signed with the form key":         string(k.signing.form.sign([]byte(base+".k2"), 0)),
+		"signed with the poll key":         string(newMAC(k.poll).sign([]byte(base+".k2"), 0)),
 		"signed, of another version":       resigned(strings.Replace(base, "v1.", "v2.", 1) + ".k2"),
 		"signed, with a field more":        resigned(base + ".x.k2"),
 		"signed, with a field less":        resigned("v1." + good.voter + ".5.k2"),
@@ -111,7 +111,7 @@ func TestTokensReceiptsAndNoncesRoundTrip(t *testing.T) {
 		place := receipt{poll: p.ID, voter: "c29tZWJvZHlzcHNldWRvbg", seq: want.seq, incarnation: "a5f0", entry: "1795361960335-12"}
 		receipt := k.signReceipt(place, want.voter, chosen.ID)
 		if got, signer, ok := k.readReceipt(receipt); !ok || got.poll != place.poll || got.voter != place.voter || got.seq != want.seq ||
-			got.incarnation != place.incarnation || got.entry != place.entry || got.tag != signer.tag(want.voter, p.ID, chosen.ID, want.seq) {
+			got.incarnation != place.incarnation || got.entry != place.entry || got.tag != string(signer.appendTag(nil, want.voter, p.ID, chosen.ID, want.seq)) {
 			t.Fatalf("receipt of %s reads as %+v", chosen.Slug, got)
 		}
 		nonce := k.nonce(want.voter, p.ID, want.seq)
