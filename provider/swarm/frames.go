@@ -18,7 +18,9 @@ const (
 	frameHeader = 8
 	// streamSystemError marks a piece that is a message of the engine itself.
 	streamSystemError = 3
-	// maxFrame bounds one piece; engines cut lines at 16 KiB and put less than 1 KiB of details before them.
+	// pieceSize is where engines cut lines.
+	pieceSize = 16 << 10
+	// maxFrame bounds one piece; engines put less than 1 KiB of details before it.
 	maxFrame = 1 << 20
 	// maxLine bounds a line that is put together again; what is longer comes in several messages.
 	maxLine = 256 << 10
@@ -31,6 +33,12 @@ type logLine struct {
 	text string
 	// notice marks a line that no replica wrote: it says what is missing.
 	notice bool
+	// further marks what follows the first maxLine bytes of a line.
+	further bool
+	// first marks the line to which the first piece belongs that was read: its beginning may come before that.
+	first bool
+	// open marks a line that had not ended when the stream did.
+	open bool
 }
 
 // errLog is a message that the engine wrote into the stream, such as that a node does not answer.
@@ -63,7 +71,9 @@ func (f *frames) next() (logLine, error) {
 		if err != nil {
 			for key, line := range f.pending {
 				delete(f.pending, key)
-				return *line, nil
+				if line.open = true; line.text != "" || !line.further {
+					return *line, nil
+				}
 			}
 			return logLine{}, err
 		}
@@ -74,6 +84,7 @@ func (f *frames) next() (logLine, error) {
 		if err != nil {
 			return logLine{}, err
 		}
+		line.first = f.pieces == 0
 		f.pieces++
 		key := partial{line.task, stream}
 		if before, found := f.pending[key]; found {
@@ -85,6 +96,12 @@ func (f *frames) next() (logLine, error) {
 			continue
 		}
 		delete(f.pending, key)
+		if !ended {
+			f.pending[key] = &logLine{task: line.task, at: line.at, further: true, first: line.first}
+		}
+		if line.text == "" && line.further {
+			continue
+		}
 		return line, nil
 	}
 }

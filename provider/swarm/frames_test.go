@@ -50,23 +50,26 @@ func TestFramesOfEveryLength(t *testing.T) {
 
 func TestFrames(t *testing.T) {
 	t.Parallel()
-	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	at, huge := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), strings.Repeat("h", maxLine)
 	for name, test := range map[string]struct {
 		stream []byte
 		want   []logLine
 		fails  bool
 	}{
-		"empty":               {},
-		"one line":            {stream: frame(1, testStamp+"a hello\n"), want: []logLine{{task: "a", at: at, text: "hello"}}},
-		"empty line":          {stream: frame(1, testStamp+"a \n"), want: []logLine{{task: "a", at: at, text: ""}}},
-		"spaces stay":         {stream: frame(1, testStamp+"a  x  \n"), want: []logLine{{task: "a", at: at, text: " x  "}}},
-		"no newline at end":   {stream: frame(2, testStamp+"a tail"), want: []logLine{{task: "a", at: at, text: "tail"}}},
-		"pieces interleaved":  {stream: join(frame(1, testStamp+"a 1"), frame(1, testStamp+"b x\n"), frame(2, testStamp+"a e\n"), frame(1, testStamp+"a 2\n")), want: []logLine{{task: "b", at: at, text: "x"}, {task: "a", at: at, text: "e"}, {task: "a", at: at, text: "12"}}},
-		"header cut":          {stream: []byte{1, 0, 0}, fails: true},
-		"frame cut":           {stream: frame(1, testStamp+"a hello\n")[:30], fails: true},
-		"unknown stream":      {stream: frame(7, testStamp+"a hello\n"), fails: true},
-		"length beyond bound": {stream: []byte{1, 0, 0, 0, 255, 255, 255, 255}, fails: true},
-		"no time":             {stream: frame(1, "hello world\n"), fails: true},
+		"empty":              {},
+		"one line":           {stream: frame(1, testStamp+"a hello\n"), want: []logLine{{task: "a", at: at, text: "hello", first: true}}},
+		"empty line":         {stream: frame(1, testStamp+"a \n"), want: []logLine{{task: "a", at: at, text: "", first: true}}},
+		"spaces stay":        {stream: frame(1, testStamp+"a  x  \n"), want: []logLine{{task: "a", at: at, text: " x  ", first: true}}},
+		"no newline at end":  {stream: frame(2, testStamp+"a tail"), want: []logLine{{task: "a", at: at, text: "tail", first: true, open: true}}},
+		"pieces interleaved": {stream: join(frame(1, testStamp+"a 1"), frame(1, testStamp+"b x\n"), frame(2, testStamp+"a e\n"), frame(1, testStamp+"a 2\n")), want: []logLine{{task: "b", at: at, text: "x"}, {task: "a", at: at, text: "e"}, {task: "a", at: at, text: "12", first: true}}},
+		"longer than a message": {stream: join(frame(1, testStamp+"b x\n"), frame(1, testStamp+"a "+huge), frame(1, testStamp+"a 2\n"), frame(1, testStamp+"a 3\n")),
+			want: []logLine{{task: "b", at: at, text: "x", first: true}, {task: "a", at: at, text: huge}, {task: "a", at: at, text: "2", further: true}, {task: "a", at: at, text: "3"}}},
+		"as long as a message": {stream: join(frame(1, testStamp+"a "+huge), frame(1, testStamp+"a \n")), want: []logLine{{task: "a", at: at, text: huge, first: true}}},
+		"header cut":           {stream: []byte{1, 0, 0}, fails: true},
+		"frame cut":            {stream: frame(1, testStamp+"a hello\n")[:30], fails: true},
+		"unknown stream":       {stream: frame(7, testStamp+"a hello\n"), fails: true},
+		"length beyond bound":  {stream: []byte{1, 0, 0, 0, 255, 255, 255, 255}, fails: true},
+		"no time":              {stream: frame(1, "hello world\n"), fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

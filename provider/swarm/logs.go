@@ -24,6 +24,8 @@ const (
 	// taskLogTimeout bounds the reading of what one replica wrote so far; its node may not answer. If lines came, but too
 	// slowly, the newest tenth of them is asked for, and has as long again.
 	taskLogTimeout = 10 * time.Second
+	// torn is more pieces than one message of a log has: of so many, one is a whole line, unless a line is longer.
+	torn = maxLine/pieceSize + 2
 	// readersAtOnce bounds how many replicas are read at once when nobody waits for more lines.
 	readersAtOnce = 8
 )
@@ -57,8 +59,8 @@ func (c *Cluster) Logs(ctx context.Context, r logs.Request, emit func(logs.Messa
 	if err != nil {
 		return err
 	}
-	if r.Tail > 0 && len(lines) > r.Tail {
-		lines = lines[len(lines)-r.Tail:]
+	if r.Tail > 0 {
+		lines = lastLines(lines, r.Tail)
 	}
 	for _, line := range slices.Concat(lines, notices) {
 		if err := send(line); err != nil {
@@ -121,15 +123,30 @@ func (c *Cluster) collectLogs(ctx context.Context, service swarm.Service, r logs
 	return lines, slices.Concat(missing...), ctx.Err()
 }
 
-// collectTask reads one replica within bound. An engine finds the end of a log as fast as its beginning. So
-// only as many lines are requested as fit: the newest ones arrive within any time limit.
-func (c *Cluster) collectTask(ctx context.Context, task swarm.Task, r logs.Request, bound newest) (lines, notices []logLine) {
-	for ; ; bound.lines /= 10 {
-		asked, all := r, r.Tail > 0 && r.Tail <= bound.lines
-		if !all {
-			asked.Tail = bound.lines
+// lastLines gives the last n lines, each with all its messages.
+func lastLines(lines []logLine, n int) []logLine {
+	for i := len(lines) - 1; i >= 0; i-- {
+		if !lines[i].further {
+			n--
 		}
-		kept := bound
+		if n == 0 {
+			return lines[i:]
+		}
+	}
+	return lines
+}
+
+// collectTask reads one replica within bound. An engine finds the end of a log as fast as its beginning. So only as many
+// pieces are requested as fit, or as the lines asked for may have: the newest ones arrive within any time limit. Where older
+// ones are left out, the first line is whole.
+func (c *Cluster) collectTask(ctx context.Context, task swarm.Task, r logs.Request, bound newest) (lines, notices []logLine) {
+	most := bound.lines
+	if r.Tail > 0 {
+		most = min(most, r.Tail+torn)
+	}
+	for {
+		asked, kept := r, bound
+		asked.Follow, asked.Tail = false, most
 		lines, notices = nil, nil
 		limited, cancel := context.WithTimeout(ctx, taskLogTimeout)
 		pieces, err := c.readLogs(limited, task, asked, func(line logLine) error {
@@ -142,18 +159,40 @@ func (c *Cluster) collectTask(ctx context.Context, task swarm.Task, r logs.Reque
 		})
 		late := limited.Err() != nil && ctx.Err() == nil
 		cancel()
-		if err != nil && late && len(lines) > 0 && bound.lines >= 10 {
+		if err != nil && late && len(lines) > 0 && most >= 10 {
+			most /= 10
+			bound.lines = most
 			continue
 		}
 		if err != nil {
 			notices = append(notices, noticeOf("of replica %s not all lines were read: %v", task.ID, err))
 		}
-		if kept.dropped || !all && pieces >= asked.Tail {
-			lines = lines[min(len(lines), 1):] // the first may have lost its beginning
-			notices = append(notices, noticeOf("of replica %s only the newest %d lines are here: older ones are left out, since and tail choose", task.ID, len(lines)))
+		if !kept.dropped && pieces < most {
+			return lines, notices // that was all
 		}
-		return lines, notices
+		lines = slices.DeleteFunc(lines, func(line logLine) bool { return line.first })
+		for len(lines) > 0 && lines[0].further {
+			lines = lines[1:]
+		}
+		whole := countLines(lines)
+		if r.Tail > 0 && whole >= r.Tail {
+			return lines, notices
+		}
+		if err == nil && !kept.dropped && most < bound.lines {
+			most = min(4*most, bound.lines) // long lines have many pieces
+			continue
+		}
+		return lines, append(notices, noticeOf("of replica %s only the newest %d lines are here: older ones are left out, since and tail choose", task.ID, whole))
 	}
+}
+
+func countLines(lines []logLine) (n int) {
+	for _, line := range lines {
+		if !line.further {
+			n++
+		}
+	}
+	return n
 }
 
 func noticeOf(format string, args ...any) logLine {

@@ -284,3 +284,84 @@ func TestFollowingSaysOnceWhatIsMissing(t *testing.T) {
 		}
 	})
 }
+
+// TestALogBeginsWithAWholeLine asks for the last lines of a log whose lines are long: engines count pieces of 16 KiB.
+func TestALogBeginsWithAWholeLine(t *testing.T) {
+	t.Parallel()
+	kb := func(n int, letter string) string { return strings.Repeat(letter, n<<10) }
+	for name, test := range map[string]struct {
+		lines []string
+		tail  int
+		want  []string // what a message has at most is 256 KiB
+	}{
+		"of three pieces":         {[]string{"a", kb(40, "b"), kb(40, "c")}, 2, []string{kb(40, "b"), kb(40, "c")}},
+		"the last of many":        {append(slices.Repeat([]string{kb(100, "a")}, 40), "z"), 30, append(slices.Repeat([]string{kb(100, "a")}, 29), "z")},
+		"more than there are":     {[]string{kb(40, "b"), "c"}, 9, []string{kb(40, "b"), "c"}},
+		"one of several messages": {[]string{"a", kb(600, "b")}, 1, []string{kb(256, "b"), kb(256, "b"), kb(88, "b")}},
+		"after one of several":    {[]string{kb(1000, "b"), "c", "d"}, 2, []string{"c", "d"}},
+	} {
+		for _, follow := range []bool{false, true} {
+			t.Run(name+", follow "+strconv.FormatBool(follow), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					engine, cluster := newCluster(t)
+					deploy(t, cluster, "fn", 1)
+					task := tasksOf(t, engine)[0]
+					for _, line := range test.lines {
+						engine.WriteLog(task, time.Now(), 1, line)
+						within(t, time.Millisecond)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					var got []string
+					if err := cluster.Logs(ctx, logs.Request{Name: "fn", Tail: test.tail, Follow: follow}, func(m logs.Message) error {
+						if m.Instance != "waggle" {
+							got = append(got, m.Text)
+						}
+						return nil
+					}); err != nil {
+						t.Fatal(err)
+					}
+					if !slices.Equal(got, test.want) {
+						lengths := func(lines []string) (all []int) {
+							for _, line := range lines {
+								all = append(all, len(line))
+							}
+							return all
+						}
+						t.Errorf("got lines of %d bytes, want %d", lengths(got), lengths(test.want))
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestFollowingReadsOnOverTheEndOfAStream: a line that is older than the last one comes when the log is opened again, and
+// what was read twice comes once.
+func TestFollowingReadsOnOverTheEndOfAStream(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		engine, cluster := newCluster(t)
+		deploy(t, cluster, "fn", 1)
+		task := tasksOf(t, engine)[0]
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		time.AfterFunc(time.Second, func() {
+			engine.WriteLog(task, time.Now(), 1, "out")
+			engine.WriteLog(task, time.Now(), 1, "same")
+			engine.WriteLog(task, time.Now(), 1, "same")
+		})
+		for after := 2 * time.Second; after < 30*time.Second; after += 5 * time.Second {
+			time.AfterFunc(after, func() { engine.CutLogs(task, nil) })
+		}
+		time.AfterFunc(2*time.Second+time.Millisecond, func() { engine.WriteLog(task, time.Now().Add(-1002*time.Millisecond), 2, "late") })
+		var got []string
+		if err := cluster.Logs(ctx, logs.Request{Name: "fn", Tail: 5, Follow: true}, func(m logs.Message) error { got = append(got, m.Text); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"out", "same", "same", "late"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}

@@ -2,6 +2,8 @@ package swarm
 
 import (
 	"context"
+	"hash/maphash"
+	"slices"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -30,6 +32,71 @@ type followed struct {
 	wait time.Duration
 	// notice is what was last said to be missing.
 	notice string
+	told   told
+}
+
+// overlap is how much of a log is read twice when it is opened again: lines of the two streams of a replica may come a
+// little out of order.
+const overlap = 100 * time.Millisecond
+
+// told are the lines of late of one replica, so that those that come twice are passed on once.
+type told struct {
+	newest time.Time
+	late   []toldLine
+	// again are those that are to come again, and how often.
+	again map[toldLine]int
+}
+
+type toldLine struct {
+	at  int64
+	sum uint64
+}
+
+var toldSeed = maphash.MakeSeed()
+
+// note takes in a line, and reports whether it has been passed on before.
+func (t *told) note(line logLine) (again bool) {
+	key := toldLine{line.at.UnixNano(), maphash.String(toldSeed, line.text)}
+	if t.again[key] > 0 {
+		t.again[key]--
+		again = true
+	}
+	if line.at.After(t.newest) {
+		t.newest = line.at
+	}
+	if t.late = append(t.late, key); len(t.late) == cap(t.late) {
+		t.prune()
+	}
+	return again
+}
+
+func (t *told) prune() {
+	from := t.newest.Add(-overlap).UnixNano()
+	t.late = slices.DeleteFunc(t.late, func(l toldLine) bool { return l.at < from })
+}
+
+// reopen begins another reading, and gives the time from which on lines are to be read: that of begun, which was not passed
+// on, if it is set and earlier. The zero time means that nothing has been read.
+func (t *told) reopen(begun time.Time) time.Time {
+	for line, n := range t.again { // these have still not come again
+		for range n {
+			t.late = append(t.late, line)
+		}
+	}
+	t.prune()
+	t.again = make(map[toldLine]int)
+	for _, line := range t.late {
+		t.again[line]++
+	}
+	t.late = nil
+	if t.newest.IsZero() {
+		return begun
+	}
+	since := t.newest.Add(-overlap)
+	if !begun.IsZero() && begun.Before(since) {
+		return begun
+	}
+	return since
 }
 
 // followLogs reads all replicas at once, and each new one, until ctx ends, emit fails or the function is removed. A
@@ -56,8 +123,9 @@ func (c *Cluster) followLogs(ctx context.Context, service swarm.Service, r logs.
 				continue
 			}
 			f.open, f.task = true, task
+			bound := newest{lines: maxLogLines / len(tasks), bytes: maxLogBytes / len(tasks)}
 			readers.Go(func() error {
-				c.followTask(ctx, f, lines)
+				c.followTask(ctx, f, bound, lines)
 				select {
 				case ended <- f:
 				case <-ctx.Done():
@@ -97,34 +165,67 @@ func (c *Cluster) followLogs(ctx context.Context, service swarm.Service, r logs.
 	}
 }
 
-// followTask passes on the lines of one replica until its stream ends, and notes from where the next one is to go on. Of
-// a line in whose middle a stream ends, the rest is lost: engines give all its pieces one time.
-func (c *Cluster) followTask(ctx context.Context, f *followed, lines chan<- logLine) {
-	var last time.Time
-	_, err := c.readLogs(ctx, f.task, f.next, func(line logLine) error {
-		if line.notice {
-			if line.text == f.notice {
-				return nil // said already, and nothing is new about it
-			}
+// followTask passes on the lines of one replica until its stream ends, and notes from where the next one is to go on. The
+// last old lines, where so many are asked for, are read first and on their own: a stream that began with them might begin
+// within a line. A line in whose middle a stream ends comes with the next one.
+func (c *Cluster) followTask(ctx context.Context, f *followed, bound newest, lines chan<- logLine) {
+	var begun time.Time // of the oldest line that had not ended
+	read := false
+	pass := func(line logLine) error {
+		switch {
+		case line.notice && line.text == f.notice:
+			return nil // said already, and nothing is new about it
+		case line.notice:
 			f.notice = line.text
+		case line.open && live(f.task.Status.State):
+			if begun.IsZero() || line.at.Before(begun) {
+				begun = line.at
+			}
+			return nil
+		case f.told.note(line):
+			return nil
+		default:
+			read = true
 		}
 		select {
 		case lines <- line:
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		// Lines of the two streams of a replica may come a little out of order.
-		if line.at.After(last) {
-			last = line.at
+	}
+	goOn := func() {
+		if read {
+			f.wait = 0
 		}
-		return nil
-	})
+		since := f.told.reopen(begun)
+		if before := f.next.Since; before != nil && since.Before(*before) {
+			since = *before
+		}
+		if !since.IsZero() {
+			f.next.Since, f.next.Tail = &since, 0
+		}
+		begun, read = time.Time{}, false
+	}
+	if f.next.Tail > 0 {
+		old, notices := c.collectTask(ctx, f.task, f.next, bound)
+		last := lastLines(old, f.next.Tail)
+		if len(last) > 0 { // what is older is not asked for
+			f.next.Since = &last[0].at
+			for _, line := range old[:len(old)-len(last)] {
+				f.told.note(line)
+			}
+		}
+		for _, line := range slices.Concat(last, notices) {
+			if pass(line) != nil {
+				return
+			}
+		}
+		goOn()
+	}
+	_, err := c.readLogs(ctx, f.task, f.next, pass)
 	if err != nil && ctx.Err() == nil {
 		c.cfg.Logger.Warn("logs are incomplete, and are read further", "function", f.next.Name, "task", f.task.ID, "error", err)
 	}
-	if !last.IsZero() {
-		// Since includes its own time, which engines tell to the nanosecond.
-		since := last.Add(time.Nanosecond)
-		f.next.Since, f.next.Tail, f.wait = &since, 0, 0
-	}
+	goOn()
 }
