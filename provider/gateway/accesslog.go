@@ -42,8 +42,8 @@ func (s *sampler) take(now time.Time) (ok bool, skipped uint64) {
 // maxLoggedPath is enough to recognise a request by.
 const maxLoggedPath = 256
 
-// log writes one line about an answered request, unless too many were logged within this second. There is no address,
-// no query and no header in it: a log is kept longer, and read by more people, than what voters send should be.
+// log writes one line about an answered request, unless too many were logged within this second. It has no address,
+// query or header: a log is kept longer, and read by more people, than what voters send should be.
 func (rq *request) log() {
 	log := &rq.g.accessLog
 	if log.most == 0 {

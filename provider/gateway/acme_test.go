@@ -109,7 +109,7 @@ func TestACME(t *testing.T) {
 			configure := func(plain, secure net.Listener) func(*Config) {
 				return func(c *Config) {
 					_ = c.Listener.Close()
-					c.Listener, c.TLSListener, c.ShutdownDelay, c.TLSRedirect = plain, secure, Duration(time.Millisecond), true
+					c.Listener, c.TLSListener, c.ShutdownDelay, c.TLSRedirect = plain, secure, time.Millisecond, true
 					c.ACMEDomains, c.ACMEDirectoryURL, c.ACMECacheDir = []string{"Votes.example.org", "www.example.org"}, a.url, filepath.Join(cache, "acme")
 					c.ACMEEmail, c.ACMECAFile = "ops@example.org", a.own.cert
 				}

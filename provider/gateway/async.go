@@ -29,8 +29,8 @@ const (
 	queueTimeout = 5 * time.Second
 	// maxCancels bounds the cancellations that wait, and those per second that are passed to other gateways.
 	maxCancels = 200
-	// queueFields and queueHead are room for what the queue adds to the head of a call when it makes it: the request line,
-	// Host, User-Agent and Content-Length.
+	// queueFields and queueHead are room for what the queue adds to the head of a call: the request line, Host,
+	// User-Agent and Content-Length.
 	queueFields, queueHead = 3, 128
 
 	notConfigured = "asynchronous invocation is not configured: async_redis_socket is not set"
@@ -87,8 +87,8 @@ func (rq *request) enqueue(address []byte) (keep bool) {
 	return rq.respond(202, nil, "")
 }
 
-// makeable refuses a call that this gateway would refuse when the queue makes it: nothing but a dead letter would come of
-// that, and the client could not be told.
+// makeable refuses a call that this gateway would refuse when the queue makes it. It would become a dead letter, and
+// the client could not be told.
 func (rq *request) makeable(call *queued.Call) (status int, reason string) {
 	fields := bytes.Count(call.Header, []byte("\r\n"))
 	head := len(call.Address) + len(call.Target) + len(call.Header) + fields // each may get a space behind its colon

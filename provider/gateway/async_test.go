@@ -194,8 +194,8 @@ func TestAsyncRefusals(t *testing.T) {
 	}
 }
 
-// The queue makes a call as a request to this gateway. What that would be refused for is refused before it is queued: here
-// heads that are legal only as long as nothing is added to them.
+// The queue makes a call as a request to this gateway. What would then be refused is refused before it is queued:
+// here heads that are legal only as long as nothing is added to them.
 func TestAsyncCallThatIsAcceptedCanBeMade(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t, func(http.ResponseWriter, *http.Request) {})
@@ -272,7 +272,7 @@ func TestAsyncCallWithAnEmptyIDGetsOne(t *testing.T) {
 func TestAsyncBodyThatTricklesIsGivenUp(t *testing.T) {
 	t.Parallel()
 	q := &fakeQueue{}
-	e := start(t, func(c *Config) { withQueue(q)(c); c.ReadTimeout = Duration(time.Second) }, function("f"))
+	e := start(t, func(c *Config) { withQueue(q)(c); c.ReadTimeout = time.Second }, function("f"))
 	c, in := e.dial(t)
 	_, _ = io.WriteString(c, "POST /async-function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n")
 	go func() {
@@ -300,7 +300,7 @@ func TestPatienceWithABody(t *testing.T) {
 		{60 * slowest, time.Minute, time.Minute},
 		{60 * slowest, 90 * time.Second, 30 * time.Second},
 	} {
-		if got := patience(tc.arrived, Duration(time.Minute), tc.since); time.Duration(got) != tc.want {
+		if got := patience(tc.arrived, time.Minute, tc.since); got != tc.want {
 			t.Errorf("%d bytes in %s: %s, want %s", tc.arrived, tc.since, got, tc.want)
 		}
 	}

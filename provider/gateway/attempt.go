@@ -16,8 +16,8 @@ const (
 	maxRepeats = 2
 )
 
-// attempt is an attempt to have a request answered by a replica: the one under way, and what is to be remembered of those
-// before it. It uses the request to read on and to answer; the request knows nothing of it.
+// attempt is an attempt to have a request answered by a replica: the one under way, and what must be remembered of
+// those before it. It uses the request to read on and to answer. The request knows nothing of it.
 type attempt struct {
 	*request
 

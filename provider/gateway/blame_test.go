@@ -79,7 +79,7 @@ func TestClientsFaultsAreNotTheReplicas(t *testing.T) {
 			e := start(t, func(c *Config) {
 				c.NodeID, c.AccessLog, c.Logger = "here", 1000, slog.New(slog.NewJSONHandler(log, nil))
 				if tc.status == 408 {
-					c.ReadTimeout, c.UpstreamTimeout = Duration(time.Second), Duration(time.Second)
+					c.ReadTimeout, c.UpstreamTimeout = time.Second, time.Second
 				}
 				if tc.status == 413 {
 					c.MaxBody = 1000

@@ -89,7 +89,7 @@ func TestBodyThatFindsNoRoomIsUploaded(t *testing.T) {
 // A short body that never falls silent, and never ends, does not keep its room.
 func TestShortBodyThatTricklesIsGivenUp(t *testing.T) {
 	t.Parallel()
-	e := start(t, func(c *Config) { c.ReadTimeout = Duration(time.Second) }, function("f", newReplica(t, length)))
+	e := start(t, func(c *Config) { c.ReadTimeout = time.Second }, function("f", newReplica(t, length)))
 	c, in := e.dial(t)
 	_, _ = io.WriteString(c, announced)
 	go func() {

@@ -8,9 +8,9 @@ import (
 	"waggle/provider/gateway/upstream"
 )
 
-// What clients are told when a bound refuses them. Each text says what is legal and which setting says so, since whoever
-// reads it can change that; bounds without a setting have their number alone. (504 is in forward.go: a function's own
-// settings have a part in it.)
+// What clients are told when a bound refuses them. Each text says what is legal and which setting says so, since its
+// reader may be able to change that. Bounds without a setting have their number alone. (504 is in forward.go, because
+// a function's own settings have a part in it.)
 
 func (c *Config) headTooLong() string {
 	return fmt.Sprintf("request head is too long: legal are %d bytes, the gateway's max_header_bytes", c.MaxHeader)

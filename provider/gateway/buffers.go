@@ -6,15 +6,15 @@ import (
 	"waggle/provider/gateway/sock"
 )
 
-// Buffer sizes: most heads fit the small one; the medium one is what bodies are relayed with; the large one holds the
-// longest head and a body that is kept for a repeat.
+// Buffer sizes. Most heads fit the small one. Bodies are relayed with the medium one. The large one holds the longest
+// head and a body that is kept for a repeat.
 const (
 	smallBuffer  = 4 << 10
 	mediumBuffer = 32 << 10
 	largeBuffer  = replayLimit + maxMaxHeader
 	maxMaxHeader = 64 << 10
-	// replayLimit is the longest body that is read whole before a replica is picked: it can be sent again, and a slow
-	// client does not keep a replica waiting.
+	// replayLimit is the longest body that is read whole before a replica is picked. Such a body can be sent again,
+	// and a slow client does not keep a replica waiting.
 	replayLimit = 64 << 10
 )
 
@@ -55,9 +55,9 @@ func putBuffer(b *sock.Buffer) {
 	}
 }
 
-// relayRoom bounds the memory of bytes that are passed on, as far as they are in medium buffers; beyond it they are in
-// small ones. Such a buffer is held for as long as its receiver takes: without the bound, a crowd of clients that ask for
-// much and read nothing would take all memory.
+// relayRoom bounds the memory of medium buffers that hold bytes being passed on; beyond it small ones are used. Such
+// a buffer is held for as long as its receiver takes. Without the bound, many clients that request much and read
+// nothing would take all memory.
 const relayRoom = 64 << 20
 
 // borrow waits for bytes that are to be passed on, and only then takes a buffer, which goes back with giveBack.

@@ -24,8 +24,8 @@ func (rq *request) authorised() bool {
 	return rq.g.cfg.Credentials.Accepts(string(rq.req.Authorization))
 }
 
-// client is the address that a request counts for: the peer's or, as long as that is a trusted proxy, whatever that
-// proxy says it has the request from. What stands left of an untrusted address is only what that one claims.
+// client is the address that a request counts for. It is the peer's or, if that is a trusted proxy, the one that the
+// proxy names as its peer, and so on. What stands left of an untrusted address is only that one's claim.
 func (rq *request) client() netip.Addr {
 	addr := rq.c.addr
 	if !rq.c.proxy {

@@ -161,7 +161,7 @@ func TestUploadThatIsWholeKeepsTheConnection(t *testing.T) {
 
 func TestEmptyLineBeforeARequest(t *testing.T) {
 	t.Parallel()
-	e := start(t, func(c *Config) { c.HeaderTimeout = Duration(time.Second) }, function("f", newReplica(t, length)))
+	e := start(t, func(c *Config) { c.HeaderTimeout = time.Second }, function("f", newReplica(t, length)))
 	t.Run("in two pieces", func(t *testing.T) {
 		t.Parallel()
 		c, in := e.dial(t)
@@ -186,7 +186,7 @@ func TestTunnelOfAClientThatHasGoneEnds(t *testing.T) {
 	t.Parallel()
 	end := make(chan struct{})
 	defer close(end)
-	e := start(t, func(c *Config) { c.UpstreamTimeout = Duration(time.Second) }, function("f", rawReplica(t, func(c net.Conn, _ *bufio.Reader, _ string) {
+	e := start(t, func(c *Config) { c.UpstreamTimeout = time.Second }, function("f", rawReplica(t, func(c net.Conn, _ *bufio.Reader, _ string) {
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		<-end // it neither reads nor writes
 	})))

@@ -17,10 +17,7 @@ import (
 	"waggle/provider/settings"
 )
 
-// Duration is an alias for what tests say.
-type Duration = time.Duration
-
-// Config is the gateway's settings. The names are OpenFaaS's where it has one. The defaults are those of the tags;
+// Config is the gateway's settings. The names are OpenFaaS's where it has one. The defaults are those of the tags.
 // [New] applies them to zero fields too, so that tests need not name them, except where zero is legal.
 type Config struct {
 	// Port is where functions and the API are served.
@@ -45,10 +42,10 @@ type Config struct {
 	IdleTimeout time.Duration `envconfig:"idle_timeout" default:"75s" legal:"1s to 24h"`
 	// HoldTimeout bounds the wait for a replica: a function that wakes, a busy one; 0 means none is waited for.
 	HoldTimeout time.Duration `envconfig:"hold_timeout" default:"30s" legal:"0s to 24h"`
-	// StartupTimeout is how long a gateway that has neither a table nor any function by DNS says that it is starting, and
-	// holds requests; 0 means not at all. On a node that has just joined an overlay network, Swarm's DNS may know nothing
-	// that runs on other nodes, the provider included, presumably until NetworkDB's next bulk exchange; those are 30 s apart,
-	// and the default lets one of them fail.
+	// StartupTimeout is how long a gateway that knows no function, by table or DNS, says that it is starting and
+	// holds requests. 0 means not at all. On a node that has just joined an overlay network, Swarm's DNS may know
+	// nothing that runs on other nodes, the provider included. That presumably lasts until NetworkDB's next bulk
+	// exchange. Those are 30 s apart, and the default lets one of them fail.
 	StartupTimeout time.Duration `envconfig:"startup_timeout" default:"65s" legal:"0s to 24h"`
 	// TunnelTimeout bounds the silence, in both directions, of a WebSocket.
 	TunnelTimeout time.Duration `envconfig:"tunnel_timeout" default:"1h" legal:"1s to 24h"`

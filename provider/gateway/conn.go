@@ -214,7 +214,7 @@ func (c *conn) borrow() (*sock.Buffer, int, error) {
 }
 
 // limit gives the step that begins now the time d; no bound if d is 0.
-func (c *conn) limit(d Duration) {
+func (c *conn) limit(d time.Duration) {
 	at := int64(0)
 	if d != 0 {
 		at = c.g.clock.Load() + int64(d)
@@ -225,7 +225,7 @@ func (c *conn) limit(d Duration) {
 }
 
 // detach ends the connection's interest in up, and gives the step that begins now the time d.
-func (c *conn) detach(up *upstream.Conn, d Duration) {
+func (c *conn) detach(up *upstream.Conn, d time.Duration) {
 	c.upstream.Store(nil)
 	if c.deadline.Swap(c.g.clock.Load()+int64(d)) == expired {
 		c.recover()
@@ -352,12 +352,12 @@ func (c *conn) cut() {
 	c.sock.Abort()
 }
 
-// linger goes before closing a connection whose client may still be sending: data that arrives at a closed socket, or is
-// unread in it, resets it, and the reset can overtake the answer. So the client is told that nothing more comes, and what it
-// sends until it ends as well is thrown away, for a while and up to a bound.
+// linger precedes the close of a connection whose client may still be sending. Data that arrives at a closed socket,
+// or is unread in it, resets it, and the reset can overtake the answer. So the client is told that nothing more
+// comes. What it still sends is discarded, until it ends, for a bounded time and up to a bound.
 func (c *conn) linger() {
 	c.sock.CloseWrite()
-	c.limit(Duration(lingerFor))
+	c.limit(lingerFor)
 	for total := 0; total < lingerBytes; {
 		b, n, err := c.sock.Borrow(&mediumBuffers)
 		if err != nil {

@@ -84,7 +84,7 @@ func under(t *testing.T, p *control) func(*Config) {
 	t.Helper()
 	return func(c *Config) {
 		c.Table, c.ProviderURL, c.Credentials = nil, p.URL, settings.Credentials{User: "admin", Password: "s3cret"}
-		c.UpstreamTimeout, c.ReadTimeout, c.WriteTimeout = Duration(time.Second), Duration(time.Second), Duration(time.Second)
+		c.UpstreamTimeout, c.ReadTimeout, c.WriteTimeout = time.Second, time.Second, time.Second
 	}
 }
 
@@ -210,7 +210,7 @@ func TestBusyFunctionIsQueuedThenRefused(t *testing.T) {
 	entered := make(chan struct{}, 9)
 	f := function("f", newReplica(t, func(http.ResponseWriter, *http.Request) { entered <- struct{}{}; <-release }))
 	f.MaxInflight = 1
-	e := start(t, func(c *Config) { c.MaxHeld, c.HoldTimeout = 1, Duration(20*time.Second) }, f)
+	e := start(t, func(c *Config) { c.MaxHeld, c.HoldTimeout = 1, 20*time.Second }, f)
 	const request = "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n"
 	first, firstIn := e.dial(t)
 	_, _ = io.WriteString(first, request)
@@ -327,7 +327,7 @@ func TestShutdownFinishesWhatIsUnderWay(t *testing.T) {
 		<-release
 		_, _ = io.WriteString(w, "done")
 	})
-	e := start(t, func(c *Config) { c.ShutdownDelay = Duration(300 * time.Millisecond) }, function("f", r))
+	e := start(t, func(c *Config) { c.ShutdownDelay = 300 * time.Millisecond }, function("f", r))
 	idle, idleIn := e.dial(t)
 	_, _ = io.WriteString(idle, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
 	readResponse(t, idleIn, "GET")
@@ -356,8 +356,8 @@ func TestShutdownFinishesWhatIsUnderWay(t *testing.T) {
 	<-stopped
 }
 
-// TestShutdownAnswersWhoeverWaits has a client each whose function works, whose function has no replica, and who is sent a
-// stream, when the gateway has no more time: only the stream is cut.
+// TestShutdownAnswersWhoeverWaits has three clients when the gateway's time is over. One waits for a working
+// function, one for a function without a replica, and one is being sent a stream. Only the stream is cut.
 func TestShutdownAnswersWhoeverWaits(t *testing.T) {
 	t.Parallel()
 	for name, timeout := range map[string]time.Duration{"at once": 0, "after a while": 100 * time.Millisecond} {
@@ -374,7 +374,7 @@ func TestShutdownAnswersWhoeverWaits(t *testing.T) {
 			})
 			none := function("none")
 			none.Desired = 1
-			e := start(t, func(c *Config) { c.ShutdownTimeout = Duration(timeout) }, function("f", r), none)
+			e := start(t, func(c *Config) { c.ShutdownTimeout = timeout }, function("f", r), none)
 			waiting := make(map[string]*bufio.Reader)
 			for _, path := range []string{"f", "none", "f/stream"} {
 				c, in := e.dial(t)

@@ -67,9 +67,9 @@ func (a *attempt) acquireSpare() error {
 // arrives.
 const timeoutMargin = 2 * time.Second
 
-// silence is how long the upstream may let this request wait for bytes, and by which setting; 0: as long as it likes,
-// since an inner caller keeps the time itself (async_run_timeout, async_callback_timeout).
-func (a *attempt) silence() (most Duration, setting string) {
+// silence is how long the upstream may let this request wait for bytes, and by which setting. 0 means no bound: an
+// inner caller keeps the time itself (async_run_timeout, async_callback_timeout).
+func (a *attempt) silence() (most time.Duration, setting string) {
 	cfg := &a.g.cfg
 	if a.c.inner {
 		return 0, ""
@@ -116,7 +116,7 @@ func (a *attempt) hold() {
 		if a.g.cfg.HoldTimeout > 0 {
 			a.g.metrics.happened(a.g.metrics.held, a.set.Label)
 		}
-		a.holdBy = time.Now().Add(time.Duration(a.g.cfg.HoldTimeout))
+		a.holdBy = time.Now().Add(a.g.cfg.HoldTimeout)
 	}
 }
 

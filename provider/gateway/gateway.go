@@ -2,15 +2,16 @@
 // request to a replica.
 //
 // In: client connections, the replica table from provider/feed. Out: requests to replicas (and /system/ to the
-// provider), load reports, metrics. It guarantees that a request is processed at most once unless its function or its
-// method says that twice is harmless, that a replica known to be draining gets none, that a response which broke off is
-// never passed on as whole, and that every wait and every buffer has a bound. It keeps working from the last table
-// while the provider is away.
+// provider), load reports, metrics.
+//
+// It guarantees that a request is processed at most once, unless its function or its method says that twice is
+// harmless. A replica known to be draining gets none. A response that broke off is never passed on as whole. Every
+// wait and every buffer has a bound. While the provider is away the gateway works on from the last table.
 //
 // # Reading order
 //
-// A request passes the files in this order. Each calls those below it, and none above; the one way back up is a
-// request or an attempt that answers its client (answer.go).
+// A request passes the files in this order. Each calls those below it, and none above. The one exception: a request
+// or an attempt answers its client through answer.go.
 //
 //	server.go, tls.go, inner.go         listeners; connections are let in; a sweep enforces every deadline
 //	conn.go, http2.go                   a client's connection reads one head after the other
@@ -27,35 +28,34 @@
 // picking and probing upstream's, system calls sock's, certificates certs'.
 //
 // conn, request and attempt are no package of their own. They share the hand-over of deadlines, the buffers and the
-// counters; a door between them and Gateway would have as many names as the package has now (routes, registry, budgets,
-// metrics, credentials, queue, feed). What could be parted with a small door has been: the packages below.
+// counters. An interface between them and Gateway would have as many names as the package has now: routes, registry,
+// budgets, metrics, credentials, queue, feed. What had a small interface is a package below.
 //
 // # Decisions
 //
 //   - The engine forwards HTTP/1.1 by itself instead of using net/http and ReverseProxy. It is the hot path of
-//     everything; deploy/lab/bench/RESULTS.md has the ratios. What saves the time: no header maps, no goroutine or
-//     timer per request (one sweep each 250 ms enforces all deadlines), system calls tried before the runtime's
-//     poller, buffers borrowed only once bytes are there. A round trip allocates nothing.
-//   - A short body is kept so that its request can be sent again. The buffer grows with the bytes; all bodies
-//     together may take 64 MiB beyond the small buffer of each request. One that finds no room is uploaded as it
-//     comes.
-//   - Bytes that are passed on hold a buffer only while their receiver takes them. Beyond 64 MiB of such buffers
-//     they are 4 KiB instead of 32: a crowd that reads nothing must not take all memory.
-//   - X-OpenFaaS-Internal leaves the gateway with the value gateway. A 429 of a replica's own watchdog means that
-//     the function never saw the request, which then goes elsewhere. One that a function passes on has crossed a
-//     gateway and is the function's answer.
+//     everything; deploy/lab/bench/RESULTS.md has the ratios. It has no header maps, and no goroutine or timer per
+//     request: one sweep each 250 ms enforces all deadlines. System calls are tried before the runtime's poller.
+//     Buffers are borrowed only once bytes are there. A round trip allocates nothing.
+//   - A short body is kept so that its request can be sent again. The buffer grows with the bytes. All bodies together
+//     may take 64 MiB beyond the small buffer of each request. One that finds no room is uploaded as it comes.
+//   - Bytes that are passed on hold a buffer only while their receiver takes them. Beyond 64 MiB of such buffers they
+//     are 4 KiB instead of 32: many clients that read nothing must not take all memory.
+//   - X-OpenFaaS-Internal leaves the gateway with the value gateway. A 429 of a replica's own watchdog means that the
+//     function never saw the request, which then goes elsewhere. One that a function passes on has crossed a gateway
+//     and is the function's answer.
 //   - upstream_timeout bounds silence, not the exchange: the wait for a response's head, and each pause within its
 //     body. A function that is too late is a 504.
 //   - "Never processed" has to be proved before a request is sent again without permission. A reset alone proves
 //     nothing, since acknowledgements lag. It counts only if the peer closed in order first and the kernel says that
-//     our bytes were not acknowledged. A server that shuts down its sending side alone, reads another request and
-//     then resets cannot be told from one that closed.
-//   - A kept connection is looked at each time before it is used, at one system call: bytes that a function sent
-//     beyond its answer must not become the next client's.
-//   - A client's connection is read to its end before it is closed, for 2 s or 1 MiB at most: unread bytes would
-//     reset it and destroy what of the response is still to be sent.
-//   - The plain port refuses what it must not redirect. With tls_redirect, a POST or a call with credentials gets
-//     403, since a redirect would let it go on in the open. Callers inside the Swarm then use https as well.
+//     our bytes were not acknowledged. A server may shut down its sending side alone, read another request and then
+//     reset. That cannot be told from a close.
+//   - A kept connection is checked each time before it is used, at one system call. Bytes that a function sent beyond
+//     its answer must not become the next client's.
+//   - A client's connection is read to its end before it is closed, for 2 s or 1 MiB at most. Unread bytes would reset
+//     it and destroy what of the response is still to be sent.
+//   - The plain port refuses what it must not redirect. With tls_redirect, a POST or a call with credentials gets 403,
+//     since a redirect would let it go on unencrypted. Callers inside the Swarm then use https as well.
 package gateway
 
 import (
@@ -105,8 +105,8 @@ type Gateway struct {
 	clock atomic.Int64
 	// thawed is when, by clock, the sweep last found that the process had been stopped; 0: never.
 	thawed atomic.Int64
-	// What bodies may take in all: those of asynchronous calls until they are stored, short ones until they are answered,
-	// and whatever is being passed on. The fourth budget is http2.Unread.
+	// Bounds of the memory of bodies: of asynchronous calls until they are stored, of short ones until they are
+	// answered, of all that are being passed on. The fourth budget is http2.Unread.
 	asyncBudget, bodyBudget, relayBudget sock.Budget
 	// cancels are calls to be cancelled for other gateways' clients; asked bounds what this one's ask of the others.
 	cancels chan string
@@ -188,7 +188,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	if g.feed != nil && cfg.UsageInterval > 0 {
 		g.usage, err = usage.New(usage.Config{Table: func() feed.Table { return g.feed.Newest().Table }, Report: g.feed.ReportUsage,
-			Interval: time.Duration(cfg.UsageInterval), Registerer: cfg.Registry, Logger: cfg.Logger})
+			Interval: cfg.UsageInterval, Registerer: cfg.Registry, Logger: cfg.Logger})
 		if err != nil {
 			return nil, fmt.Errorf("configuring the gateway: %w", err)
 		}
@@ -199,8 +199,8 @@ func New(cfg Config) (*Gateway, error) {
 	return g, nil
 }
 
-// Run serves until ctx is done, then stops in order: unready, no new connections, requests under way finish, and only
-// then the feed and the registry, which they need. It returns an error only if it could not start or a server broke.
+// Run serves until ctx is done, then stops in order: unready, no new connections, requests under way finish. The feed
+// and the registry, which those need, stop last. It returns an error only if it could not start or a server broke.
 func (g *Gateway) Run(ctx context.Context) error {
 	listeners, err := g.listenForClients()
 	if err != nil {
@@ -265,13 +265,13 @@ func listen(given net.Listener, port int) (net.Listener, error) {
 	return net.Listen("tcp", fmt.Sprintf(":%d", port))
 }
 
-// shutdown ends the connections: first /healthz turns 503 for a while, then idle connections close, then the others
-// after their request; at the deadline whoever still waits for an answer is told that the gateway stops, and what is left
-// then, streams that is, is cut.
+// shutdown ends the connections. First /healthz turns 503 for a while; then idle connections close, the others after
+// their request. At the deadline whoever still waits for an answer is told that the gateway stops. What is left then,
+// such as streams, is cut.
 func (g *Gateway) shutdown(listeners []listener) {
 	g.unready.Store(true)
 	g.cfg.Logger.Info("gateway unready", "delay", g.cfg.ShutdownDelay.String())
-	time.Sleep(time.Duration(g.cfg.ShutdownDelay)) //nolint:forbidigo // nothing may shorten it: balancers need this long to see the 503
+	time.Sleep(g.cfg.ShutdownDelay) //nolint:forbidigo // nothing may shorten it: balancers need this long to see the 503
 	g.mu.Lock()
 	g.draining.Store(true) // under mu, so that no connection is admitted once open is waited for
 	g.mu.Unlock()
@@ -279,7 +279,7 @@ func (g *Gateway) shutdown(listeners []listener) {
 	g.eachConn(func(c *conn) { c.unblockIfIdle() })
 	finished := make(chan struct{})
 	go func() { g.open.Wait(); close(finished) }()
-	timeout := time.NewTimer(time.Duration(g.cfg.ShutdownTimeout))
+	timeout := time.NewTimer(g.cfg.ShutdownTimeout)
 	defer timeout.Stop()
 	select {
 	case <-finished:

@@ -57,7 +57,7 @@ type edge struct {
 func start(t testing.TB, adjust func(*Config), fns ...feed.Function) *edge {
 	t.Helper()
 	cfg := Config{Table: &feed.Table{Epoch: "test", Revision: 1, Functions: fns},
-		HoldTimeout: Duration(30 * time.Second), ShutdownTimeout: Duration(time.Minute)}
+		HoldTimeout: 30 * time.Second, ShutdownTimeout: time.Minute}
 	var err error
 	if cfg.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)

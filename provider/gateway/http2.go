@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"time"
 
 	wire "golang.org/x/net/http2"
 
@@ -12,8 +11,8 @@ import (
 
 // http2 is what the package of that name has to know of the settings.
 func (c Config) http2(now func() int64) http2.Config {
-	return http2.Config{Unread: &sock.Budget{Most: http2.MaxUnread}, MaxStreams: c.HTTP2MaxStreams, MaxHeader: c.MaxHeader, HeaderTimeout: time.Duration(c.HeaderTimeout),
-		ReadTimeout: time.Duration(c.ReadTimeout), WriteTimeout: time.Duration(c.WriteTimeout), IdleTimeout: time.Duration(c.IdleTimeout), Now: now}
+	return http2.Config{Unread: &sock.Budget{Most: http2.MaxUnread}, MaxStreams: c.HTTP2MaxStreams, MaxHeader: c.MaxHeader, HeaderTimeout: c.HeaderTimeout,
+		ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout, IdleTimeout: c.IdleTimeout, Now: now}
 }
 
 // serveHTTP2 serves a connection whose client speaks HTTP/2; early is what has been read of it. Each of its streams is a

@@ -195,7 +195,7 @@ func TestRapidResetIsBounded(t *testing.T) {
 func TestClientThatTakesNothing(t *testing.T) {
 	t.Parallel()
 	replica := newReplica(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, strings.Repeat("x", 100_000)) })
-	e := start(t, func(c *Config) { c.WriteTimeout = Duration(time.Second) }, function("f", replica))
+	e := start(t, func(c *Config) { c.WriteTimeout = time.Second }, function("f", replica))
 	f := e.dialHTTP2(t, 0)
 	for range 10 {
 		_, _ = f.get("/function/f")
@@ -218,7 +218,7 @@ func TestClientThatTakesNothing(t *testing.T) {
 
 func TestIdleHTTP2ConnectionsEnd(t *testing.T) {
 	t.Parallel()
-	e := start(t, func(c *Config) { c.IdleTimeout = Duration(time.Second) })
+	e := start(t, func(c *Config) { c.IdleTimeout = time.Second })
 	f := e.dialHTTP2(t, 1<<20)
 	_, _ = f.get("/healthz")
 	f.next(wire.FrameData)

@@ -44,11 +44,11 @@ func (i *intake) add(p []byte) (status int, reason string) {
 // slowest is the bytes per second below which a body is given up: it takes room that others need.
 const slowest = 4 << 10
 
-// patience is how long the next part of a body may take of which so much has arrived in that time: as long as a client may be
-// silent, and no longer than the slowest legal body would have taken by then.
-func patience(arrived int, silence Duration, since time.Duration) Duration {
-	atMost := silence + Duration(arrived)*Duration(time.Second)/slowest
-	return max(min(silence, atMost-Duration(since)), 1) // 0 would be no bound
+// patience is how long the next part of a body may take after so much has arrived in that time. It is what a client
+// may be silent, but never more than the slowest legal body would have left.
+func patience(arrived int, silence time.Duration, since time.Duration) time.Duration {
+	atMost := silence + time.Duration(arrived)*time.Second/slowest
+	return max(min(silence, atMost-since), 1) // 0 would be no bound
 }
 
 // release gives the room back; the body is not used afterwards.

@@ -32,7 +32,7 @@ const (
 )
 
 // judge says whether the request can be sent again. It can if the replica provably has not received it, whatever it
-// asks for; and if twice is harmless: by its method (RFC 9110 §9.2.2) or because the function says so.
+// is. It also can if twice is harmless, by its method (RFC 9110 §9.2.2) or because the function says so.
 func (a *attempt) judge(err error) verdict {
 	var malformed *http1.Error
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
@@ -84,9 +84,10 @@ func (a *attempt) harmless() bool {
 	return !a.control && a.set.Function().Idempotent
 }
 
-// turnedAway reports whether the replica had no room for the request (429 from infrastructure, so the function never saw
-// it), and prepares for another try: at another replica, or here once a place is free. Other gateways fill replicas as
-// well, so the bound on requests in flight that this one keeps to does not rule that out.
+// turnedAway reports whether the replica had no room for the request, and prepares for another try. The try goes to
+// another replica, or here once a place is free. No room is a 429 from infrastructure, so the function never saw the
+// request. It happens although this gateway bounds its requests in flight, because other gateways fill replicas as
+// well.
 func (a *attempt) turnedAway() bool {
 	if a.control || a.resp.Status != 429 || !a.resp.Has[http1.Internal] || !a.complete || a.passedOn() {
 		return false
@@ -102,8 +103,8 @@ func (a *attempt) turnedAway() bool {
 	return true
 }
 
-// passedOn reports whether a part of the system has answered, but not this replica's: the function got that answer through
-// a gateway, while it worked on the request, and passes it on.
+// passedOn reports whether the answer is some other part's of the system, not this replica's. The function got it
+// through a gateway while it worked on the request, and passes it on.
 func (a *attempt) passedOn() bool {
 	fields := a.resp.All()
 	for i := range fields {
@@ -114,8 +115,8 @@ func (a *attempt) passedOn() bool {
 	return false
 }
 
-// askAnother reports whether another replica should be asked, since this one cannot serve at the moment (503) and the
-// request may be repeated, and prepares for that. There must be another one; otherwise this is the answer.
+// askAnother reports whether another replica should be asked, and prepares for that. It is if this one cannot serve
+// at the moment (503) and the request may be repeated. There must be another one; otherwise this is the answer.
 func (a *attempt) askAnother() bool {
 	if a.control || a.resp.Status != 503 {
 		return false

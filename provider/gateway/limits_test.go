@@ -19,7 +19,7 @@ import (
 // the time itself.
 func TestSilence(t *testing.T) {
 	t.Parallel()
-	cfg := Config{UpstreamTimeout: Duration(time.Minute), MaxUpstreamTimeout: Duration(5 * time.Minute)}
+	cfg := Config{UpstreamTimeout: time.Minute, MaxUpstreamTimeout: 5 * time.Minute}
 	for name, tc := range map[string]struct {
 		exec, write time.Duration
 		inner       bool
@@ -47,7 +47,7 @@ func TestSilence(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := &attempt{request: &request{g: g, c: &conn{g: g, inner: tc.inner}, control: tc.control, set: g.registry.Lookup([]byte("f"))}}
-			if got, setting := a.silence(); time.Duration(got) != tc.want || setting != tc.setting {
+			if got, setting := a.silence(); got != tc.want || setting != tc.setting {
 				t.Errorf("got %s by %q, want %s by %q", got, setting, tc.want, tc.setting)
 			}
 		})
@@ -65,7 +65,7 @@ func TestFunctionThatIsTooLate(t *testing.T) {
 	})
 	patient := function("patient", slow)
 	patient.ExecTimeout = 5 * time.Second
-	e := start(t, func(c *Config) { c.UpstreamTimeout = Duration(time.Second) }, function("f", slow), patient)
+	e := start(t, func(c *Config) { c.UpstreamTimeout = time.Second }, function("f", slow), patient)
 	call := func(client *http.Client, name string) (int, string) {
 		resp, err := client.Get("http://" + e.addr + "/function/" + name)
 		if err != nil {

@@ -82,8 +82,8 @@ func (m *metrics) function(label string) *functionStats {
 	return &functionStats{m: m, label: label, started: m.started.WithLabelValues(label)}
 }
 
-// ifKnown makes or finds series of a function with f, unless it has been forgotten: a request may outlive its function, and
-// must not bring the series back.
+// ifKnown calls f unless the function has been forgotten. A request may outlive its function and must not bring its
+// series back.
 func (m *metrics) ifKnown(label string, f func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

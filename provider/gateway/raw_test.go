@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestRawRequests sends bytes as an attacker or a broken client would and checks the answer, and that nothing which was
-// refused reached the function. want is the status of each response on the connection, in order; after the last one
-// the connection must be closed if close is set.
+// TestRawRequests sends bytes as an attacker or a broken client would. It checks the answer, and that nothing refused
+// reached the function. want is the status of each response on the connection, in order. After the last one the
+// connection must be closed if close is set.
 func TestRawRequests(t *testing.T) {
 	t.Parallel()
 	const get = "GET /function/echo"

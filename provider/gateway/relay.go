@@ -49,9 +49,9 @@ const (
 	rechunk // without trailers, which no inner client wants, and which the one of net/http takes for an error where they are odd
 )
 
-// relayBody writes the head and the body, and returns keep unless the head had to say that the connection ends. It hands
-// the replica back as soon as the last byte has come from it: how long the client takes to read that is not the replica's
-// business.
+// relayBody writes the head and the body, and returns keep unless the head had to say that the connection ends. It
+// releases the replica as soon as the last byte has come from it. How long the client takes to read does not concern
+// the replica.
 func (a *attempt) relayBody(m mode, chunked, keep bool) (bool, error) {
 	var head []byte
 	for {
@@ -182,8 +182,8 @@ func (a *attempt) finish(sent bool) {
 	replica.Release()
 }
 
-// relayBroke ends an exchange whose response broke off, or whose request did. A client must not take what it has of a
-// response for the whole, so its connection is reset. byClient says that the fault lies in its request's body.
+// relayBroke ends an exchange whose response or request broke off. A client must not take part of a response for the
+// whole, so its connection is reset. byClient says that the fault lies in its request's body.
 func (a *attempt) relayBroke(err error, byClient bool) (status int, keep bool) {
 	status = a.resp.Status
 	switch {

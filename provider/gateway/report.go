@@ -43,8 +43,8 @@ func (r *reporter) whole() feed.Report {
 	return report
 }
 
-// urgent is the load of the functions for which more replicas cannot wait for the next whole report: those that hold more
-// requests than was said, or have twice as many under way.
+// urgent is the load of the functions whose need of replicas cannot wait for the next whole report. They hold more
+// requests than was reported, or have twice as many under way.
 func (r *reporter) urgent() (report feed.Report, moved bool) {
 	now := time.Now()
 	for s, last := range r.said {

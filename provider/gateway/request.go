@@ -9,9 +9,8 @@ import (
 	"waggle/provider/gateway/upstream"
 )
 
-// request is what has come in from a client: the head of one request, as much of its body as is kept, and what was found
-// out about it. It knows nothing of replicas but which function is asked for. It is borrowed for as long as a connection
-// has a request.
+// request is what has come in from a client: one request's head, the kept part of its body, and what was learned
+// about it. Of replicas it knows only which function is meant. A connection borrows it while it has a request.
 type request struct {
 	c *conn
 	g *Gateway

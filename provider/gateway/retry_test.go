@@ -29,8 +29,8 @@ func (e *edge) awaitReady(t *testing.T, name string, n int) {
 
 const okAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-// TestRepeats checks what is sent again and what is not. A first replica misbehaves in the way named, after a first
-// exchange if the case says that the connection has been used before; a second one always answers.
+// TestRepeats checks what is sent again and what is not. A first replica misbehaves in the way named. If the case
+// says that the connection has been used before, a first exchange precedes that. A second replica always answers.
 func TestRepeats(t *testing.T) {
 	t.Parallel()
 	die := func(c net.Conn, in *bufio.Reader, _ string) {} // has read the request, closes
@@ -192,8 +192,8 @@ func newLive(t *testing.T) *live {
 	return l
 }
 
-// TestRollingUpdatesLoseNothing replaces replicas under load: with a table that says draining before the replica stops,
-// for requests that must not be repeated; and without any warning, for those that may be.
+// TestRollingUpdatesLoseNothing replaces replicas under load. Requests that must not be repeated get a table that
+// says draining before the replica stops. Those that may be repeated get no warning.
 func TestRollingUpdatesLoseNothing(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -306,7 +306,7 @@ func TestOneRequestDoesNotEndTheFunction(t *testing.T) {
 				f.Replicas = append(f.Replicas, l.replica)
 			}
 			f.Desired = uint64(tc.replicas)
-			e := start(t, func(c *Config) { c.HoldTimeout = Duration(time.Second) }, f)
+			e := start(t, func(c *Config) { c.HoldTimeout = time.Second }, f)
 			e.awaitReady(t, "f", tc.replicas)
 			if tc.kept {
 				for range 8 * tc.replicas { // a connection to each is kept then, all but certainly
@@ -364,7 +364,7 @@ func TestReplicaWithoutRoomIsWaitedFor(t *testing.T) {
 func TestReplicaThatNeverHasRoom(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32
-	e := start(t, func(c *Config) { c.HoldTimeout = Duration(time.Second) }, function("f", rawReplica(t, func(c net.Conn, in *bufio.Reader, head string) {
+	e := start(t, func(c *Config) { c.HoldTimeout = time.Second }, function("f", rawReplica(t, func(c net.Conn, in *bufio.Reader, head string) {
 		asked.Add(1)
 		_, _ = io.WriteString(c, "HTTP/1.1 429 Too Many Requests\r\nX-OpenFaaS-Internal: go-http\r\nContent-Length: 2\r\n\r\nno")
 	})))
@@ -429,7 +429,7 @@ func TestRefusalThatIsPassedOn(t *testing.T) {
 				_, _ = io.Copy(w, response.Body)
 			})
 			e := start(t, func(c *Config) {
-				c.HoldTimeout = Duration(time.Second)
+				c.HoldTimeout = time.Second
 				c.Queue = &fakeQueue{refusal: queueRefusal{429}}
 			}, function("a", a), function("b", rawReplica(t, answers(full))))
 			e.awaitReady(t, "a", 1)

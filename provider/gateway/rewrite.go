@@ -186,8 +186,8 @@ func (a *attempt) responseHead(keep, chunked bool) []byte {
 	b = append(b, resp.Line...)
 	b = append(b, "\r\n"...)
 	if resp.Has[http1.Internal] {
-		// What a part of the system calls itself is kept back: whoever gets its answer may pass it on as its own, header and
-		// all, and must not then be taken for a replica that refused a request; see turnedAway.
+		// The name that a part of the system gives itself is removed. Whoever gets its answer may pass it on with its
+		// header. That must not look like a replica's refusal; see turnedAway.
 		drop(resp, http1.Internal)
 		b = append(b, "X-OpenFaaS-Internal: gateway\r\n"...)
 	}

@@ -10,8 +10,8 @@ import (
 // route is all that the gateway knows of one path: nothing else in this package names one. To add a page, add a line to
 // the table and the function that answers. A page needs no more than path, answer and perhaps credentials.
 type route struct {
-	// path is a whole path or, if it ends in "/", the beginning of one: answer then gets everything below it, and refuses
-	// what is not there.
+	// path is a whole path or, if it ends in "/", the beginning of one. answer then gets everything below it, and
+	// refuses what does not exist.
 	path string
 	// answer answers the request; rest is what follows path in its target, query included.
 	answer func(rq *request, rest []byte) (keep bool)

@@ -36,8 +36,8 @@ func (rq *request) stale() bool {
 	return rq.c.sock.Gone()
 }
 
-// boundConns lowers the bound on connections to what the limit on open files leaves room for: three quarters of it, the
-// rest being for connections to replicas. Without files for those, every client would be let in and none served.
+// boundConns lowers the bound on connections to three quarters of the limit on open files. The rest is for
+// connections to replicas: without files for those, every client would be admitted and none served.
 func (g *Gateway) boundConns() {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
@@ -121,8 +121,9 @@ func (g *Gateway) admit(c *conn) (why string) {
 	return why
 }
 
-// full says why c may not be served; empty: it may. Streams are bounded as connections are, since each costs as much, and go on
-// while the gateway drains: their client knows, and their connection still counts as open. The caller holds mu.
+// full says why c may not be served; empty: it may. Streams are bounded as connections are, since each costs as much.
+// They go on while the gateway drains: their client knows, and their connection still counts as open. The caller
+// holds mu.
 func (g *Gateway) full(c *conn) string {
 	// A trusted proxy brings everybody's requests from one address.
 	bounded := g.cfg.MaxConnsPerIP > 0 && !c.proxy

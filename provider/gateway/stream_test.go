@@ -517,7 +517,7 @@ func TestSlowClientsAreTold(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 	e := start(t, func(c *Config) {
-		c.HeaderTimeout, c.ReadTimeout, c.IdleTimeout = Duration(time.Second), Duration(time.Second), Duration(time.Second)
+		c.HeaderTimeout, c.ReadTimeout, c.IdleTimeout = time.Second, time.Second, time.Second
 	}, function("f", r))
 	for name, tc := range map[string]struct {
 		raw    string
@@ -548,7 +548,7 @@ func TestSlowClientsAreTold(t *testing.T) {
 func TestSlowFunctionIs504(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	e := start(t, func(c *Config) { c.UpstreamTimeout = Duration(time.Second) }, function("f", r))
+	e := start(t, func(c *Config) { c.UpstreamTimeout = time.Second }, function("f", r))
 	c, in := e.dial(t)
 	for range 2 { // the connection survives
 		_, _ = io.WriteString(c, "GET /function/f HTTP/1.1\r\nHost: h\r\n\r\n")

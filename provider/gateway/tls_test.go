@@ -149,7 +149,7 @@ func TestPlainRequestOnTheTLSPortIsTold(t *testing.T) {
 func TestHandshakesAreBounded(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	e := start(t, p.secured(t, func(c *Config) { c.MaxConnsPerIP, c.HeaderTimeout = 2, Duration(time.Second) }))
+	e := start(t, p.secured(t, func(c *Config) { c.MaxConnsPerIP, c.HeaderTimeout = 2, time.Second }))
 	var silent []net.Conn
 	for range 2 {
 		silent = append(silent, e.dialTLS(t, p).NetConn())

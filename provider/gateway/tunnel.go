@@ -76,8 +76,8 @@ func (a *attempt) pipe(to, from *sock.Conn) {
 	}
 }
 
-// limitTunnel bounds the silence from now on. A client that has ended has often left, which only bytes sent to it would
-// show: what the function still has to say to it may not be long in coming.
+// limitTunnel bounds the silence from now on. A client that has ended its side has often left, which only bytes sent
+// to it would show. So the function must then send its rest soon.
 func (a *attempt) limitTunnel() {
 	limit := a.g.cfg.TunnelTimeout
 	if a.c.half.Load() {

@@ -20,8 +20,8 @@ import (
 //	provider and table  the provider answers a deploy before the table that names the function is here: the gateway
 //	                  asks the provider once, and holds the request for the table if the function exists
 //
-// Strangers must not make this expensive: asks are bounded per second, shared by all who ask for one name, and a "no"
-// holds for a moment.
+// Strangers must not make this expensive. Requests to the provider are bounded per second, shared by all who wait for
+// one name, and a "no" holds for a moment.
 
 var (
 	errNoTable      = errors.New("no replica table has come from the provider yet, so it is not known which functions there are")
@@ -134,8 +134,8 @@ func (g *Gateway) deployed(address []byte) (bool, error) {
 	return answer.(bool), nil
 }
 
-// noTable reports whether no replica table has come yet. A provider that has just started can be heard before it can list
-// what Swarm runs; until then it is of no more use to requests than one that is gone.
+// noTable reports whether no replica table has come yet. A provider that has just started answers before it can list
+// what Swarm runs. Until then it is of no more use to requests than one that is gone.
 func (g *Gateway) noTable() bool { return !g.tableArrived.Load() }
 
 // starting reports whether the gateway may only be too young to know any function.

@@ -80,7 +80,7 @@ func TestHeldWhileStarting(t *testing.T) {
 		provided := under(t, p)
 		return p, start(t, func(c *Config) {
 			provided(c)
-			c.StartupTimeout = Duration(time.Minute)
+			c.StartupTimeout = time.Minute
 			adjust(c)
 		})
 	}
@@ -152,7 +152,7 @@ func TestHeldWhileStarting(t *testing.T) {
 	})
 	t.Run("no longer than a request may be", func(t *testing.T) {
 		t.Parallel()
-		_, e := begin(t, func(c *Config) { c.HoldTimeout = Duration(50 * time.Millisecond) })
+		_, e := begin(t, func(c *Config) { c.HoldTimeout = 50 * time.Millisecond })
 		if resp, body := e.exchange(t, get); resp.StatusCode != 503 || !strings.Contains(body, "no replica table") {
 			t.Errorf("got %s %q", resp.Status, body)
 		}
@@ -160,7 +160,7 @@ func TestHeldWhileStarting(t *testing.T) {
 	})
 	t.Run("no longer than the gateway is young", func(t *testing.T) {
 		t.Parallel()
-		_, e := begin(t, func(c *Config) { c.StartupTimeout = Duration(50 * time.Millisecond) })
+		_, e := begin(t, func(c *Config) { c.StartupTimeout = 50 * time.Millisecond })
 		if resp, body := e.exchange(t, get); resp.StatusCode != 503 || !strings.Contains(body, "no replica table") {
 			t.Errorf("got %s %q", resp.Status, body)
 		}
@@ -204,8 +204,8 @@ func known(name string) func(context.Context, string) ([]string, error) {
 	}
 }
 
-// A function that was deployed a moment ago is called at once, through the gateway that passed the 202 on and through
-// another one, before any table has it: nobody is told that there is no such function.
+// A function that was deployed a moment ago is called at once, before any table has it. The calls go through the
+// gateway that passed the 202 on and through another one. Nobody is told that there is no such function.
 func TestDeployedFunctionIsKnownAtOnce(t *testing.T) {
 	t.Parallel()
 	p := newControl(t)

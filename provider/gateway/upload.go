@@ -155,6 +155,6 @@ func (a *attempt) stopUpload() *upload {
 	}
 }
 
-// unblockAgain is the time after which an upload is told again to stop: one that begins its next step just as the last
-// was found to be late undoes what it was told.
+// unblockAgain is the time after which a late upload is told again to stop. An upload that begins its next step at
+// that very moment undoes the first notice.
 const unblockAgain = 50 * time.Millisecond

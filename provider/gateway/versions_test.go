@@ -501,7 +501,7 @@ func TestBrokenResponseIsNeverWholeInAnyVersion(t *testing.T) {
 func TestLateFunctionsAndClientsInEveryVersion(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	second := Duration(time.Second)
+	second := time.Second
 	e := start(t, p.secured(t, func(c *Config) { c.UpstreamTimeout, c.ReadTimeout = second, second }), function("f", newReplica(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
@@ -537,7 +537,7 @@ func TestShutdownLosesNoStream(t *testing.T) {
 			t.Parallel()
 			var seen, answered atomic.Int64
 			p := newPair(t)
-			e := start(t, p.secured(t, func(c *Config) { c.ShutdownDelay = Duration(time.Millisecond) }), function("f", newReplica(t, func(w http.ResponseWriter, r *http.Request) {
+			e := start(t, p.secured(t, func(c *Config) { c.ShutdownDelay = time.Millisecond }), function("f", newReplica(t, func(w http.ResponseWriter, r *http.Request) {
 				seen.Add(1)
 				body, _ := io.ReadAll(r.Body)
 				_, _ = w.Write(body)

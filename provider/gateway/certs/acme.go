@@ -74,9 +74,9 @@ func newAuthority(cfg Config) (*authority, error) {
 	return a, nil
 }
 
-// courier carries requests to the authority. It ends them when its context does, since autocert gives them contexts of
-// its own, and repairs the one answer that package acme cannot read: that package wants the order's address with the
-// answer to "finalize", where RFC 8555 does not ask for it and some servers leave it out (golang.org/issue/77704).
+// courier carries requests to the authority. It ends them when its context does, since autocert gives them contexts
+// of its own. It also repairs the one answer that package acme cannot read. acme wants the order's address with the
+// answer to "finalize"; RFC 8555 does not require it and some servers leave it out (golang.org/issue/77704).
 type courier struct {
 	*http.Transport
 	ctx context.Context

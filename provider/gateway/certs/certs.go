@@ -1,14 +1,15 @@
 // Package certs keeps the certificates that the gateway shows to its TLS clients.
 //
 // It stands beside the listener. In: a pair of PEM files, or domains for which an ACME server (RFC 8555) gives
-// certificates. Out: the certificate for a handshake, and when each expires. It guarantees that a handshake never waits
-// for a file or for a certificate authority, and that a certificate is only replaced by one that works.
+// certificates. Out: the certificate for a handshake, and when each expires. A handshake never waits for a file or
+// for a certificate authority. A certificate is only replaced by one that works.
 //
 // # Decisions
 //
-//   - A TLS handshake never waits for a certificate authority. Certificates are got in the background and handshakes
-//     served from memory; until there is one they fail at once.
-//   - ACME state is per gateway: a second edge node would ask for certificates of its own and could not answer the
+//   - A TLS handshake never waits for a certificate authority. Certificates are fetched in the background and served
+//     from memory; until there is one, handshakes fail at once.
+//   - ACME state is per gateway. A second edge node would request certificates of its own and could not answer the
+//     first one's challenges. So several edge nodes need files.
 //     first one's challenges. Several edge nodes take files.
 package certs
 

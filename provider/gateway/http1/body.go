@@ -76,6 +76,6 @@ func (b *Body) Decode(p []byte) (n int, payload []byte, done bool, err error) {
 // KeepTrailers makes the trailers of a chunked body available from Trailers; by default they only pass through.
 func (b *Body) KeepTrailers() { b.chunks.keep = true }
 
-// Trailers is the trailer section of a chunked body that has ended, the empty line behind it included; no more than that
-// line if there were no trailers.
+// Trailers is the trailer section of a chunked body that has ended, with the empty line after it. Without trailers it
+// is that line alone.
 func (b *Body) Trailers() []byte { return b.chunks.kept }

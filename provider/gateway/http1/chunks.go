@@ -184,8 +184,8 @@ func (c *chunks) stepTrailer(b byte) *Error {
 	return nil
 }
 
-// stepTrailerName refuses the names that would frame, route or authenticate a message (RFC 9110 §6.5.1): a recipient
-// that merges trailers into the header must not be led to believe them.
+// stepTrailerName refuses the names that would frame, route or authenticate a message (RFC 9110 §6.5.1). A recipient
+// that merges trailers into the header must not believe them.
 func (c *chunks) stepTrailerName(b byte) *Error {
 	if b != ':' {
 		if !isToken[b] {

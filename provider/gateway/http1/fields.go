@@ -1,9 +1,9 @@
 // Package http1 reads the framing of HTTP/1.1 messages: heads, chunks and lengths.
 //
 // It stands between a socket's bytes and the gateway's decisions. In: a buffer as it was read. Out: where in that
-// buffer the parts lie, so that they can be forwarded without being copied or rebuilt. It allocates nothing.
-// It guarantees that what it accepts has one meaning only: anything that two implementations of RFC 9112 might frame
-// differently is refused, because such a message can smuggle a second one past the first reader.
+// buffer the parts lie, so that they can be forwarded without being copied or rebuilt. It allocates nothing. What it
+// accepts has one meaning only: it refuses anything that two implementations of RFC 9112 might frame differently.
+// Such a message can smuggle a second one past the first reader.
 package http1
 
 import (

@@ -1,13 +1,13 @@
 // Package ratelimit bounds how many requests per second come from one part of the internet.
 //
-// It stands before routing in the gateway. In: a client's address and the time. Out: whether the request is within the
-// rate. A part is an IPv4 /24 or an IPv6 /56: what one household, office or rented machine has at least, so that a
-// client cannot escape by changing its address within it.
+// It stands before routing in the gateway. In: a client's address and the time. Out: whether the request is within
+// the rate. A part is an IPv4 /24 or an IPv6 /56. One household, office or rented machine has at least that much, so
+// a client cannot escape by changing its address within it.
 //
-// Memory is fixed however many clients there are and whatever they do: prefixes are not stored but hashed into two
-// rows of buckets, as in a count-min sketch (Cormode, Muthukrishnan 2005) with conservative update. A prefix that
-// shares a bucket with a busy one is held back only if it does so in both rows; with 1,000 prefixes over their rate,
-// that happens to one of 275,000 others.
+// Memory is fixed however many clients there are. Prefixes are not stored but hashed into two rows of buckets, as in
+// a count-min sketch (Cormode, Muthukrishnan 2005) with conservative update. A prefix is wrongly held back only if it
+// shares a bucket with a busy one in both rows. With 1,000 prefixes over their rate, that happens to one of 275,000
+// others.
 package ratelimit
 
 import (
@@ -20,8 +20,8 @@ import (
 // buckets is the number in each of the two rows, a power of two: 8 MiB in all.
 const buckets = 1 << 19
 
-// Limiter is a token bucket for each prefix, in the form of the generic cell rate algorithm (ITU-T I.371): a bucket is
-// the time at which it will be full again, so that nothing has to refill it. It is for concurrent use and allocates
+// Limiter is a token bucket for each prefix, in the form of the generic cell rate algorithm (ITU-T I.371). A bucket
+// is the time at which it will be full again, so nothing has to refill it. It is for concurrent use and allocates
 // nothing after New.
 type Limiter struct {
 	interval int64 // nanoseconds that one request costs
@@ -40,9 +40,9 @@ func New(perSecond float64, burst int) *Limiter {
 	return l
 }
 
-// Allow takes a token of client's prefix at now, the time since a fixed moment by a clock that nobody sets, and reports
-// whether there was one. An invalid address has a prefix of its own. The clock may lag and even go back a little: tokens are
-// then just not refilled meanwhile.
+// Allow takes a token of client's prefix at now and reports whether there was one. now is the time since a fixed
+// moment, by a monotonic clock. An invalid address has a prefix of its own. The clock may lag and even go back a
+// little: meanwhile tokens are not refilled.
 func (l *Limiter) Allow(client netip.Addr, now time.Duration) bool {
 	hash := maphash.Comparable(l.seed, prefix(client))
 	a, b := &l.rows[0][hash%buckets], &l.rows[1][hash>>32%buckets]

@@ -9,8 +9,8 @@ import (
 )
 
 // Gone reports whether the peer has closed or broken the connection, as far as the kernel knows. It never blocks and
-// takes no byte away, so it may run beside a reader. A connection without a socket is asked for its own method Gone;
-// one that has none counts as there. Of TLS the TCP connection is asked: a client's farewell in TLS lies before its FIN
+// consumes no byte, so it may run beside a reader. A connection without a socket is asked for its own method Gone;
+// one without that counts as open. Of TLS the TCP connection is asked. A client's close_notify lies before its FIN
 // like data, and only the reader can tell the two apart.
 func (c *Conn) Gone() bool {
 	if c.secure != nil {
@@ -99,16 +99,17 @@ func (c *Conn) finished() bool {
 	return over || err != nil
 }
 
-// NeverArrived reports whether it is certain that the peer's process received no byte beyond the first sent ones, on a
-// connection that ended with ended. A false answer means "not certain"; pending then says that the peer's verdict on
-// what was written last is still under way.
+// NeverArrived reports whether it is certain that the peer's process received no byte beyond the first sent ones, on
+// a connection that ended with ended. A false answer means "not certain". pending then says that the peer's
+// acknowledgement or reset is still on its way.
 //
-// It is certain if nothing more was handed to the kernel, and in one other case: the peer closed in order (io.EOF: its
-// FIN came), has since answered with a reset, so it takes no more, and has not acknowledged the bytes. A FIN carries an
-// acknowledgement of all that had come before it, and what comes after a close no process can read. That takes the FIN for
-// a close: a peer that only shut down its sending side, reads what comes nevertheless and resets the connection within the
-// time by which its kernel delays acknowledgements looks the same from here. A reset without a FIN proves nothing, because
-// acknowledgements may lag behind what was read.
+// It is certain if nothing more was handed to the kernel, and in one other case. The peer closed in order (io.EOF:
+// its FIN came), has since answered with a reset, and has not acknowledged the bytes. A FIN acknowledges all that
+// came before it, and no process can read what comes after a close.
+//
+// That takes the FIN for a close. A peer may also shut down its sending side alone, read on, and reset before its
+// kernel sends a delayed acknowledgement. That looks the same from here. A reset without a FIN proves nothing,
+// because acknowledgements may lag behind what was read.
 func (c *Conn) NeverArrived(sent uint64, ended error) (certain, pending bool) {
 	if c.Written == sent {
 		return true, false

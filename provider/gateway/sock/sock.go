@@ -1,14 +1,16 @@
 // Package sock reads and writes stream sockets with as little CPU as the kernel's interface allows.
 //
 // It lies below both sides of the gateway: connections from clients and to replicas. In: a net.Conn. Out: reads that
-// borrow their buffer only once there is something to read, so that an idle connection holds none; writes of two
-// pieces in one system call; and look-ups of what the kernel knows of a peer that do not disturb its owner.
+// borrow their buffer only once there is something to read, so that an idle connection holds none. A write takes two
+// parts in one system call. The kernel's state of a peer can be read without disturbing the connection's owner.
 //
-// It goes past net.Conn because that costs a scheduler hand-over around every system call, which for calls that never
-// block (these sockets are non-blocking) is a tenth of the gateway's time. The runtime's poller, deadlines and
-// life cycle stay in charge. TLS runs on top of such a socket (NewTLS). A connection without one (a pipe within the
-// process, a stream of HTTP/2) falls back to its own Read and Write, and to Gone, Quiet, Abort, AwaitRead and WriteBoth if
-// it has them.
+// It bypasses net.Conn because that costs a scheduler hand-over around every system call. For calls that never block
+// (these sockets are non-blocking) that is a tenth of the gateway's time. The runtime's poller, deadlines and life
+// cycle stay in charge.
+//
+// TLS runs on top of such a socket (NewTLS). A connection without a socket (a pipe within the process, a stream of
+// HTTP/2) falls back to its own Read and Write. It also falls back to its Gone, Quiet, Abort, AwaitRead and WriteBoth
+// if it has them.
 package sock
 
 import (

@@ -196,8 +196,8 @@ func TestNoBufferWhileThereIsNothingToRead(t *testing.T) {
 	}
 }
 
-// TestNeverArrived is about the proof that lets a request be sent again: it must hold when the peer had closed before the
-// request came, and must not be claimed once the peer's kernel has taken a byte.
+// TestNeverArrived is about the proof that lets a request be sent again. It must hold when the peer had closed before
+// the request came, and must not be claimed once the peer's kernel has taken a byte.
 func TestNeverArrived(t *testing.T) {
 	t.Parallel()
 	hello := []byte("hello")

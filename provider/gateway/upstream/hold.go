@@ -34,8 +34,8 @@ var (
 // waiter is one request that waits for a replica. Its channel is signalled at most once per wake and never blocks.
 type waiter struct{ signal chan struct{} }
 
-// Wait reserves a replica like Pick, and waits if necessary: until a scaled-to-zero function wakes, a new replica is
-// trusted, or a busy one has room. It waits until deadline or until left is closed.
+// Wait reserves a replica like Pick, and waits if necessary. It waits for a scaled-to-zero function to wake, a new
+// replica to be trusted, or a busy one to have room. It waits until deadline or until left is closed.
 func (s *Set) Wait(tried []*Replica, deadline time.Time, left <-chan struct{}) (*Replica, error) {
 	if r := s.Pick(tried); r != nil {
 		return r, nil

@@ -86,9 +86,9 @@ func (f *fetcher) fetch(ctx context.Context, address string) (sample, error) {
 	return sample{at: at, cpu: cpu, memory: memory}, nil
 }
 
-// names of what is looked for. The container's own figures, under cAdvisor's names, count everything that runs in it. A
-// process's, under the names of Prometheus' clients, are all of it only where the function is that process: a watchdog,
-// which shows how many requests are in flight, would tell of itself and not of the function that it has started.
+// Names of the figures. The container's own, under cAdvisor's names, count everything that runs in it. A process's,
+// under the names of Prometheus' clients, are the whole only where the function is that process. A watchdog, which
+// shows how many requests are in flight, would report itself and not the function that it has started.
 const (
 	containerCPU    = "container_cpu_usage_seconds_total"
 	containerMemory = "container_memory_working_set_bytes"

@@ -136,8 +136,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// BenchmarkThousandReplicas reads a thousand replicas once, as a gateway does each ten seconds, and reports the
-// processor time that this takes of the gateway: cpu-ms per round.
+// BenchmarkThousandReplicas reads a thousand replicas once, as a gateway does each ten seconds. It reports the
+// gateway's processor time: cpu-ms per round.
 func BenchmarkThousandReplicas(b *testing.B) {
 	replicas := exec.Command(os.Args[0])
 	replicas.Env = append(os.Environ(), serveEnv+"=1")

@@ -1,9 +1,9 @@
 // Package usage reads from each ready replica what it consumes, and hands that on to the provider.
 //
-// In: the newest replica table, and what replicas say on their metrics port, in Prometheus' text format. Out: processor
-// and memory of each replica, about every ten seconds. A manager's engine can look only into the containers of its own
-// node; gateways reach the replicas of all nodes, so it is they who ask. Whatever a replica answers costs a bounded
-// time, a bounded number of bytes and one of a few connections; one that does not answer is soon asked rarely.
+// In: the newest replica table, and what replicas say on their metrics port, in Prometheus' text format. Out:
+// processor and memory of each replica, about every ten seconds. A manager's engine sees only the containers of its
+// own node; gateways reach the replicas of all nodes, so they ask. Each replica costs a bounded time, a bounded
+// number of bytes and one of a few connections. One that does not answer is soon asked rarely.
 package usage
 
 import (
@@ -23,8 +23,8 @@ import (
 )
 
 const (
-	// readers bounds the connections at once: with the default interval and timeout, a thousand replicas of which each
-	// takes 80 ms are all read in time.
+	// readers bounds the connections at once. With the default interval and timeout, a thousand replicas that take 80
+	// ms each are all read in time.
 	readers = 8
 	// tick is how often it is seen which replicas are due.
 	tick = 200 * time.Millisecond
