@@ -98,8 +98,8 @@ func TestWorkerStopsWhileItWaitsForPostgres(t *testing.T) {
 	}
 }
 
-// TestFromMigrationToACountedVote runs the subcommands as the deployment does: the worker starts before the schema is
-// there, waits for the migration, counts, and stops when it is asked to.
+// TestFromMigrationToACountedVote runs the subcommands as the deployment does. The worker starts before the schema is
+// there, waits for the migration, counts, and stops on request.
 func TestFromMigrationToACountedVote(t *testing.T) {
 	t.Parallel()
 	db, r := harness.Postgres(t), harness.Redis(t)

@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 )
 
-// Ballot codes, of the poll mode once, are codeLength characters of codeAlphabet: Crockford's base 32, without letters that
-// look or sound like others. 16 characters of 5 bits are 80 bits: nobody guesses one of a million codes.
+// Ballot codes, of the poll mode once, are codeLength characters of codeAlphabet: Crockford's base 32. It lacks
+// letters that look or sound like others. 16 characters of 5 bits are 80 bits: nobody guesses one of a million codes.
 const (
 	codeAlphabet  = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 	codeLength    = 16

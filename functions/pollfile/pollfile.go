@@ -1,8 +1,8 @@
 // Package pollfile has the rules of the poll file, functions/polls.json: which polls there are, who may vote how often,
 // and when. It stands before everything that reads that file.
 //
-// In: the text of a poll file. Out: its polls, or every mistake in it. It guarantees that vote, results, worker and the
-// deploy program accept the same files, because all of them run polls.go of this folder; and hash ballot codes alike.
+// In: the text of a poll file. Out: its polls, or every mistake in it. vote, results, worker and the deploy program
+// accept the same files, because all of them run this folder's polls.go. They also hash ballot codes alike.
 package pollfile
 
 //go:generate sh -c "sed s/pollfile$/vote/ polls.go >../vote/polls.go && sed s/pollfile$/vote/ code.go >../vote/code.go && sed s/pollfile$/results/ polls.go >../results/polls.go"

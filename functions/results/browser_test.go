@@ -53,8 +53,8 @@ func openBrowser(t *testing.T) *browser {
 	return &browser{ctx: ctx, url: server.URL, d: d}
 }
 
-// tab opens an address in a new tab of a given width, after some steps; what the page asks of other hosts or throws fails
-// the test.
+// tab opens an address in a new tab of a given width, after some steps. The test fails if the page makes requests to
+// other hosts or throws.
 func (b *browser) tab(t *testing.T, target string, width int64, before ...chromedp.Action[chromedp.Void]) context.Context {
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx)

@@ -37,8 +37,8 @@ type stream struct {
 	Pending     int64  `json:"pending"`
 	Rejected    int64  `json:"rejected"`
 	Lost        int64  `json:"lost"`
-	// Recovered are those of the counted that only copies on other nodes gave, LostClosed those of the lost that an operator
-	// has looked into and closed.
+	// Recovered are those of the counted that only copies on other nodes had. LostClosed are those of the lost that
+	// an operator has examined and closed.
 	Recovered  int64     `json:"recovered"`
 	LostClosed int64     `json:"lost_closed"`
 	SeenAt     time.Time `json:"seen_at"`

@@ -1,13 +1,13 @@
 // Package results is the count: the OpenFaaS function that shows each poll's tally and the ledger behind it.
 //
-// In: a GET. Out: pages that work without JavaScript and keep themselves up to date with it, JSON, CSV or a stream of
-// server-sent events, made from the tally's views in Postgres by a role that may read nothing else; and for a receipt,
-// what became of its vote.
+// In: a GET. Out: pages that work without JavaScript and refresh themselves with it, JSON, CSV or a stream of
+// server-sent events. They are made from the tally's views in Postgres by a role that may read nothing else. For a
+// receipt the answer is what became of its vote.
 //
-// It guarantees that an answer is at most a few seconds old or marked stale with its time; that tally and ledger are of
-// one moment; that a poll is called final, and the ledger whole, only when nothing is known that may still change it;
-// that Postgres is asked for the count once a second by all replicas together, however many look; and that a poll with
-// results "closed" shows nothing before it closes.
+// It guarantees that an answer is at most a few seconds old or marked stale with its time. Tally and ledger are of
+// one moment. A poll is called final, and the ledger whole, only when nothing is known that may still change it. All
+// replicas together read the count from Postgres once a second, however many readers there are. A poll with results
+// "closed" shows nothing before it closes.
 package results
 
 import (
@@ -111,8 +111,8 @@ func (h *handler) publish(c *count, stale bool) {
 	close(before.newer)
 }
 
-// current waits for the first view, if need be, and returns nil if there is none within the time in which a replica that
-// has just started and a Postgres that answers find each other.
+// current waits for the first view if there is none yet. It returns nil if none comes within the time that a new
+// replica needs to reach a Postgres that answers.
 func (h *handler) current(ctx context.Context) *view {
 	if v := h.view.Load(); v != nil {
 		return v

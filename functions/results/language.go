@@ -140,8 +140,8 @@ func (l *language) Share(votes, total int64) string {
 	return l.Text("percent", l.printer.Sprint(number.Decimal(percent, number.Scale(1))))
 }
 
-// Date is a moment in full, to the minute: in a zone such as Europe/Berlin, if there is one, and in UTC, which is right
-// everywhere.
+// Date is a moment in full, to the minute. It is given in UTC, which is right everywhere, and in a zone such as
+// Europe/Berlin, if there is one.
 func (l *language) Date(t time.Time, zone string) string {
 	utc := l.dated(t.UTC(), "15:04", "UTC")
 	location, err := time.LoadLocation(zone)

@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// ledger accounts for every entry that a stream ever took. The words are the same everywhere: captured is what a node's
-// Redis took and voters were told of, counted is in the tally, pending is not read yet, rejected was no valid vote, and
-// lost was captured and can no longer be read; recovered are those of the counted that only a copy gave. Missing counts the nodes that nobody has read lately.
+// ledger accounts for every entry that a stream ever took. Captured is what a node's Redis took and voters were told
+// of. Counted is in the tally, pending is not read yet, and rejected was no valid vote. Lost was captured and can no
+// longer be read. Recovered are those of the counted that only a copy had. Missing counts the nodes that nobody has
+// read lately.
 type ledger struct {
 	Streams  []stream `json:"streams"`
 	Captured int64    `json:"captured"`
@@ -109,8 +110,8 @@ func (l *ledger) notWhole() (reasons []reason) {
 	return reasons
 }
 
-// captureTime is how long after a poll's end a vote that was pressed in time may still reach a node's Redis: the function
-// vote answers within 8 s (exec_timeout in stack.yml).
+// captureTime is how long after a poll's end a vote that was pressed in time may still reach a node's Redis. The
+// function vote answers within 8 s (exec_timeout in stack.yml).
 const captureTime = 10 * time.Second
 
 // notFinal says why a poll's result may still change. What is pending may be of any poll.

@@ -16,9 +16,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// receipt is what the look-up needs of a receipt, whose form functions/vote/receipt.go defines. Its signature cannot be
-// checked here, and need not be: the answer tells what became of an entry, never what was chosen, and whoever has not seen
-// the receipt cannot know the voter's pseudonym.
+// receipt is what the look-up needs of a receipt, whose form functions/vote/receipt.go defines. Its signature cannot
+// be checked here, and need not be. The answer tells what became of an entry, never what was chosen. Whoever has not
+// seen the receipt cannot know the voter's pseudonym.
 type receipt struct {
 	poll        int32
 	voter       string // in hexadecimal

@@ -132,8 +132,8 @@ func (v *view) partsOf(form variant, r report) ([]part, error) {
 	return done, err
 }
 
-// changes returns, as JSON, the parts of a page that differ from those of the view before, or all of them if last is not
-// that view.
+// changes returns, as JSON, the parts of a page that differ from those of the view before. It returns all of them if
+// last is not that view.
 func (v *view) changes(form variant, last *view) ([]byte, error) {
 	var known []part
 	if last != nil && v.follows(last) {

@@ -28,9 +28,10 @@ type link interface {
 	close()
 }
 
-// watcher keeps the newest count. However many replicas there are, one of them reads Postgres, once a second, and all
-// others hear of it: whoever has heard nothing for a while reads, and goes on reading until it hears a session with a
-// lower number do so. No lock is held, so a replica that hangs or is cut off keeps nobody from taking over.
+// watcher keeps the newest count. However many replicas there are, one of them reads Postgres, once a second, and
+// sends the count to all others. A replica that has heard nothing for a while reads. It goes on until it hears that a
+// session with a lower number reads. No lock is held, so a replica that hangs or is cut off cannot stop another from
+// taking over.
 type watcher struct {
 	dial func(ctx context.Context) (link, error)
 	// fallback is asked while there has never been a count; nil if nobody can be asked.

@@ -88,10 +88,11 @@ func (h *handler) answerFailed(v *visit, p *problem) {
 	h.answerPage(v, p.status, p)
 }
 
-// answerNotRecorded is the 503 of a vote with sequence seq that Redis did not confirm. The cookie keeps its sequence, so
-// the same request again is the same vote again; a gateway that knows the function to be idempotent repeats it first, on
-// another replica. The form on the page has the next sequence: a new press then is newer than this one, which may have been
-// stored, whatever the clocks of the two nodes say. Where the first vote counts, note keeps the voter to the same choice.
+// answerNotRecorded is the 503 of a vote with sequence seq that Redis did not confirm. The cookie keeps its sequence,
+// so the same request again is the same vote. A gateway that knows the function to be idempotent first repeats it on
+// another replica. The form on the page has the next sequence. So a new press is newer than this vote, which may have
+// been stored, whatever the clocks of the two nodes say. Where the first vote counts, note keeps the voter to the
+// same choice.
 func (h *handler) answerNotRecorded(v *visit, seq int64, note string, err error) {
 	p := newProblem(http.StatusServiceUnavailable, "unconfirmed")
 	v.token.seq = min(seq+1, maxSeq)

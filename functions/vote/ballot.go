@@ -102,8 +102,9 @@ func parseForm(body string) (ballot, *problem) {
 	return b, nil
 }
 
-// parseJSON takes {"poll": "…", "choice": "…"}, in mode once with "code", and nothing else. encoding/json would take a key twice, or in another
-// case, which is another ballot than its sender meant; and its errors name Go types.
+// parseJSON takes {"poll": "…", "choice": "…"}, in mode once with "code", and nothing else. encoding/json would
+// accept a key twice, or in another case. That is another ballot than its sender meant. Its errors also name Go
+// types.
 func parseJSON(body string) (ballot, *problem) {
 	var b ballot
 	fields := jsonObject{rest: strings.TrimLeft(body, jsonSpace)}

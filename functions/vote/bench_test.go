@@ -73,8 +73,8 @@ func BenchmarkOneVote(b *testing.B) {
 	}
 }
 
-// BenchmarkVotesOver64Connections is the whole function with net/http. cpu-us/vote is user and system time of this process,
-// so it includes 64 clients, which send the same bytes again and look for the status alone. Redis's is left out.
+// BenchmarkVotesOver64Connections is the whole function with net/http. cpu-us/vote is user and system time of this
+// process. It includes 64 clients, which repeat the same bytes and parse the status alone. Redis's time is left out.
 func BenchmarkVotesOver64Connections(b *testing.B) {
 	const connections = 64
 	for kind, ballot := range kinds {

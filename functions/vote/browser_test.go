@@ -382,7 +382,7 @@ func (b *chromium) testLayout(t *testing.T) {
 	}
 }
 
-// contrastScript returns what has too little contrast, by WCAG 2.2: 4.5 for text, 3 for the edges of what can be pressed
+// contrastScript returns what has too little contrast by WCAG 2.2. It needs 4.5 for text, 3 for the edges of controls
 // and for the focus ring.
 const contrastScript = `(() => {
 	const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
@@ -437,8 +437,9 @@ func (b *chromium) testForcedColours(t *testing.T) {
 	}
 }
 
-// Names and roles, as axe-core's rules ask: one h1, headings in steps, a legend, labelled fields, pictures with a text,
-// pressed or not on every option, targets of at least 24 pixels, ids once, and focus in the order of the page.
+// Names and roles, by axe-core's rules: one h1, headings in steps, a legend, labelled fields, pictures with a text.
+// Every option says whether it is pressed. Targets have at least 24 pixels, ids are unique, and focus follows the
+// page's order.
 func (b *chromium) testNamesAndRoles(t *testing.T) {
 	for _, target := range []string{"/?poll=last", "/?poll=fifty", "/?poll=once", "/?poll=closed", "/?poll=nothing"} {
 		ctx := b.visitor(t, target, 360)

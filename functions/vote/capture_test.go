@@ -102,8 +102,7 @@ func TestWrongPasswordAndNoSocketAreNotStored(t *testing.T) {
 	}
 }
 
-// lossy stands between the function and Redis on a socket of its own; while drop is set it swallows the reply to an
-// XADD and closes the connection, which is what a crash after the write looks like.
+// TestTheQueueIsBounded fills a queue of one place.
 func TestTheQueueIsBounded(t *testing.T) {
 	t.Parallel()
 	c := newCapture(nil, newGate(nil), &stats{})

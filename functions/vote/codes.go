@@ -85,8 +85,8 @@ func (c *codeList) has(poll int32, code string) bool {
 	return false
 }
 
-// normalCode is the one form of a code as people type it: Crockford's base 32, in which O is 0, and I and L are 1.
-// Spaces and hyphens do not matter. ok tells whether it can be a code.
+// normalCode is the one form of a code as people type it. In Crockford's base 32 O is 0, and I and L are 1. Spaces
+// and hyphens do not matter. ok tells whether it can be a code.
 func normalCode(typed string) (code string, ok bool) {
 	var out [codeLength]byte
 	n := 0

@@ -30,8 +30,8 @@ func (m copyMode) String() string { return [...]string{"1", "2 prefer", "2 requi
 const (
 	// copiers is how many batches may be on their way to other nodes: while one waits for a disk, the other is gathered.
 	copiers = 2
-	// maxCopyAge is how long after it was stored a vote may be confirmed by its copy. Workers rely on it: a copy that
-	// comes later than this, from a replica that was frozen, belongs to a vote that nobody was told is recorded.
+	// maxCopyAge is how long after it was stored a vote may be confirmed by its copy. Workers rely on it. A copy that
+	// comes later, from a replica that was frozen, belongs to a vote that nobody was told is recorded.
 	maxCopyAge = 15 * time.Second
 )
 
@@ -138,8 +138,8 @@ func (c *copier) copy(batch []*entry, again *writer) {
 	again.appendMarked(unmarked)
 }
 
-// copyCommand makes one stream entry of a batch: the number of votes, and a line for each with the entry's id at its
-// origin, then poll, voter, choice, sequence and time. The key names the origin's incarnation.
+// copyCommand makes one stream entry of a batch: the number of votes, and a line for each. A line has the entry's id
+// at its origin, then poll, voter, choice, sequence and time. The key names the origin's incarnation.
 func copyCommand(origin string, batch []*entry) []any {
 	lines := make([]byte, 0, 96*len(batch))
 	for _, e := range batch {

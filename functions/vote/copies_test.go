@@ -347,8 +347,8 @@ func TestWithoutAPeerTheSettingDecides(t *testing.T) {
 	}
 }
 
-// BenchmarkCopies compares a captured vote with one and with two copies, from the request in the handler to its answer: CPU of
-// this process and of both servers, per vote.
+// BenchmarkCopies compares a captured vote with one and with two copies, from the request in the handler to its
+// answer. It reports the CPU of this process and of both servers, per vote.
 func BenchmarkCopies(b *testing.B) {
 	for name, mode := range map[string]copyMode{"one": oneCopy, "two": preferTwo} {
 		b.Run(name, func(b *testing.B) {

@@ -44,6 +44,8 @@ func TestReadyAgainWhenRedisIsBack(t *testing.T) {
 	}
 }
 
+// lossy stands between the function and Redis on a socket of its own. While drop is set it swallows the reply to an XADD
+// and closes the connection, as a crash after the write does.
 type lossy struct {
 	path string
 	drop atomic.Bool

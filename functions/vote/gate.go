@@ -13,8 +13,8 @@ import (
 const (
 	// breakAfter is how many batches in a row may end without an answer before the gate shuts.
 	breakAfter = 3
-	// probeEvery is how long a shut gate stays shut at least: long enough for a worker to read a struggling Redis
-	// in peace, short enough to be missed by few voters. It is also how soon an idle replica notices.
+	// probeEvery is how long a shut gate stays shut at least. A worker can read a struggling Redis undisturbed for
+	// that long, and few voters notice. It is also how soon an idle replica notices.
 	probeEvery = 2 * time.Second
 	// probeTimeout leaves a stalled disk some time.
 	probeTimeout = time.Second

@@ -1,17 +1,26 @@
 // Package vote is the ballot paper: the OpenFaaS function that shows a poll and captures votes.
 //
-// In: a GET, answered with a page that works without JavaScript and a signed token as a cookie; a POST of a form or
-// of JSON with that token. Out: one entry per vote in the stream of this node's Redis, and a signed receipt.
-// It guarantees that it confirms a vote only after Redis, which syncs its log first, has answered for that vote;
-// that a vote it did not confirm can be sent again without harm, because it keeps its sequence; and that the id in
-// the voter's cookie goes nowhere: the stream gets a keyed hash of it, logs and metrics get neither.
+// In: a GET, answered with a page that works without JavaScript and a signed token as a cookie. A POST of a form or
+// of JSON carries that token. Out: one entry per vote in the stream of this node's Redis, and a signed receipt.
 //
-// A receipt names the vote's place, the incarnation and entry of a stream, so that the results can look the vote up;
-// type receipt has its form.
+// It confirms a vote only after Redis, which syncs its log first, has answered for that vote. A vote that it did not
+// confirm can be sent again without harm, because it keeps its sequence. The id in the voter's cookie goes nowhere:
+// the stream gets a keyed hash of it, logs and metrics get neither.
 //
-// Reading order: handler.go (routes), visit.go (what came in: poll, cookies, token, choice), ballot.go (what a voter
-// sent), capture.go (batches), appender.go (the stream of this node), copies.go with peers.go (the second copy),
-// receipt.go, answer.go and page.go (what the voter sees). A ballot code is in code.go; codes.go finds it among a poll's.
+// A receipt names the vote's place, the incarnation and entry of a stream, so that the results can look the vote up.
+// Type receipt has its form.
+//
+// Reading order:
+//
+//	handler.go                routes
+//	visit.go                  what came in: poll, cookies, token, choice
+//	ballot.go                 what a voter sent
+//	capture.go                batches
+//	appender.go               the stream of this node
+//	copies.go, peers.go       the second copy
+//	receipt.go                the receipt
+//	answer.go, page.go        what the voter sees
+//	code.go, codes.go         a ballot code, and how it is found among a poll's
 package vote
 
 import (
@@ -256,9 +265,9 @@ func (h *handler) judge(v *visit) (b ballot, chosen *paperOption, identity strin
 	return b, chosen, identity, v.limit(v.paper.limits.voter, identity)
 }
 
-// sequence decides the vote's place among the voter's votes. It is the token's sequence, or the form's if that is higher:
-// a slow reply to an older press may have put an older cookie back. The nonce signs the form's sequence.
-// A form that stayed open in another tab has a lower sequence; pressing it is the voter's newest wish all the same.
+// sequence decides the vote's place among the voter's votes. It is the token's sequence, or the form's if that is
+// higher. A slow reply to an older press may have put an older cookie back. The nonce signs the form's sequence. A
+// form that stayed open in another tab has a lower sequence. Submitting it still makes the newest vote.
 func (h *handler) sequence(v *visit, b ballot) (int64, *problem) {
 	if v.body != formBody || (b.nonce == "" && !v.fromBrowser()) {
 		return v.token.seq, nil

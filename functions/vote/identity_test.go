@@ -32,7 +32,7 @@ func TestAnotherSiteCannotGiveAVoterASecondIdentity(t *testing.T) {
 }
 
 // TestTheBallotAfterAnUnconfirmedVoteIsANewerOne: the vote before may have been stored with a capture time of a clock
-// that is ahead, so the time must not decide between it and the next press.
+// that is ahead. So the time must not decide between it and the next press.
 func TestTheBallotAfterAnUnconfirmedVoteIsANewerOne(t *testing.T) {
 	t.Parallel()
 	b := setup(t, nil)

@@ -21,10 +21,10 @@ import (
 //	k2:<64 to 128 hex digits>      the first of the others signs
 //	k1:<64 to 128 hex digits>      all of them verify
 //
-// A signing key is rotated in two deployments: the first adds the new line at the end, the second moves it up. With one,
-// the replicas that are not updated yet would not know the new key's tokens, and a voter who meets one of them would
-// get a second identity and could count twice. For the same reason a line is removed only when no poll is open that was
-// voted in with its tokens.
+// A signing key is rotated in two deployments: the first adds the new line at the end, the second moves it up. With
+// one deployment, replicas that are not updated yet would not know the new key's tokens. A voter who meets one of
+// them would get a second identity and could count twice. For the same reason a line is removed only when no open
+// poll was voted in with its tokens.
 //
 // A kid is 1 to 16 of a-z and 0-9. The poll key must never change while a poll is open: a voter's pseudonym would
 // change with it, and the voter could vote twice. Destroying it anonymises what was counted.

@@ -20,9 +20,9 @@ func newLimiters(l *limits) *limiters {
 	return &limiters{voter: newLimiter(l.VoterPerMinute), network: newLimiter(l.NetworkPerMinute)}
 }
 
-// limiter bounds what each key may do in a minute, by the generic cell rate algorithm (ITU-T I.371): a key's time moves
-// ahead by one interval with each ballot, and may be a minute ahead of the clock. It is safe for concurrent use; a nil
-// limiter bounds nothing.
+// limiter bounds what each key may do in a minute, by the generic cell rate algorithm (ITU-T I.371). Each ballot
+// moves a key's time ahead by one interval. It may be a minute ahead of the clock. It is safe for concurrent use; a
+// nil limiter bounds nothing.
 type limiter struct {
 	interval time.Duration
 	seed     maphash.Seed

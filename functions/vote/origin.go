@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// origins decides whether a ballot was sent by a page of ours: http.CrossOriginProtection with every name that we may
-// have, since a proxy in front may pass the Host on, or name it in X-Forwarded-Host, or do neither.
+// origins decides whether a ballot was sent by a page of ours. It uses http.CrossOriginProtection with every name
+// that we may have. A proxy in front may pass the Host on, or name it in X-Forwarded-Host, or do neither.
 type origins struct {
 	public []string // of the setting public_origins
 	check  *http.CrossOriginProtection

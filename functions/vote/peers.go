@@ -23,8 +23,8 @@ const (
 	slowAfter = 150 * time.Millisecond
 	// copyTimeout bounds all attempts together: with it, what Redis and the queue may take stays below exec_timeout.
 	copyTimeout = 2 * time.Second
-	// refreshEvery is how soon a peer that came, or came back, is used, and how soon an idle replica knows of one that went;
-	// refreshTimeout is what a slow one has for connecting, logging in and answering.
+	// refreshEvery is how soon a new or returned peer is used, and how soon an idle replica notices that a peer is
+	// gone. refreshTimeout is what a slow one has for connecting, logging in and answering.
 	refreshEvery   = time.Second
 	refreshTimeout = 2 * time.Second
 	// forgetAfter is how long a peer that DNS does not name may go without an answer: DNS leaves out living nodes.
@@ -94,8 +94,8 @@ func (p *peers) any() bool {
 	return slices.ContainsFunc(*p.list.Load(), func(peer *peer) bool { return peer.usable.Load() })
 }
 
-// store returns nil when one peer, which is not the origin, has the command's entry on disk. It sends it to the preferred one,
-// and to the next as soon as that one fails or is slow: a vote on three nodes does no harm.
+// store returns nil when one peer, which is not the origin, has the command's entry on disk. It sends it to the
+// preferred one, and to the next as soon as that one fails or is slow. A vote on three nodes does no harm.
 func (p *peers) store(origin string, command []any) error {
 	left := slices.DeleteFunc(p.usable(), func(peer *peer) bool { return *peer.incarnation.Load() == origin })
 	ctx, cancel := context.WithTimeout(context.Background(), copyTimeout)

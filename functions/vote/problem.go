@@ -1,6 +1,6 @@
 package vote
 
-// problem is a refusal with its status. code is for programs; people get the message p_<code> in their language, or,
+// problem is a refusal with its status. code is for programs. People get the message p_<code> in their language or,
 // where only a program can have caused the problem, text.
 type problem struct {
 	status int

@@ -36,8 +36,8 @@ const (
 	minRSABits = 2048
 )
 
-// login checks the tokens of one OpenID Connect provider: JWT of RFC 7519, signed by a key of its set (RFC 7517), by one
-// of the algorithms that the poll lists. It is safe for concurrent use.
+// login checks the tokens of one OpenID Connect provider. They are JWT (RFC 7519), signed by a key of its set (RFC
+// 7517), by one of the algorithms that the poll lists. It is safe for concurrent use.
 type login struct {
 	sso        *sso
 	algorithms []jose.SignatureAlgorithm

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// token is the cookie's content: v1.<voter uuid>.<seq>.<exp>.<kid>.<HMAC-SHA256 of all before it>.
-// voter is the 36-character id, seq the sequence the voter's next vote gets, exp Unix seconds.
+// token is the cookie's content: v1.<voter uuid>.<seq>.<exp>.<kid>.<HMAC-SHA256 of all before it>. voter is the
+// 36-character id. seq is the sequence of the voter's next vote, exp is in Unix seconds.
 type token struct {
 	voter string
 	seq   int64
@@ -133,8 +133,8 @@ func decimal(text string, low, high int64) (int64, bool) {
 	return n, true
 }
 
-// nonce binds a form to the voter, the poll and the sequence it was rendered for: a page of another site cannot
-// know it, and the sequence in the form can be trusted.
+// nonce binds a form to the voter, the poll and the sequence it was rendered for. A page of another site cannot know
+// it, so the sequence in the form can be trusted.
 func (k *keys) nonce(voter string, poll int32, seq int64) string {
 	sum := k.signing.form.of(appendNonce(make([]byte, 0, 64), voter, poll, seq))
 	return k.signing.kid + "." + strictBase64.EncodeToString(sum[:])

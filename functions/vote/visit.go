@@ -84,8 +84,8 @@ func (h *handler) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 	return v
 }
 
-// readVoter returns the first valid token: a site beside this one may have set a cookie of the same name, and browsers
-// send both, in an order that they choose.
+// readVoter returns the first valid token. A site beside this one may have set a cookie of the same name, and
+// browsers send both, in an order that they choose.
 func (h *handler) readVoter(v *visit) token {
 	var found token
 	v.cookies.each(v.r, tokenName, func(text string) bool {
@@ -175,8 +175,8 @@ func received(r *http.Request, now time.Time) time.Time {
 	return now
 }
 
-// advanceToken gives the voter a sequence above that of every page that was shown before: a press on this page beats one that
-// was made on an earlier page and got no answer, whenever that one is stored.
+// advanceToken gives the voter a sequence above that of every page shown before. A press on an earlier page may have
+// got no answer. A press on this page beats it, whenever that one is stored.
 func (h *handler) advanceToken(v *visit) {
 	v.token.seq, v.token.exp = min(v.token.seq+1, maxSeq), v.now.Add(tokenLife).Unix()
 	if h.sharesVoters {
@@ -185,8 +185,9 @@ func (h *handler) advanceToken(v *visit) {
 	v.cookies.setToken(v.w, h.keys.signToken(v.token), v.token.exp-v.now.Unix())
 }
 
-// giveToken sets a new token as a cookie if the request had none. Where voters may come from several browsers, it also
-// raises the sequence to the time in seconds: their cookies do not know each other, so the clock orders what they do.
+// giveToken sets a new token as a cookie if the request had none. Where voters may come from several browsers, it
+// also raises the sequence to the time in seconds. Their cookies do not know each other, so the clock orders their
+// votes.
 func (h *handler) giveToken(v *visit) {
 	now := v.now.Unix()
 	switch {

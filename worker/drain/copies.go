@@ -13,13 +13,14 @@ import (
 	"waggle/worker/store"
 )
 
-// Each vote is on the disk of a second capture node, in the stream copies:<incarnation of the first, its origin>. One stream
-// entry there is a batch: n, the number of votes, and v, a line for each: the entry's id at its origin, poll, voter, choice,
-// sequence, time. A copy is made after the origin has stored its entry, so what has a copy was at the origin. Two rules follow:
+// Each vote is on the disk of a second capture node, in the stream copies:<incarnation of the first, its origin>. One
+// entry there is a batch: n, the number of votes, and v, a line for each. A line has the entry's id at its origin,
+// poll, voter, choice, sequence and time. A copy is made after the origin has stored its entry, so what has a copy
+// was at the origin. Two rules follow:
 //
-//   - Of an origin that answers, a copy whose id it does not hold was lost. It is compared when a connection to it is new, for
+//   - If the origin answers, a copy whose id it does not hold was lost. It is compared when a connection to it is new, for
 //     then its log may have been cut, and before its entries are trimmed (drainer.compare).
-//   - Of an origin that is silent or gone, every copy beyond its position is a vote that is not counted yet (Drain.orphans).
+//   - If the origin is silent or gone, every copy beyond its position is a vote that is not counted yet (Drain.orphans).
 //
 // A vote counted from its copy has the order key of its entry, so the entry itself changes nothing should it come after all.
 const copiesKey = "copies:"
@@ -27,8 +28,8 @@ const copiesKey = "copies:"
 const (
 	// copyPage is how many batches one read of copies asks for; a batch has 512 votes at most.
 	copyPage = 64
-	// maxDisorder is how much older than the batch before it a batch may be, in ms: a copy that was not confirmed within 15 s
-	// of its entry (functions/vote, maxCopyAge) belongs to a vote that nobody was told is recorded.
+	// maxDisorder is how much older than the batch before it a batch may be, in ms. A copy that was not confirmed
+	// within 15 s of its entry (functions/vote, maxCopyAge) belongs to a vote that nobody was told is recorded.
 	maxDisorder = 60_000
 	// maxCopies bounds what is held in memory at once: some 250 MB.
 	maxCopies = 1_000_000
@@ -127,8 +128,8 @@ func (s *redisSource) trimCopies(ctx context.Context, origin, upTo string) error
 	return s.client.XTrimMinID(ctx, copiesKey+origin, fmt.Sprintf("%d-%d", at.ms, at.seq+1)).Err()
 }
 
-// eachPeer visits every capture node that answers but the one with the given incarnation, and returns the nodes that it
-// could not ask, of those that should be there.
+// eachPeer visits every capture node that answers, except the one with the given incarnation. It returns the nodes
+// that should be there and could not be read.
 func (d *Drain) eachPeer(ctx context.Context, origin string, visit func(inc string, from source) error) (unread []string, err error) {
 	expected, err := d.tally.Active(ctx)
 	if err != nil {
@@ -302,8 +303,8 @@ func (a streamID) before() string {
 }
 
 // copyKeeper decides when the copies of one stream may go: a retention window after what they stand for was counted.
-// A batch of copies that exists now stands for entries that exist already, so it may go once the stream has been counted
-// up to an id that was read later.
+// A batch of copies that exists now stands for entries that exist already. So it may go once the stream has been
+// counted up to an id that was read later.
 type copyKeeper struct {
 	marks []copyMark // ascending in time
 }

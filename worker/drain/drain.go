@@ -1,14 +1,14 @@
 // Package drain moves votes from the capture nodes' Redis streams to the tally.
 //
 // It stands between function vote, which appends one entry per vote to the stream of its own node, and package store.
-// In: the addresses of the nodes' Redis servers, found by DNS at each scan. Per stream: read the entries after the
-// cursor, decode and validate them, fold them to one vote per voter, and hand them to the store, whose one statement
+// In: the addresses of the nodes' Redis servers, found by DNS at each scan. For each stream it reads the entries
+// after the cursor, decodes and validates them, and folds them to one vote per voter. The store's one statement then
 // moves the cursor and the tally together. Out: a tally, a ledger that accounts for every entry ever added, and a
 // stream that is trimmed only long after its entries were counted.
 //
-// It guarantees that an entry is counted exactly once whatever dies in between: nothing is removed from Redis
-// before it has been counted for the length of the retention window, and whatever a step's outcome was, the next
-// step starts from the account that Postgres holds. An entry that can't be counted is a number in the ledger.
+// It guarantees that an entry is counted exactly once whatever dies in between. Nothing is removed from Redis before
+// it has been counted for the length of the retention window. Whatever a step's outcome was, the next step starts
+// from the account that Postgres holds. An entry that cannot be counted is a number in the ledger.
 //
 // Streams do not share anything: each has a goroutine and a connection of its own, so a slow or dead Redis delays no
 // other. Workers divide the streams by rendezvous hash; that only saves work, the compare-and-set on the account is
@@ -293,7 +293,7 @@ func (d *Drain) storeFailed(ctx context.Context, doing string, err error) error 
 }
 
 // scan starts a goroutine for each address that has none. Addresses that DNS stops naming are left alone: DNS omits
-// living nodes, and a stream ends its own goroutine when it has been both unnamed and silent for long.
+// living nodes. A stream that has been both unnamed and silent for long ends its own goroutine.
 func (d *Drain) scan(ctx, hard context.Context, g *errgroup.Group) error {
 	addrs, err := d.cfg.Resolve(ctx)
 	d.beat.Store(time.Now().UnixNano())

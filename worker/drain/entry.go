@@ -79,9 +79,9 @@ func (e entry) unmarked() (vote entry, single bool) {
 	return e, false
 }
 
-// decode reads the fields that function vote writes: p poll, v voter, c choice, s sequence, t capture time in Unix ms;
-// each exactly once, in any order, nothing else. It returns the vote, or why the entry is none: one of a few constant
-// texts, because the values themselves may be anything.
+// decode reads the fields that function vote writes: p poll, v voter, c choice, s sequence, t capture time in Unix
+// ms. Each comes exactly once, in any order, and nothing else. It returns the vote, or the reason why the entry is
+// none. The reason is one of a few constant texts, because the values themselves may be anything.
 func decode(e entry, stream int32, polls *Polls) (v store.Vote, reason string) {
 	if len(e.fields) != 10 {
 		return v, "not the five fields p, v, c, s, t"

@@ -74,8 +74,8 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever a function wrote, an entry is either a vote that writes back to the same fields, or a reject
-// whose reason and raw form Postgres takes.
+// FuzzDecode: whatever a function wrote, an entry is either a vote or a reject. A vote writes back to the same
+// fields; Postgres takes a reject's reason and raw form.
 func FuzzDecode(f *testing.F) {
 	f.Add("p", "1", "v", voter(1), "c", "1", "s", "0", "t", "5", uint64(1), uint64(2))
 	f.Add("p", "\x00", "v", "\xff", "c", "99999999999999999999", "s", "+0", "t", "-0", uint64(1)<<63, uint64(1)<<48)

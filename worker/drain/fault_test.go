@@ -200,8 +200,8 @@ func TestRolledBackPostgresIsRefilled(t *testing.T) {
 	b.noDrift()
 }
 
-// TestEveryStepMayFail runs two workers over two nodes while any call to Redis or Postgres fails, before or after it had
-// its effect, and while workers are cut off and replaced.
+// TestEveryStepMayFail runs two workers over two nodes while any call to Redis or Postgres fails, before or after it
+// had its effect. Meanwhile workers are cut off and replaced.
 func TestEveryStepMayFail(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(3) {

@@ -41,27 +41,27 @@ type reading struct {
 	entries []entry
 	// complete means that nothing followed the entries when added was read.
 	complete bool
-	// reconnected means that a connection was made since the last reading, so the server may be another process; it holds even for
-	// a reading that failed.
+	// reconnected means that a connection was made since the last reading, so the server may be another process. It
+	// is also set for a reading that failed.
 	reconnected bool
 	// passed is the number of entries between the cursor and entries that readBacklog has passed, passedKnown the number
 	// of those up to the account's LastID.
 	passed, passedKnown int64
 }
 
-// reconcile brings an account up to what a reading from its position shows, short of counting the reading's entries. It is where
-// losses are noticed, on the rule
+// reconcile brings an account up to what a reading from its position shows, short of counting the reading's entries.
+// It finds losses by the rule
 //
 //	added ever = accounted for + lost + still to come.
 //
-// A complete reading has all terms. Of the entries known from the last reading, up to LastID, those neither accounted for nor
-// still there are gone (a cut log, or a trim by a stranger). Of those added since, by Redis's counter, the ones not
-// there are gone too. A counter that went back is corrected by Shift.
+// A complete reading has all terms. Of the entries known from the last reading, up to LastID, those neither accounted
+// for nor present are gone: a cut log, or a stranger's trim. Of those added since, by Redis's counter, the ones not
+// there are gone too. Shift corrects a counter that went back.
 //
 // An incomplete reading can only show that more was removed than accounted for; the rest shows when the worker catches up.
 //
-// cut tells that the counter went back, be it hidden by entries that came since: then the log's end is gone, and entries that
-// no reading has shown may have been there.
+// cut tells that the counter went back, even if entries that came since hide it. The log's end is then gone, and it
+// may have held entries that no reading has shown.
 func reconcile(a store.Account, l reading) (_ store.Account, cut bool) {
 	total := l.added + a.Shift
 	if l.complete {
@@ -94,9 +94,10 @@ func upTo(entries []entry, id string) (n int64) {
 // maxBacklogPages bounds readBacklog; with full pages it is twenty million entries.
 const maxBacklogPages = 10_000
 
-// readBacklog reads from the account's position to the end of the stream without counting, and returns a complete reading whose
-// entries are the last page. A worker does it before it works off a backlog on a connection that is new: had the server
-// restarted on a cut log, and then taken enough votes to hide that its counter fell, single pages would not show it.
+// readBacklog reads from the account's position to the end of the stream without counting. It returns a complete
+// reading whose entries are the last page. A worker does it before a backlog on a new connection. The server may have
+// restarted on a cut log, and then taken enough votes to hide that its counter fell. Single pages would not show
+// that.
 func readBacklog(a store.Account, page func(after string) (reading, error)) (reading, error) {
 	after := a.Pos
 	var passed, known int64
@@ -113,10 +114,10 @@ func readBacklog(a store.Account, page func(after string) (reading, error)) (rea
 	return reading{}, fmt.Errorf("reading a backlog: it has no end after %d pages", maxBacklogPages)
 }
 
-// rewind reports whether Redis has fallen back behind the position, and the account to go on with. Redis then lost
-// entries that had been counted, and everything after them: what was known and not counted is lost. Entries that are
-// appended from now on may get ids below the position, so everything still there is read again: counting it twice does
-// no harm, missing a vote would.
+// rewind reports whether Redis has fallen back behind the position, and returns the account to go on with. Redis then
+// lost entries that had been counted, and everything after them: what was known and not counted is lost. New entries
+// may get ids below the position, so everything still there is read again. Counting it twice does no harm; missing a
+// vote would.
 func rewind(a store.Account, l reading) (store.Account, bool) {
 	if compareIDs(l.last, a.Pos) >= 0 {
 		return a, false
@@ -164,9 +165,9 @@ func (r *retention) dropBeyond(pos string) {
 	}
 }
 
-// target returns the position before which entries may go, or "" if none: the newest that was reached a window ago, or
-// that has more than the allowed number of counted entries after it. pos and n are the account's; what is beyond them is
-// not counted, even if it once was.
+// target returns the position before which entries may go, or "" if none. It is the newest position that was reached
+// a window ago, or that has more than the allowed number of counted entries after it. pos and n are the account's.
+// What is beyond them is not counted, even if it once was.
 func (r *retention) target(now time.Time, pos string, n int64) string {
 	r.dropBeyond(pos)
 	before := ""

@@ -65,8 +65,8 @@ func (m *model) destroy(below int) {
 	m.there = kept
 }
 
-// TestLedgerIsExactHoweverItIsTrimmed: after any history of adds, partial drains and trims, by us and by strangers, the
-// lost number is the truth once a complete reading has been had, and never above it.
+// TestLedgerIsExactHoweverItIsTrimmed: the history is any sequence of adds, partial drains and trims, by us and by
+// strangers. After a complete reading the lost number is the truth, and it is never above it.
 func TestLedgerIsExactHoweverItIsTrimmed(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

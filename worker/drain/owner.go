@@ -5,9 +5,9 @@ import (
 	"hash/fnv"
 )
 
-// owns reports whether worker is the one among live that should drain a stream (rendezvous hashing: when a worker
-// comes or goes, only its own streams move). A worker that sees no living worker at all owns everything: the list comes
-// from Postgres, and draining twice is merely wasteful.
+// owns reports whether worker is the one among live that should drain a stream. It uses rendezvous hashing: when a
+// worker comes or goes, only its own streams move. A worker that sees no living worker at all owns everything. The
+// list comes from Postgres, and draining twice is merely wasteful.
 func owns(worker, stream string, live []string) bool {
 	for _, other := range live {
 		if other != worker && cmp.Or(cmp.Compare(weight(other, stream), weight(worker, stream)), cmp.Compare(other, worker)) > 0 {

@@ -171,8 +171,8 @@ func (b *bench) noDrift() {
 	}
 }
 
-// capture is a client with the rights of function vote, but patient: each write waits for the disk, which on a busy machine
-// takes seconds for large ones.
+// capture is a client with the rights of function vote, but long timeouts. Each write waits for the disk, which takes
+// seconds for large ones on a busy machine.
 func capture(t testing.TB, r *harness.RedisServer) *redis.Client {
 	t.Helper()
 	c := redis.NewClient(&redis.Options{Network: "unix", Addr: r.Socket(), Username: "capture", Password: harness.RedisPassword,

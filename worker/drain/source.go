@@ -25,8 +25,9 @@ const (
 	dialTimeout = 2 * time.Second
 	// trimStep bounds one XTRIM, so that it stops Redis, and the voters, for about a millisecond.
 	trimStep = 10_000
-	// maxReply bounds what one reply may take of the worker's memory, in bytes: a full batch of votes takes under 1 MB, but
-	// who has the password of capture can add entries of any size. It is read whole, and rejects are kept in duplicate.
+	// maxReply bounds what one reply may take of the worker's memory, in bytes. A full batch of votes takes under 1
+	// MB, but who has the password of capture can add entries of any size. It is read whole, and rejects are kept in
+	// duplicate.
 	maxReply = 16 << 20
 	// maxTrimSteps bounds one trim; the rest goes with the next.
 	maxTrimSteps = 100
@@ -68,7 +69,7 @@ type redisSource struct {
 	most int
 }
 
-// quiet stops the library from printing lines of its own, once per process: what it prints it also returns, and
+// quiet stops the library from printing lines of its own, once per process. What it prints it also returns, and
 // errors are logged where they are handled.
 var quiet = sync.OnceFunc(logging.Disable)
 
