@@ -43,6 +43,9 @@ type Inventory struct {
 	// Name tells this cluster from others of the same operator: 1 to 30 characters of a-z, 0-9 and '-'; default waggle.
 	// Passwords and keys are kept under it.
 	Name string `yaml:"name"`
+	// KnownHosts is a file with the host keys of machines that have no HostKey here, by the address in their SSH, as
+	// ssh-keyscan prints them, relative to the inventory; empty: the operator's own known_hosts file.
+	KnownHosts string `yaml:"known_hosts,omitempty"`
 	// Machines are its members, in the order of the file. The first manager starts the Swarm.
 	Machines []Machine `yaml:"machines"`
 	// Edge says how the gateways are reached.
@@ -61,7 +64,7 @@ type Machine struct {
 	Name string `yaml:"name"`
 	// SSH is user@host or user@host:port. The user must be root or in group docker.
 	SSH string `yaml:"ssh"`
-	// HostKey is the machine's public key, as in a .pub file; empty trusts the operator's own known_hosts file.
+	// HostKey is the machine's public key, as in a .pub file; empty: KnownHosts has to know the machine.
 	HostKey string `yaml:"host_key,omitempty"`
 	// IdentityFile is the private key to log in with, relative to the inventory; empty: what ssh finds by itself.
 	IdentityFile string `yaml:"identity_file,omitempty"`
@@ -155,6 +158,7 @@ func (i *Inventory) resolve(dir string) {
 			*path = filepath.Join(dir, *path)
 		}
 	}
+	absolute(&i.KnownHosts)
 	absolute(&i.Edge.TLS.Cert)
 	absolute(&i.Edge.TLS.Key)
 	for m := range i.Machines {

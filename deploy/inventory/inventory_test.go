@@ -25,7 +25,7 @@ func write(t *testing.T, text string) string {
 
 func TestWhatIsLeftOutHasItsDefault(t *testing.T) {
 	t.Parallel()
-	path := write(t, three)
+	path := write(t, "known_hosts: keys/known\n"+three)
 	got, err := Read(path)
 	if err != nil {
 		t.Fatal(err)
@@ -36,6 +36,9 @@ func TestWhatIsLeftOutHasItsDefault(t *testing.T) {
 	}
 	if want := filepath.Join(filepath.Dir(path), "keys/id"); got.Machines[2].IdentityFile != want {
 		t.Errorf("identity file %s, want %s: relative to the inventory", got.Machines[2].IdentityFile, want)
+	}
+	if want := filepath.Join(filepath.Dir(path), "keys/known"); got.KnownHosts != want {
+		t.Errorf("known hosts %s, want %s: relative to the inventory", got.KnownHosts, want)
 	}
 	if managers := got.With(Manager); len(managers) != 3 || managers[0].Name != "m1" {
 		t.Errorf("managers: %+v", managers)

@@ -36,7 +36,7 @@ func newSSHDir(cluster *inventory.Inventory) (sshDir, error) {
 	}
 	var config, known strings.Builder
 	for _, machine := range cluster.Machines {
-		writeHost(&config, &known, dir, machine)
+		writeHost(&config, &known, dir, cluster.KnownHosts, machine)
 	}
 	for name, file := range map[string]struct {
 		text string
@@ -55,7 +55,7 @@ func newSSHDir(cluster *inventory.Inventory) (sshDir, error) {
 
 // writeHost adds a machine, by its name, to the configuration. The inventory allows no character in its values that
 // means something to ssh.
-func writeHost(config, known *strings.Builder, dir string, machine inventory.Machine) {
+func writeHost(config, known *strings.Builder, dir, knownHosts string, machine inventory.Machine) {
 	user, host, _ := strings.Cut(machine.SSH, "@")
 	port := "22"
 	if h, p, err := net.SplitHostPort(host); err == nil {
@@ -63,19 +63,21 @@ func writeHost(config, known *strings.Builder, dir string, machine inventory.Mac
 	}
 	host = strings.Trim(host, "[]")
 	fmt.Fprintf(config, "Host %s\n  HostName %s\n  Port %s\n  User %s\n", machine.Name, host, port, user)
-	fmt.Fprintf(config, "  HostKeyAlias %s\n", machine.Name)
 	fmt.Fprintf(config, "  BatchMode yes\n  ForwardAgent no\n  ForwardX11 no\n  ConnectTimeout 10\n")
 	fmt.Fprintf(config, "  ServerAliveInterval 5\n  ServerAliveCountMax 3\n")
 	fmt.Fprintf(config, "  ControlMaster auto\n  ControlPath %s/%%n\n  ControlPersist 60\n", dir)
 	if machine.IdentityFile != "" {
 		fmt.Fprintf(config, "  IdentityFile %q\n  IdentitiesOnly yes\n", machine.IdentityFile)
 	}
-	if machine.HostKey == "" {
-		// Without a key in the inventory the operator's own file has to know the machine, by its address.
-		config.WriteString("  StrictHostKeyChecking yes\n  HostKeyAlias none\n")
+	config.WriteString("  StrictHostKeyChecking yes\n")
+	switch {
+	case machine.HostKey == "" && knownHosts == "":
+		return // The operator's own file has to know the machine, by its address.
+	case machine.HostKey == "":
+		fmt.Fprintf(config, "  UserKnownHostsFile %q\n  GlobalKnownHostsFile /dev/null\n", knownHosts)
 		return
 	}
-	fmt.Fprintf(config, "  StrictHostKeyChecking yes\n  UserKnownHostsFile %s/known_hosts\n  GlobalKnownHostsFile /dev/null\n", dir)
+	fmt.Fprintf(config, "  HostKeyAlias %s\n  UserKnownHostsFile %s/known_hosts\n  GlobalKnownHostsFile /dev/null\n", machine.Name, dir)
 	fmt.Fprintf(known, "%s %s\n", machine.Name, machine.HostKey)
 }
 
