@@ -23,6 +23,10 @@ type settings struct {
 	Registry string `envconfig:"REGISTRY"`
 	// Version is what this build is called in its images and programs; empty takes a name from git.
 	Version string `envconfig:"VERSION"`
+	// Gateways are the addresses of gateways as seen from here, such as http://10.0.0.5; empty: the one on this machine.
+	Gateways []string `envconfig:"GATEWAYS"`
+	// Preloaded says that something else brings this release's images to every node of the Swarm.
+	Preloaded bool `envconfig:"PRELOADED"`
 	// Workers is the number of drain workers; 1 to 64.
 	Workers int `envconfig:"WORKERS" default:"1"`
 	// RedisMaxMemory bounds the queue of each capture node, as Redis writes it; about 120 bytes hold a vote.

@@ -45,7 +45,10 @@ func withSystem(ctx context.Context, s settings, do func(*up.System) error) erro
 	case s.Cluster != "":
 		done, err = onCluster(ctx, s, &config)
 	default:
-		config.Target = up.Target{Gateways: []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)}}
+		config.Target = up.Target{Gateways: s.Gateways, Preloaded: s.Preloaded}
+		if len(s.Gateways) == 0 {
+			config.Target.Gateways = []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)}
+		}
 		config.StateDir = filepath.Join(s.StateDir, "local")
 	}
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -47,7 +48,8 @@ type Config struct {
 var semver = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
 
 // shipped are the files that `up` reads besides the images.
-var shipped = []string{"deploy/stack.yml", "deploy/tls.yml", "deploy/taskevents.yml", "deploy/encrypted.yml", "stack.yml", "functions/polls.json", "LICENSE", "CHANGELOG.md", "deploy/README.md"}
+var shipped = []string{"deploy/stack.yml", "deploy/tls.yml", "deploy/taskevents.yml", "deploy/encrypted.yml", "stack.yml", "functions/polls.json", "LICENSE", "CHANGELOG.md", "deploy/README.md",
+	"deploy/machines/prepare.sh", "deploy/aws/HOWTO.md", "deploy/aws/template.yml", "deploy/aws/common.sh", "deploy/aws/boot.sh", "deploy/aws/fetch.sh", "deploy/aws/tend.sh", "deploy/aws/publish.sh"}
 
 // Make builds everything and returns the path of the archive.
 func Make(ctx context.Context, c Config) (archive string, err error) {
@@ -121,6 +123,11 @@ func fill(ctx context.Context, c Config, dir string, built images.Release, stamp
 		}
 		if err := write(dir, file, text); err != nil {
 			return err
+		}
+		if path.Ext(file) == ".sh" {
+			if err := os.Chmod(filepath.Join(dir, filepath.FromSlash(file)), 0o755); err != nil {
+				return fmt.Errorf("taking a file into the release: %w", err)
+			}
 		}
 	}
 	manifest, err := json.MarshalIndent(built, "", "  ")

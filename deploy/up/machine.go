@@ -168,7 +168,7 @@ func (s *System) labelNodes(ctx context.Context) (nodes int, err error) {
 			return 0, fmt.Errorf("labelling the node: %w", err)
 		}
 	}
-	if len(ids) > 1 && s.Target.Distribute == nil && s.Registry == "" {
+	if len(ids) > 1 && s.Target.Distribute == nil && s.Registry == "" && !s.Target.Preloaded {
 		return 0, failf("Name a registry with REGISTRY=registry.example.com/waggle, or use a one-node Swarm or `make cluster`.", "the Swarm has %d nodes, and images built here cannot reach the others", len(ids))
 	}
 	return len(ids), nil

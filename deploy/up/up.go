@@ -42,6 +42,8 @@ type Target struct {
 	Nodes []docker.Engine
 	// Distribute brings images from Builder to every node; nil when Builder is the only node.
 	Distribute func(ctx context.Context, images ...string) error
+	// Preloaded says that something else brings the images to every node.
+	Preloaded bool
 	// Check looks at the machines before anything is changed, and Form makes one Swarm of them; each says what it found
 	// or did. Nil: the manager is this machine's engine, or a Swarm that exists.
 	Check, Form func(ctx context.Context) (string, error)
