@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status drain remove retire polls codes preview release summary verify cluster cluster-down test unit e2e liveness fuzz lint voters bench
+.PHONY: help up down purge status drain remove retire polls codes preview release summary verify cluster cluster-down test unit e2e liveness arm64 fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,10 +63,13 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 	go test -run '^$$' -bench . -benchtime 1x ./provider/... ./worker/... ./functions/... ./template/... >/dev/null  # so that benchmarks cannot rot
 
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
-	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/machines ./deploy/vagrant ./deploy/lab/e2e
+	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/machines ./deploy/lab/e2e
 
 liveness: ## slow parts are left alone, hung ones replaced, on a whole system under votes (10 minutes)
 	go test -tags e2e -count=1 -v -timeout 30m ./deploy/lab/liveness
+
+arm64: ## compile a gateway and function vote for arm64 and ask them for an answer (qemu-user-static has to be installed)
+	go test -tags qemu -count=1 -v -timeout 30m -run TestArm64 ./deploy/release
 
 fuzz: ## run each fuzz target for FUZZTIME=30s, two per processor at a time
 	.ci/fuzz
