@@ -1,5 +1,5 @@
-// Package waggle holds no code of the product. Its tests check the repository's own rules: which package may
-// import which, that every package says what it is for, and that files stay small enough to be read whole.
+// Package waggle holds no code of the product. Its tests check the repository's own rules: which package may import
+// which, whether a package says what it is for, and the size of files.
 package waggle
 
 import (

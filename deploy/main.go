@@ -1,5 +1,6 @@
-// Command deploy operates Waggle: it brings the system up on this machine's Swarm or on a many-node Swarm of node
-// containers, takes it down, deletes it, says how it is, and makes releases, which contain it. The Makefile is its front.
+// Command deploy operates Waggle, on this machine's Swarm or on a many-node Swarm of node containers. It brings the
+// system up, takes it down, deletes it and shows its state. It also makes releases, which contain this program. The
+// Makefile calls it.
 package main
 
 import (

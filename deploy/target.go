@@ -14,8 +14,8 @@ import (
 	"waggle/deploy/up"
 )
 
-// withSystem does something with the system on the target that the settings name: the machines of an inventory, a
-// cluster of node containers, or this machine.
+// withSystem calls a function with the system on the target that the settings name. That is the machines of an
+// inventory, a cluster of node containers, or this machine.
 func withSystem(ctx context.Context, s settings, do func(*up.System) error) error {
 	root, err := os.Getwd()
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// What a function answers, a call has been made: only what a retry can mend is made again, whatever the standard library
-// makes of the answer.
+// Once a function has answered, the call has been made. Only what a retry can mend is made again, whatever the
+// standard library makes of the answer.
 func TestOddAnswersAreAnswers(t *testing.T) {
 	t.Parallel()
 	raw := map[string]string{

@@ -69,8 +69,8 @@ type providerConfig struct {
 	SwarmControlSocket string `envconfig:"swarm_control_socket" default:"/var/run/docker/swarm/control.sock"`
 }
 
-// server is how the provider's API and feed are served. The gateway has settings of the same names, which are the ones
-// that count in role all: the provider is behind it then, on loopback, with these defaults.
+// server is how the provider's API and feed are served. The gateway has settings of the same names, which apply in
+// role all. The provider is behind it then, on loopback, with these defaults.
 type server struct {
 	Port int `envconfig:"port" default:"8081" legal:"1 to 65535"`
 	// ReadTimeout and WriteTimeout bound a request and its answer, UpstreamTimeout what the Swarm may take in between.

@@ -1,8 +1,8 @@
 // Command provider runs functions on a Docker Swarm behind the OpenFaaS API.
 //
-// Role provider (the only holder of the Docker socket) turns REST calls into Swarm objects and pushes the replica table
-// to gateways; role gateway is the public edge, which needs nothing but that table; role all is both in one process for
-// a single machine. This file is the wiring; config.go is the environment.
+// Role provider (the only holder of the Docker socket) turns REST calls into Swarm objects and pushes the replica
+// table to gateways. Role gateway is the public edge, which needs nothing but that table. Role all is both in one
+// process for a single machine. This file is the wiring; config.go is the environment.
 package main
 
 import (

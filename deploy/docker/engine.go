@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// killDelay is how long a cancelled command may take to tidy up before it is killed: a build or an export removes
+// killDelay is how long a cancelled command may take to clean up before it is killed. A build or an export removes
 // its temporary files within a second.
 const killDelay = 5 * time.Second
 
@@ -54,8 +54,8 @@ func (e Engine) RunInput(ctx context.Context, input io.Reader, args ...string) (
 	return strings.TrimRight(out.String(), "\n"), err
 }
 
-// RunEnv is Run with further NAME=value settings in the command's environment, which is where docker stack deploy
-// looks for the values of a stack file's variables.
+// RunEnv is Run with further NAME=value settings in the command's environment. docker stack deploy reads the values
+// of a stack file's variables there.
 func (e Engine) RunEnv(ctx context.Context, env []string, args ...string) (string, error) {
 	var out bytes.Buffer
 	err := e.run(ctx, nil, &out, env, args)

@@ -27,8 +27,9 @@ var hostAnchors = []string{
 	"/etc/pki/ca-trust/source/anchors/*",
 }
 
-// EnsureBase makes Debian and Golang available to the engine. What is there is left alone; otherwise it is pulled;
-// without a registry it is made from Debian's packages and this machine's Go, which needs root and debootstrap.
+// EnsureBase makes Debian and Golang available to the engine. An existing image is left alone; otherwise it is
+// pulled. Without a registry it is made from Debian's packages and this machine's Go, which needs root and
+// debootstrap.
 func (b *Builder) EnsureBase(ctx context.Context) error {
 	if release, err := ReadRelease(b.Root); err != nil || release != nil {
 		return err // nothing is built
@@ -72,8 +73,8 @@ func isUnavailable(err error) bool {
 	return errors.Is(err, docker.ErrDaemonDown) || errors.Is(err, docker.ErrNoPermission) || errors.Is(err, docker.ErrNotInstalled)
 }
 
-// trustHost adds this machine's certificates to a pulled image, under the same name, when the administrator has added
-// some: builds then work behind the same proxy as the machine itself.
+// trustHost adds the certificates that this machine's administrator has added, if any, to a pulled image, under the
+// same name. Builds then work behind the same proxy as the machine itself.
 func (b *Builder) trustHost(ctx context.Context, reference string) error {
 	if !hostHasAnchors() {
 		return nil

@@ -28,8 +28,8 @@ const (
 	Node = "node"
 )
 
-// NoRegistry begins the names of images that no registry has. Swarm asks the registry in an image's name before it uses
-// a local image of that name, and nobody must be able to answer for ours.
+// NoRegistry begins the names of images that no registry has. Swarm asks the registry in an image's name before it
+// uses a local image. So the name must be one that nobody can answer for.
 const NoRegistry = "localhost/waggle"
 
 // All is what a running system needs.

@@ -123,8 +123,8 @@ func (c *container) signal(server, signal string) {
 	}
 }
 
-// TestSlowIsNotDead runs each part with a fiftieth of a processor, and each with a server that is stopped for 20 s again
-// and again: neither may fail its health check often enough to be replaced. One that is stopped for good must be.
+// TestSlowIsNotDead runs each part with a fiftieth of a processor, and each with a server that is repeatedly stopped
+// for 20 s. Neither may fail its health check often enough to be replaced. One that is stopped for good must be.
 func TestSlowIsNotDead(t *testing.T) {
 	built := buildAll(t)
 	for _, p := range parts { // before other tests run beside this one, since the working directory changes

@@ -18,8 +18,8 @@ import (
 // licence is the SPDX name of the repository's.
 const licence = "Apache-2.0"
 
-// Stamp says of which sources an image was made. It follows from the sources, so that whoever builds the same ones gets
-// the same stamp, and a commit that does not touch an image's sources leaves the image as it is.
+// Stamp says of which sources an image was made. It follows from the sources: whoever builds the same ones gets the
+// same stamp. A commit that does not touch an image's sources leaves the image as it is.
 type Stamp struct {
 	// Version is the operator's, or the newest tag with the distance from it as `git describe` writes it, or "dev".
 	Version string
@@ -99,8 +99,8 @@ func ReadStamp(ctx context.Context, root, version string, sources ...string) (St
 
 var scpAddress = regexp.MustCompile(`^(?:[\w.-]+@)?([\w.-]+):([\w.-][\w./-]*)$`)
 
-// sourceURL is the web address of a git remote, the same however it is reached, and without credentials; "" for a
-// remote that only this machine knows.
+// sourceURL is the web address of a git remote, the same for each way to reach it, and without credentials. "" means
+// a remote that only this machine knows.
 func sourceURL(remote string) string {
 	if ssh := scpAddress.FindStringSubmatch(remote); ssh != nil {
 		remote = "https://" + ssh[1] + "/" + ssh[2]
@@ -117,8 +117,8 @@ var copied = regexp.MustCompile(`(?m)^COPY ([^-\n].*) \S+$`)
 // Sources are the files and folders of the repository at root that an image is made of.
 func Sources(root, image string) ([]string, error) { return recipes[image].sources(root) }
 
-// sources are the files and folders of the repository that an image is made of: a context of its own, or what its
-// Dockerfile copies out of the whole.
+// sources are the files and folders of the repository that an image is made of. They are a context of its own, or
+// what its Dockerfile copies out of the whole.
 func (r recipe) sources(root string) ([]string, error) {
 	if r.dockerfile == "" {
 		return []string{r.context}, nil

@@ -15,8 +15,8 @@ import (
 // goSeries is the Go that Golang promises.
 const goSeries = "go1.26"
 
-// importGo puts this machine's Go on top of Debian. The tree is streamed into a container as one archive: a COPY would
-// first send it to the engine as a build context and take several times as long.
+// importGo puts this machine's Go on top of Debian. The tree is streamed into a container as one archive. A COPY
+// would first send it to the engine as a build context and take several times as long.
 func (b *Builder) importGo(ctx context.Context) error {
 	env, err := goEnv(ctx, "GOROOT", "GOVERSION")
 	if err != nil {
@@ -52,8 +52,8 @@ var goSettings = []string{"GOPROXY", "GOSUMDB", "GOPRIVATE", "GONOPROXY", "GONOS
 // proxySettings are understood by the builder itself, in both spellings.
 var proxySettings = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
 
-// BuildArgs are the build arguments with which a build reaches the network as this machine does: what its user has set
-// for Go's modules and for proxies. A default is not among them, so that it does not make images differ.
+// BuildArgs are the build arguments with which a build reaches the network as this machine does. They are what its
+// user has set for Go's modules and for proxies. Defaults are left out, so that they do not make images differ.
 func BuildArgs(ctx context.Context) (map[string]string, error) {
 	args, err := goEnv(ctx, append([]string{"-changed"}, goSettings...)...)
 	if err != nil {

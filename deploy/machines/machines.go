@@ -1,4 +1,4 @@
-// Package machines works on the machines of an inventory over the system's ssh: it checks them, makes one Swarm of
+// Package machines works on the machines of an inventory over the system's ssh. It checks them, makes one Swarm of
 // them, and brings images to them.
 //
 // In: an inventory, and an ssh command that can log in. Out: the engines of the machines as package up needs them.

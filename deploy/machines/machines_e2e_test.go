@@ -128,7 +128,7 @@ func contains(t *testing.T, got string, want ...string) {
 	}
 }
 
-// One story, since machines take seconds to make: what hinders is found before anything changes; then a Swarm is
+// One test, since machines take seconds to make. What hinders is found before anything changes. Then a Swarm is
 // formed, left alone by a second run, changed with the inventory, and served with a machine down.
 func TestMachines(t *testing.T) {
 	l := start(t)

@@ -19,8 +19,8 @@ import (
 	"waggle/deploy/inventory"
 )
 
-// sshDir holds what the system's ssh needs for this run: a configuration with the inventory's host keys, one control
-// socket a machine, and a command `ssh` that uses them. The docker command finds that one on its PATH, so that its
+// sshDir holds what the system's ssh needs for this run. It has a configuration with the inventory's host keys, one
+// control socket a machine, and a command `ssh` that uses them. The docker command finds that one on its PATH. So its
 // connections share the machine's one connection too.
 type sshDir string
 

@@ -50,8 +50,8 @@ func (m *Machines) nodes(ctx context.Context) ([]node, error) {
 	return nodes, nil
 }
 
-// Form makes one Swarm of the machines: the first manager starts it, the others join by their addresses, and each has
-// the role and the labels of the inventory, no more and no less.
+// Form makes one Swarm of the machines. The first manager starts it and the others join by their addresses. Each gets
+// exactly the role and the labels of the inventory.
 func (m *Machines) Form(ctx context.Context) (string, error) {
 	manager, err := m.manager()
 	if err != nil {

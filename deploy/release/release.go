@@ -1,9 +1,11 @@
 // Package release makes what an operator without sources needs: `make release VERSION=1.2.3`.
 //
 // In: the sources, committed, and an engine. Out: one archive for that engine's architecture, with the images, the
-// deploy program, the stack files, a bill of materials and checksums. Unpacked, `./waggle up` does what `make up` does
-// with sources, and takes the images from the archive. Made twice of the same commit, every file but the images' archive is
-// the same to the byte, and the images have the same ids as long as their base images are the same.
+// deploy program, the stack files, a bill of materials and checksums. Unpacked, `./waggle up` does what `make up`
+// does with sources, and takes the images from the archive.
+//
+// Made twice of the same commit, every file but the images' archive is the same to the byte. The images have the same
+// ids as long as their base images are the same.
 package release
 
 import (

@@ -13,7 +13,7 @@ import (
 )
 
 // document is a file with a summary. The signature is Ed25519 (RFC 8032) over context followed by the summary's JSON
-// without insignificant white space, so that a file may be indented otherwise and nothing else.
+// without insignificant white space. So only the file's indentation may change.
 type document struct {
 	Summary   json.RawMessage `json:"summary"`
 	PublicKey string          `json:"public_key"`

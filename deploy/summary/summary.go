@@ -1,8 +1,8 @@
 // Package summary is the paper for an announcement: the results as they were shown, beside a recount of the votes, signed.
 //
-// In: the JSON of the function results and that of `worker recount`. Out: a document that says where the two agree and
-// where not, and a signature by which anybody who has the public key knows that nobody has edited it. Later, with a new
-// recount, it tells whether a vote has changed since.
+// In: the JSON of the function results and that of `worker recount`. Out: a document that says where the two agree
+// and where not, and a signature. Whoever has the public key knows by it that nobody has edited the document. Later,
+// with a new recount, it tells whether a vote has changed since.
 package summary
 
 import (

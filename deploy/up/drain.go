@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// lastVote is how long after its replica was told to stop a vote may still reach a node's Redis: the function answers
-	// within 8 s, its connection ends after 10 s.
+	// lastVote is how long after its replica was told to stop a vote may still reach a node's Redis. The function
+	// answers within 8 s, and its connection ends after 10 s.
 	lastVote = 15 * time.Second
 	// silence is how long a node must be silent before workers let it be retired.
 	silence = time.Minute
 )
 
-// Drain takes a capture node out of service and loses no vote: the ballot leaves the node, what its Redis holds is
-// counted, Redis stops, and the node's ledger is closed. It may be repeated after an interruption, and until Redis stops
-// `make up` takes it back. The node stays a member of the Swarm with its other roles, and keeps its volume.
+// Drain takes a capture node out of service and loses no vote. The ballot leaves the node, what its Redis holds is
+// counted, Redis stops, and the node's ledger is closed. It may be repeated after an interruption, and until Redis
+// stops `make up` undoes it. The node stays a member of the Swarm with its other roles, and keeps its volume.
 func (s *System) Drain(ctx context.Context, name string) error {
 	unlock, err := s.lock(ctx)
 	if err != nil {
@@ -186,8 +186,8 @@ func (s *System) stopCapture(ctx context.Context, name string) (string, error) {
 	return "stopped", err
 }
 
-// closeLedger tells the workers that the node is not to be expected any more, and closes its account once it has been
-// silent for long enough. Drained: nothing was on it.
+// closeLedger tells the workers no longer to expect the node, and closes its account once it has been silent for long
+// enough. drained means that nothing was on it.
 func (s *System) closeLedger(ctx context.Context, name string, drained bool) (string, error) {
 	if err := s.expectCapture(ctx); err != nil {
 		return "", err
@@ -290,8 +290,8 @@ func (l Ledger) of(node string) (Stream, bool) {
 // errNotDown is said of a node that still answers.
 var errNotDown = errors.New("the Swarm sees it as ready")
 
-// Retire writes off a node that is lost for good: it leaves the Swarm's list, and after its votes were counted from their
-// copies its account is closed. What copies did not hold is then reported as lost.
+// Retire writes off a node that is lost for good. It leaves the Swarm's list. Its account is closed after its votes
+// were counted from their copies. What copies did not hold is then reported as lost.
 func (s *System) Retire(ctx context.Context, name string) error {
 	unlock, err := s.lock(ctx)
 	if err != nil {

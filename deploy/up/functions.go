@@ -27,7 +27,7 @@ import (
 // functionLabel is on every Swarm service that is a function of ours.
 const functionLabel = "com.waggle.namespace"
 
-// deployFunctions builds the functions of stack.yml and deploys them through the REST API: the calls are those of
+// deployFunctions builds the functions of stack.yml and deploys them through the REST API. The calls are those of
 // `faas-cli up --skip-push`, so what works here works for a developer with the CLI.
 func (s *System) deployFunctions(ctx context.Context) (string, error) {
 	client, err := s.apiClient()
@@ -64,8 +64,8 @@ func (s *System) deployFunctions(ctx context.Context) (string, error) {
 	return joinWords(names), nil
 }
 
-// onEveryNode raises the minimum of a function that runs on capture nodes to their number: Swarm spreads replicas, so each
-// node then has one, and votes go into the Redis of the node that took them.
+// onEveryNode raises the minimum of a function that runs on capture nodes to their number. Swarm spreads replicas, so
+// each node then has one, and votes go into the Redis of the node that took them.
 func onEveryNode(f *stack.Function, captureNodes int) error {
 	if !slices.ContainsFunc(valueOr(f.Constraints, nil), func(c string) bool { return strings.Contains(c, captureLabel) }) {
 		return nil
@@ -82,7 +82,7 @@ func onEveryNode(f *stack.Function, captureNodes int) error {
 	return nil
 }
 
-// DeployFunction builds the function whose handler lies in a folder below Root with the template go-http, deploys it
+// DeployFunction builds a function with the template go-http, from a handler in a folder below Root. It deploys it
 // under the name and returns once it answers. The system must be up.
 func (s *System) DeployFunction(ctx context.Context, name, handler string) error {
 	client, err := s.apiClient()
@@ -171,9 +171,9 @@ func (s *System) buildFunction(ctx context.Context, name string, function stack.
 	return image.Reference, s.distribute(ctx, image.Reference)
 }
 
-// BuildFunction lays out the build context of a function of stack.yml as faas-cli does, and builds it; of a release it takes
-// the image that is there. The image is named by its content, whatever the stack file calls it: a node that has missed
-// one cannot run an older one by that name.
+// BuildFunction lays out the build context of a function of stack.yml as faas-cli does, and builds it. Of a release
+// it takes the existing image. The image is named by its content, whatever the stack file calls it. So a node that
+// has missed one cannot run an older one by that name.
 func BuildFunction(ctx context.Context, builder images.Builder, name string, function stack.Function, copyExtra []string) (images.Image, error) {
 	release, err := images.ReadRelease(builder.Root)
 	if err != nil {
@@ -269,7 +269,7 @@ func valueOr[T any](p *T, fallback T) T {
 
 func pointer[T any](v T) *T { return &v }
 
-// awaitAnswers waits until voters and operators are served: the ballot and the results answer through every gateway,
+// awaitAnswers waits until voters and operators are served. The ballot and the results answer through every gateway,
 // each function runs its newest version, and each capture node's queue is being drained.
 func (s *System) awaitAnswers(ctx context.Context) (string, error) {
 	var ledger Ledger

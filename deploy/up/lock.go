@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// lockName is a Swarm config: making one of a name that exists fails on every manager, so two operators at two machines
+// lockName is a Swarm config. Creating one whose name exists fails on every manager, so two operators at two machines
 // cannot change one system at the same time.
 const lockName = "waggle-deploy-lock"
 

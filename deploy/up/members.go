@@ -18,8 +18,8 @@ const (
 	captureLabel = "waggle.capture"
 	workerLabel  = "waggle.worker"
 	storeLabel   = "waggle.store"
-	// drainingLabel keeps the ballot off a capture node whose Redis is to be counted and then stopped: both hang on
-	// captureLabel, so that one alone cannot take the one away before the other.
+	// drainingLabel keeps the ballot off a capture node whose Redis is to be counted and then stopped. Both depend on
+	// captureLabel, which alone cannot remove the ballot before Redis.
 	drainingLabel = inventory.DrainingLabel
 )
 

@@ -14,7 +14,7 @@ import (
 // appliedPolls is the name in the state directory of the poll file that the system runs with.
 const appliedPolls = "applied-polls.json"
 
-// readPolls reads and checks the poll file before anything is changed: a part of the system that started with a wrong
+// readPolls reads and checks the poll file before anything is changed. A part of the system that started with a wrong
 // one would stop again, and an edit may give votes another meaning.
 func (s *System) readPolls() (string, error) {
 	polls, changes, err := s.checkPolls()

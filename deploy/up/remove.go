@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Remove takes a node out of the system and out of the Swarm: a capture node is drained, the asynchronous calls of an edge
-// node are made, its other work moves away, and it leaves. Its volumes stay on its disk. It may be repeated after an
-// interruption.
+// Remove takes a node out of the system and out of the Swarm. A capture node is drained, the asynchronous calls of an
+// edge node are made, its other work moves away, and it leaves. Its volumes stay on its disk. It may be repeated
+// after an interruption.
 func (s *System) Remove(ctx context.Context, name string) error {
 	unlock, err := s.lock(ctx)
 	if err != nil {

@@ -86,9 +86,9 @@ func writeSynced(path, text string) error {
 
 // ensureCredentials generates what is missing and makes it known to the Swarm. It returns how many were new.
 //
-// Swarm never gives a secret back, so a Swarm that has ours while the state directory does not cannot be served:
-// a new password would not fit the one inside the data volumes. A secret that only functions have is known by the hash of
-// what was applied last; other voter keys would give every voter a new identity, and with it another vote.
+// Swarm never gives a secret back. So a Swarm that has ours while the state directory does not cannot be served. A
+// new password would not fit the one inside the data volumes. A secret that only functions have is known by the hash
+// of what was applied last. Other voter keys would give every voter a new identity, and with it another vote.
 func (s *System) ensureCredentials(ctx context.Context) (created int, err error) {
 	listed, err := s.Target.Manager.Run(ctx, "secret", "ls", "--format", "{{.Name}}")
 	if err != nil {

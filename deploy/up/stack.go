@@ -99,8 +99,8 @@ func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) 
 		"REDIS_MAXMEMORY=" + s.RedisMaxMemory,
 		"QUEUE_MAXMEMORY=" + s.QueueMaxMemory,
 		"MAX_UPSTREAM_TIMEOUT=" + s.MaxUpstreamTimeout.String(),
-		// Votes that are counted stay in Redis for a while; at 120 bytes each this is a quarter of its memory, so that
-		// they never take the room of votes that are not.
+		// Votes that are counted stay in Redis for a while. At 120 bytes each this is a quarter of its memory, so
+		// that uncounted votes always have room.
 		"RETENTION_ENTRIES=" + strconv.Itoa(1000*megabytes),
 		"POLLS_VERSION=" + hex.EncodeToString(version[:6]),
 	}

@@ -44,8 +44,8 @@ func CreateCluster(ctx context.Context, root string, config cluster.Config) (*cl
 // InventoryFile is the name of the inventory that CreateMachines writes.
 const InventoryFile = "cluster.yml"
 
-// CreateMachines is CreateCluster for nodes that are bare machines, reached over ssh as any others: it writes their
-// inventory, and the key that logs in to them, to dir.
+// CreateMachines is CreateCluster for nodes that are bare machines, reached over ssh as any others. It writes their
+// inventory to dir, and the key that logs in to them.
 func CreateMachines(ctx context.Context, root, dir string, config cluster.Config) (*cluster.Cluster, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)

@@ -1,11 +1,10 @@
-// Package up brings the whole system up on a Swarm and takes it down again: what `make up`, `make down`,
+// Package up brings the whole system up on a Swarm and takes it down again. It does what `make up`, `make down`,
 // `make purge` and `make status` do.
 //
-// In: a Swarm (or a machine that can become one), this repository's sources, the operator's settings. Out: the
-// stack of deploy/stack.yml, the functions of stack.yml deployed through the REST API as faas-cli would, and the
-// addresses to use them at. Every step looks at what is there first and changes only what differs, so that a
-// second run changes nothing, and a run that was interrupted is continued by the next. Data is deleted by
-// [System.Purge] alone.
+// In: a Swarm (or a machine that can become one), this repository's sources, the operator's settings. Out: the stack
+// of deploy/stack.yml, the functions of stack.yml deployed through the REST API as faas-cli would, and the addresses
+// to use them at. Every step first checks what exists and changes only what differs. So a second run changes nothing,
+// and continues a run that was interrupted. Only [System.Purge] deletes data.
 package up
 
 import (

@@ -10,11 +10,11 @@ import (
 // fallEvery lies between two steps down: Alertmanager says once that an alert is resolved.
 const fallEvery = 30 * time.Second
 
-// Alert scales by an alert of Alertmanager, as OpenFaaS CE does, but by steps both ways: one that fires adds
-// com.openfaas.scale.factor per cent of the maximum, up to that; one that is resolved takes as many away, down to the minimum.
-// Where nothing else scales the function, it takes another step each 30 s. The new number is kept for the down window, as one
-// set by hand is. A function that does not exist is feed.ErrUnknownFunction; one that sleeps is not woken by the end of an
-// alert.
+// Alert scales by an alert of Alertmanager, as OpenFaaS CE does, but by steps both ways. A firing one adds
+// com.openfaas.scale.factor per cent of the maximum, up to that. A resolved one takes as many away, down to the
+// minimum. Where nothing else scales the function, it takes another step each 30 s. The new number is kept for the
+// down window, as one set by hand is. A function that does not exist is feed.ErrUnknownFunction. The end of an alert
+// wakes no sleeping function.
 func (s *Scaler) Alert(ctx context.Context, namespace, name string, firing bool) error {
 	k := s.key(namespace, name)
 	from, to, known := s.alerted(k, firing)

@@ -33,8 +33,8 @@ const (
 )
 
 // Decide says how many replicas a function should have. It goes up at once and to the right size in one step, because
-// waiting callers cost more than replicas; it goes down only when nothing in the last down window would have needed more. It
-// reads no clock, changes nothing and allocates nothing, so that the same history gives the same decision.
+// waiting callers cost more than replicas. It goes down only when nothing in the last down window would have needed
+// more. It is pure and allocates nothing: the same history gives the same decision.
 func Decide(p Policy, h *History, now time.Time) Decision {
 	if h.Replicas.Desired == 0 {
 		return wake(p, h)

@@ -62,9 +62,10 @@ func (p Policy) demand(h *History, s *Sample) float64 {
 	return s.Arrivals + s.Held/clearIn
 }
 
-// concurrency is how many requests have to be served at once: by Little's law the rate times the time that each takes, and
-// as many more as clear what is in excess within clearIn. While there are too few replicas most of what is under way waits,
-// and counting that would overshoot several times over. What takes longer than clearIn needs a place of its own now.
+// concurrency is how many requests have to be served at once. By Little's law that is the rate times the time that
+// each takes. To it come as many as clear the excess within clearIn. While there are too few replicas most of what is
+// under way waits, and counting that would overshoot several times over. What takes longer than clearIn needs a place
+// of its own now.
 func (p Policy) concurrency(h *History, s *Sample) float64 {
 	n := s.Inflight + s.Held
 	if h.Service <= 0 || h.Service >= clearIn {
@@ -98,8 +99,8 @@ func (p Policy) soonClear(h *History, s *Sample) bool {
 	return s.Held*h.Service/float64(h.Replicas.Ready*p.MaxInflight) <= h.Start.Seconds()
 }
 
-// eventsPer is how many requests, in the burst window, a unit of demand is made of: what chance there is in it. 0 means
-// that chance plays no part.
+// eventsPer is how many requests, in the burst window, make up a unit of demand. It tells how much of a load may be
+// chance; 0 means none.
 func (p Policy) eventsPer(h *History) float64 {
 	switch p.Type {
 	case feed.ScaleCapacity:
@@ -123,9 +124,9 @@ func callsPer(h *History) float64 {
 	return max(1, burstWindow/h.Service)
 }
 
-// settled is the load of now, newest first: that of the stable window, unless the burst window differs from it by more than
-// chance explains (requests come as a Poisson process, so a number of them varies by its root). Few requests thus make no
-// load jump, and many act at once. It never falls when any load grows.
+// settled is the load of now; loads are newest first. It is that of the stable window, unless the burst window
+// differs from it by more than chance explains. Requests come as a Poisson process, so a number of them varies by its
+// root. A few requests thus cause no jump, and many act at once. It never falls when any load grows.
 func settled(loads []float64, eventsPer float64) float64 {
 	burst := mean(loads, burstWindow)
 	if eventsPer <= 0 {

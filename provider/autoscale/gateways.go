@@ -47,8 +47,8 @@ func (g *gateway) note(l Load, at time.Time) {
 	g.n = min(g.n+1, maxReports)
 }
 
-// rates are what arrived and completed per second from until to before the newest report, as far as reports reach; that of
-// one report alone is none, as its counters may be years old.
+// rates are what arrived and completed per second from until to before the newest report, as far as reports reach.
+// One report alone gives none, as its counters may be years old.
 func (g *gateway) rates(from, to time.Duration) (arrivals, completed float64) {
 	if g.n < 2 {
 		return 0, 0

@@ -12,8 +12,8 @@ const (
 	firstStart = 2 * time.Second
 	// serviceWindow is how many seconds tell how long a request takes, and enough how many requests.
 	serviceWindow, enough = 5, 10
-	// followed is the part of a difference by which a learnt figure follows a measured one, reluctantly the part by which the
-	// time of a request grows while waiting cannot be told from serving.
+	// followed is the part of a difference by which a learnt figure follows a measured one. reluctantly is the same
+	// for the time of a request while waiting cannot be told from serving.
 	followed, reluctantly = 0.2, 0.03
 	// steadyWithin is how far two halves of some seconds may be apart for a load that counts as steady.
 	steadyWithin = 0.1
@@ -87,8 +87,8 @@ type History struct {
 	readyBefore int
 }
 
-// Begin is what is known when a provider starts or a function is first seen: the replicas found, which stay for the down
-// window unless more are needed.
+// Begin is what is known when a provider starts or a function is first seen: the replicas found. They stay for the
+// down window unless more are needed.
 func (h *History) Begin(found Replicas, now time.Time) {
 	*h = History{Start: firstStart, Active: now, Replicas: found, CPU: -1}
 	h.answers.add(now, found.Desired)

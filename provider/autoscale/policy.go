@@ -1,13 +1,15 @@
 // Package autoscale decides how many replicas each function has, and has Swarm run them.
 //
-// In: what gateways report of a function's load each second, and at once when they have to hold requests; the replica table;
-// the function's labels. Out: one scale call whenever the number should be another. A [Tracker] makes rates of the reports
-// and keeps the last minutes of one function; [Decide] is a pure function of its policy, history and time; a [Scaler] is the
-// loop around all of them. Whatever a tracker is told can be recorded, and [Replay] gives the same decisions again.
+// In: what gateways report of a function's load each second, and at once when they have to hold requests; the replica
+// table; the function's labels. Out: one scale call whenever the number should be another.
 //
-// What is guaranteed: the number stays within the function's bounds, or is left as it was found; a load that grows never
-// gives fewer replicas; a constant load comes to rest; nothing is removed for lack of knowledge (a restart, a silent gateway,
-// a missed report), nor while an update is under way; growth never waits for anything but Swarm.
+// A [Tracker] makes rates of the reports and keeps the last minutes of one function. [Decide] is a pure function of
+// its policy, history and time. A [Scaler] is the loop around all of them. What a tracker is told can be recorded,
+// and [Replay] gives the same decisions again.
+//
+// It guarantees that the number stays within the function's bounds, or is left as it was found. A load that grows
+// never gives fewer replicas, and a constant load comes to rest. Nothing is removed while an update is under way, or
+// for lack of knowledge: a restart, a silent gateway, a missed report. Growth never waits for anything but Swarm.
 //
 // The formulas are this project's own, measured in deploy/lab/loadsim against those of OpenFaaS, Kubernetes, KEDA and
 // Knative. The labels are those of OpenFaaS Pro.

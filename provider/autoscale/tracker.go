@@ -22,8 +22,8 @@ const (
 	CPURead Kind = "cpu"
 	// SetByOthers: somebody else has set the number of replicas to Number.
 	SetByOthers Kind = "set"
-	// AskSecond is asked once a second, AskUrgent when a gateway reports out of turn, AskWake when something waits for a
-	// function that sleeps: Decision is the answer.
+	// AskSecond is asked once a second, AskUrgent when a gateway reports out of turn. AskWake is asked when something
+	// waits for a function that sleeps. Decision is the answer.
 	AskSecond Kind = "second"
 	AskUrgent Kind = "urgent"
 	AskWake   Kind = "wake"

@@ -45,8 +45,8 @@ type View struct {
 	Trouble  string   `json:"trouble,omitempty"`
 	Decision Decision `json:"decision"`
 	Load     float64  `json:"load"`
-	// Service is the time of a request, PerCall what it costs in thousandths of a processor × seconds, Start what a replica
-	// takes to be ready: all as learnt, the first two 0 if unknown.
+	// Service is the time of a request, PerCall what it costs in thousandths of a processor × seconds. Start is what
+	// a replica takes to be ready. All are as learnt, the first two 0 if unknown.
 	Service float64 `json:"service_seconds,omitempty"`
 	PerCall float64 `json:"cpu_per_call,omitempty"`
 	Start   float64 `json:"start_seconds"`

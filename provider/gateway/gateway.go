@@ -105,8 +105,8 @@ type Gateway struct {
 	clock atomic.Int64
 	// thawed is when, by clock, the sweep last found that the process had been stopped; 0: never.
 	thawed atomic.Int64
-	// Bounds of the memory of bodies: of asynchronous calls until they are stored, of short ones until they are
-	// answered, of all that are being passed on. The fourth budget is http2.Unread.
+	// Bounds of the memory of bodies. They are for asynchronous calls until they are stored, short ones until they
+	// are answered, and all being passed on. The fourth budget is http2.Unread.
 	asyncBudget, bodyBudget, relayBudget sock.Budget
 	// cancels are calls to be cancelled for other gateways' clients; asked bounds what this one's ask of the others.
 	cancels chan string

@@ -31,8 +31,8 @@ func Tables(readme string) string {
 	return out.String()
 }
 
-// CompareTables joins what differs between the tables of a README and the settings of some structs: settings without a
-// row that has their default and legal values, and rows without a setting. Tests call it.
+// CompareTables reports what differs between the tables of a README and the settings of some structs. These are
+// settings without a row that has their default and legal values, and rows without a setting. Tests call it.
 func CompareTables(readme string, specs ...any) error {
 	stale := map[string]bool{} // rows that no setting has
 	for line := range strings.Lines(Tables(readme)) {

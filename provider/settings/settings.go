@@ -8,8 +8,9 @@
 // The provider and the worker both use it. It stands below the one that had it first, and imports nothing of ours, so
 // that the other depends on none of that program's insides.
 //
-// A tag legal is "LOW to HIGH" or "at least LOW" for numbers and durations, each element's for lists of them, and
-// "a|b|c" for a choice of words. A setting without a default may be left out, so its zero value is legal as well.
+// A tag legal is "LOW to HIGH" or "at least LOW" for numbers and durations. For lists of them it bounds each element.
+// For a choice of words it is "a|b|c". A setting without a default may be left out, so its zero value is legal as
+// well.
 package settings
 
 import (

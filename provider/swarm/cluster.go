@@ -30,8 +30,9 @@
 //
 // # Reading order
 //
-//   - What users change: functions.go (create, update, delete), options.go and scaling.go (annotations and labels), spec.go
-//     (the service), update.go (one change of it), remove.go, scale.go, rollback.go, secrets.go with reconcile.go.
+//   - What users change: functions.go (create, update, delete), options.go and scaling.go (annotations and labels),
+//     spec.go (the service), update.go (one change of it). Then remove.go, scale.go, rollback.go, and secrets.go with
+//     reconcile.go.
 //   - What runs: watch.go (the loop), pace.go (when to poll), follow.go with taskevents.go, table.go, trouble.go, mend.go.
 //   - What is told: status.go, logs.go with logsfollow.go and frames.go, usage.go.
 package swarm

@@ -35,7 +35,7 @@ type followed struct {
 	told   told
 }
 
-// overlap is how much of a log is read twice when it is opened again: lines of the two streams of a replica may come a
+// overlap is how much of a log is read twice when it is opened again. Lines of a replica's two streams may come a
 // little out of order.
 const overlap = 100 * time.Millisecond
 
@@ -75,8 +75,8 @@ func (t *told) prune() {
 	t.late = slices.DeleteFunc(t.late, func(l toldLine) bool { return l.at < from })
 }
 
-// reopen begins another reading, and gives the time from which on lines are to be read: that of begun, which was not passed
-// on, if it is set and earlier. The zero time means that nothing has been read.
+// reopen begins another reading, and returns the time from which on lines are to be read. That is the time of begun,
+// which was not passed on, if it is set and earlier. The zero time means that nothing has been read.
 func (t *told) reopen(begun time.Time) time.Time {
 	for line, n := range t.again { // these have still not come again
 		for range n {
@@ -165,8 +165,8 @@ func (c *Cluster) followLogs(ctx context.Context, service swarm.Service, r logs.
 	}
 }
 
-// followTask passes on the lines of one replica until its stream ends, and notes from where the next one is to go on. The
-// last old lines, where so many are asked for, are read first and on their own: a stream that began with them might begin
+// followTask passes on the lines of one replica until its stream ends, and notes where the next one continues. If the
+// request limits old lines, the last ones are read first and on their own. A stream that began with them might begin
 // within a line. A line in whose middle a stream ends comes with the next one.
 func (c *Cluster) followTask(ctx context.Context, f *followed, bound newest, lines chan<- logLine) {
 	var begun time.Time // of the oldest line that had not ended

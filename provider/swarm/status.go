@@ -89,8 +89,8 @@ func available(tasks []swarm.Task, silent map[string]feed.Unreachable) uint64 {
 	return n
 }
 
-// explain adds to a status why the function is not as requested: its update was rolled back, or its replicas
-// cannot start or do not answer.
+// explain adds to a status why the function is not as requested. Its update was rolled back, or its replicas cannot
+// start or do not answer.
 func explain(status *types.FunctionStatus, service swarm.Service, tasks []swarm.Task, silent map[string]feed.Unreachable) {
 	var reasons []string
 	d, err := deploymentOf(service)

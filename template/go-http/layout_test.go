@@ -64,8 +64,8 @@ const (
 		"func Handle(w http.ResponseWriter, r *http.Request) { w.Write([]byte(private.Greeting())) }\n"
 )
 
-// TestHandlersOfAllKinds: a handler's module files mean what they mean to its author, or the build says in one line what
-// is not possible and what to do.
+// TestHandlersOfAllKinds: a handler's module files mean what they mean to its author. Otherwise the build says in one
+// line what is not possible and what to do.
 func TestHandlersOfAllKinds(t *testing.T) {
 	source, err := filepath.Abs("..")
 	if err != nil {

@@ -1,7 +1,7 @@
 // Command go-http is a function's whole process: the handler package beside it behind the server of package watchdog.
 //
-// The template uses the standard library only, because it is compiled against the module files of whoever uses it:
-// it must not ask them for a dependency of ours, nor for a version of one.
+// The template uses the standard library only, because it is compiled against its user's module files. It must not
+// need a dependency of ours there, nor a version of one.
 package main
 
 import (

@@ -55,8 +55,8 @@ type reading struct {
 //	added ever = accounted for + lost + still to come.
 //
 // A complete reading has all terms. Of the entries known from the last reading, up to LastID, those neither accounted
-// for nor present are gone: a cut log, or a stranger's trim. Of those added since, by Redis's counter, the ones not
-// there are gone too. Shift corrects a counter that went back.
+// for nor present are gone. (A log was cut, or a stranger trimmed.) So are those of the entries added since, by
+// Redis's counter, that are not there. Shift corrects a counter that went back.
 //
 // An incomplete reading can only show that more was removed than accounted for; the rest shows when the worker catches up.
 //

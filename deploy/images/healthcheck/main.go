@@ -1,5 +1,5 @@
-// Command healthcheck is the HEALTHCHECK of the Redis and Postgres images: it asks the server in its container, see
-// package liveness of the template go-http, and needs neither a shell nor a password.
+// Command healthcheck is the HEALTHCHECK of the Redis and Postgres images. It sends a request to the server in its
+// container (package liveness of the template go-http), and needs neither a shell nor a password.
 package main
 
 import (
@@ -30,9 +30,9 @@ func run(ctx context.Context, args []string) error {
 	}
 }
 
-// askRedis asks the server whose socket is in one of the folders. A server that is starting has it in .starting. Every
-// line is an answer: NOAUTH, LOADING, MISCONF or OOM, and a restart of a server with a full disk or a long file to load
-// would make things worse.
+// askRedis asks the server whose socket is in one of the folders. A server that is starting has it in .starting.
+// Every line is an answer: NOAUTH, LOADING, MISCONF or OOM. With a full disk or a long file to load, a restart would
+// make things worse.
 func askRedis(folders ...string) liveness.Ask {
 	return func(ctx context.Context) error {
 		socket := ""
@@ -50,10 +50,10 @@ func askRedis(folders ...string) liveness.Ask {
 	}
 }
 
-// askPostgres begins a session as the role that only reads and ends it when the server asks for the password: it has
-// then accepted a connection and started a process for it. Errors are answers too, such as too many sessions, but for
-// the one of a server that does not take sessions yet or any more. The message is StartupMessage of the protocol 3.0,
-// https://www.postgresql.org/docs/15/protocol-message-formats.html.
+// askPostgres begins a session as the role that only reads, and ends it when the server asks for the password. The
+// server has then accepted a connection and started a process for it. Errors such as too many sessions are answers
+// too. The one exception is that of a server that takes no sessions yet or any more. The message is StartupMessage of
+// the protocol 3.0, https://www.postgresql.org/docs/15/protocol-message-formats.html.
 func askPostgres(address string) liveness.Ask {
 	const parameters = "\x00\x03\x00\x00user\x00waggle_results\x00database\x00waggle\x00\x00"
 	request := "\x00\x00\x00" + string(rune(4+len(parameters))) + parameters

@@ -20,8 +20,8 @@ const (
 	resultsEvery = 250 * time.Millisecond
 )
 
-// shown is what the results function says: the votes of each choice, the entries that its ledger has counted, and whether every
-// vote is accounted for.
+// shown is what the results function says: each choice's votes, how many entries its ledger has counted, and whether
+// every vote is accounted for.
 type shown struct {
 	votes   map[judge.Slot]int64
 	counted int64

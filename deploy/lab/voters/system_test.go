@@ -30,9 +30,9 @@ type faults struct {
 	// freeze swallows each voter's first press; when the voter has pressed something else, it is stored after all. byThaw gives it
 	// the time of that moment.
 	freeze, byThaw bool
-	// loseDisk loses the disk on which votes are captured, when the crowd is half through; what no worker had read is counted from
-	// copies. ackFirst acknowledges a vote before its copy is made. noGap does not report that votes may have vanished, and whole
-	// says that all are accounted for.
+	// loseDisk loses the disk on which votes are captured, when the crowd is half through. What no worker had read is
+	// counted from copies. ackFirst acknowledges a vote before its copy is made. noGap does not report that votes may
+	// have vanished, and whole says that all are accounted for.
 	loseDisk, ackFirst, noGap, whole bool
 	lost, pending, shownMore         int
 }

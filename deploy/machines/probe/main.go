@@ -1,5 +1,5 @@
-// Command probe runs on a machine for the deploy program, which copies it there over ssh: it says what the machine is,
-// tries the ways to other machines, and joins the Swarm. It needs nothing but the kernel and the engine's socket.
+// Command probe runs on a machine for the deploy program, which copies it there over ssh. It says what the machine
+// is, tries the ways to other machines, and joins the Swarm. It needs nothing but the kernel and the engine's socket.
 package main
 
 import (

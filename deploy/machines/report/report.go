@@ -45,8 +45,8 @@ type Swarm struct {
 // Active reports whether the machine is a member of a Swarm.
 func (s Swarm) Active() bool { return s.LocalNodeState == "active" }
 
-// Listening says which of SwarmPorts the probe answers on; the others are held by another program, as by an engine
-// that is in a Swarm already.
+// Listening says which of SwarmPorts the probe answers on. Another program holds the others, such as an engine that
+// is already in a Swarm.
 type Listening struct{ Ports []Port }
 
 // Reach asks a machine to try the ports of others.

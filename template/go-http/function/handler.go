@@ -1,5 +1,5 @@
-// Package function is where your code goes: Handle gets every request. The template's README.md says how a function can
-// have more: set-up with an error that stops the start, readiness, a flush at the end, metrics of its own.
+// Package function is where your code goes: Handle gets every request. A function can also have set-up with an error
+// that stops the start, readiness, a flush at the end, and metrics. The template's README.md says how.
 package function
 
 import (

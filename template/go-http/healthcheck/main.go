@@ -1,6 +1,6 @@
-// Command healthcheck is the HEALTHCHECK of a function's image: it asks the function's server on loopback, see package
-// liveness. It is a program of its own because it must be small and start at once: a check that ran the function's
-// binary would also run every init of the handler's packages, and hold their memory while it goes on.
+// Command healthcheck is the HEALTHCHECK of a function's image. It sends a request to the function's server on
+// loopback, see package liveness. It is a program of its own because it must be small and start at once. A check that
+// ran the function's binary would also run every init of the handler's packages, and hold their memory meanwhile.
 package main
 
 import (

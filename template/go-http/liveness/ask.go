@@ -23,8 +23,8 @@ func HTTP(address, path string, want int) Ask {
 	})
 }
 
-// Exchange asks over a connection of its own: it sends the request and hands the first bytes of the answer, least of
-// them or more, to check.
+// Exchange sends the request over a connection of its own. It passes the first bytes of the answer, least of them or
+// more, to check.
 func Exchange(network, address, request string, least int, check func(answer string) error) Ask {
 	return func(ctx context.Context) error {
 		var dialer net.Dialer

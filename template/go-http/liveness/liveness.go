@@ -15,8 +15,8 @@
 //	none, at work in half the looks  go on, then fail          go on, then pass  pass at once
 //	none, at work in fewer           fail                      fail              fail
 //
-// "Go on" ends after 5 minutes: each check costs the engine a process, about 50 ms of CPU, and yet the interval between
-// two has to be short, since Swarm calls a task running only after its first good check. With 5 RETRIES, 1 s apart:
+// "Go on" ends after 5 minutes: each check costs the engine a process, about 50 ms of CPU. The interval between two
+// must still be short, since Swarm calls a task running only after its first good check. With 5 RETRIES, 1 s apart:
 //
 //   - A share of 2 % of a processor: threads are runnable and wait, which is work. A slow disk: state D, which is work.
 //   - A deadlock: threads sleep, background work takes less than half of the time: given up after 30 to 35 s.

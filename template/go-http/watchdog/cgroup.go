@@ -10,8 +10,8 @@ import (
 	"strconv"
 )
 
-// cgroup is where a container sees the control group it runs in. The kernel counts there what all of its processes use,
-// which is what an engine reports; figures of this process alone would leave out what a handler starts.
+// cgroup is where a container sees the control group it runs in. The kernel counts there what all of its processes
+// use, as an engine reports it. Figures of this process alone would leave out what a handler starts.
 type cgroup struct {
 	// mount is where the hierarchy is mounted, self the file that says where in it this process is.
 	mount, self string
@@ -34,8 +34,8 @@ func (c cgroup) usage() (cpuSeconds, memory float64, ok bool) {
 	return nanoseconds / 1e9, max(used-inactive, 0), hasTime && hasMemory && hasCaches
 }
 
-// unified is the group's folder in version 2 of control groups. A container without a namespace of its own for them may
-// see the machine's whole tree, in which its own place is what the kernel says.
+// unified is the group's folder in version 2 of control groups. A container without a cgroup namespace may see the
+// machine's whole tree. The kernel then says which place in it is its own.
 func (c cgroup) unified() (dir string, found bool) {
 	if _, err := os.Stat(filepath.Join(c.mount, "cgroup.controllers")); err != nil {
 		return "", false

@@ -53,8 +53,8 @@ func TestConfigFromEnv(t *testing.T) {
 	}
 }
 
-// FuzzConfig sets every variable to anything: what is accepted is what the text says and within the bounds, and what a
-// caller asks for with X-Timeout never lengthens a request.
+// FuzzConfig sets every variable to anything. What is accepted is what the text says, within the bounds. A caller's
+// X-Timeout never lengthens a request.
 func FuzzConfig(f *testing.F) {
 	for _, text := range []string{"", "30", "30s", "1m30s", "-5", "-9223372036854775807", "9223372036854775807", "18446744074", "0", "1e3", "true", "70000"} {
 		f.Add(text, text, text)

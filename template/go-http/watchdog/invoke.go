@@ -32,7 +32,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // invoke runs the handler on the connection's own goroutine. At the time limit its context ends, and 504 is answered
-// over its head: nothing is buffered, and no goroutine is started for the normal case.
+// in its place. Nothing is buffered, and no goroutine is started for the normal case.
 func (s *Server) invoke(w http.ResponseWriter, r *http.Request, start time.Time) (status int) {
 	reply := newReply(w, start, s.draining.Load())
 	if limit, by := s.limit(r); limit > 0 {
@@ -51,8 +51,8 @@ func (s *Server) invoke(w http.ResponseWriter, r *http.Request, start time.Time)
 	return 0
 }
 
-// recovered turns a panic into a 500 and a log entry. http.ErrAbortHandler goes on to net/http, as does a panic
-// after the reply has begun: cutting the connection is then the only way to tell the caller.
+// recovered turns a panic into a 500 and a log entry. http.ErrAbortHandler goes on to net/http, and so does a panic
+// after the reply has begun. Cutting the connection is then the only way to tell the caller.
 func (s *Server) recovered(reply *reply, r *http.Request, p any) {
 	if p == http.ErrAbortHandler { //nolint:errorlint // a panic's value, which net/http compares in the same way
 		panic(p)

@@ -20,8 +20,8 @@ var buckets = [...]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 
 const firstCode, lastCode = 100, 599
 
-// metrics is a table with a place for every method and code, so that counting needs neither lock nor map:
-// 40 KiB of pointers, and a series of 104 bytes for each pair that has occurred.
+// metrics is a table with a place for every method and code, so that counting needs neither lock nor map. It takes 40
+// KiB of pointers, and a series of 104 bytes for each pair that has occurred.
 type metrics struct {
 	inflight atomic.Int64
 	table    [len(methods)][lastCode - firstCode + 1]atomic.Pointer[series]

@@ -2,8 +2,9 @@
 //
 // In: requests from a gateway on port 8080, probes of /_/health and /_/ready, SIGTERM as the end of Run's context.
 // Out: the handler's replies, 429 and 504 of its own (marked X-OpenFaaS-Internal), metrics on port 8081.
-// It guarantees that a request it accepted is finished or answered 504 within exec_timeout, that never more than
-// max_inflight run at once, and that a stop lets gateways know, then running requests end, then the handler flush.
+//
+// It guarantees that an accepted request is finished or answered 504 within exec_timeout, and that never more than
+// max_inflight run at once. At a stop, first gateways notice, then running requests end, then the handler flushes.
 package watchdog
 
 import (
@@ -24,7 +25,7 @@ const (
 
 	// maxHeaderBytes is far above what gateways let pass, and bounds memory per connection.
 	maxHeaderBytes = 64 << 10
-	// idleTimeout outlasts the idle connections that gateways keep, so that it is they who close: a connection closed
+	// idleTimeout outlasts the idle connections that gateways keep, so that gateways close them. A connection closed
 	// from this side while a request is on its way would fail that request.
 	idleTimeout = 10 * time.Minute
 	// flushTimeout and metricsTimeout are for small local work.

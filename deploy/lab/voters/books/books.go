@@ -28,8 +28,8 @@ type Stream struct {
 	Node, State                             string
 	Added, Counted, Pending, Rejected, Lost int64
 	SeenAt                                  time.Time
-	// Recovered is the part of Counted that came from copies, Single the number of entries that were confirmed with one copy, Closed
-	// the part of Lost that an operator has closed.
+	// Recovered is the part of Counted that came from copies. Single is the number of entries that were confirmed
+	// with one copy, Closed the part of Lost that an operator has closed.
 	Recovered, Single, Closed int64
 	// ClosedAt is when the stream was replaced or retired; zero while it is not. Unread are nodes whose copies of its votes have
 	// still to be compared.

@@ -22,8 +22,8 @@ const (
 	Replay
 	// Tabs opens the ballot once and presses different choices in two tabs at the same moment.
 	Tabs
-	// Elsewhere presses once. Whoever gets no answer leaves, and presses a different choice through another gateway: by turns on the
-	// same page, as after the browser's Back, and on a new one.
+	// Elsewhere presses once. A voter who gets no answer leaves, and presses a different choice through another
+	// gateway. By turns that is on the same page, as after the browser's Back, and on a new one.
 	Elsewhere
 )
 

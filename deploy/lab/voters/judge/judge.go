@@ -4,10 +4,10 @@
 // one snapshot of Postgres showed them. Out: a [Verdict]. It is a pure function: no clock, no network, no order
 // of inputs matters. So a table test shows that each of its counters fires.
 //
-// The definitions are Jepsen's total-queue checker turned into a register per voter: a voter has at most one counted
-// vote, decided by the sequence number of the ballot. Ballots of one voter with the same sequence (two tabs of one
-// browser) are equals: either may have won, so either is right, and the primary key leaves room for only one. But a press that
-// its voter gave up without an answer must not win against the one that they made after it.
+// The definitions are those of Jepsen's total-queue checker, turned into a register per voter. A voter has at most
+// one counted vote, decided by the sequence number of the ballot. Ballots of one voter with the same sequence (two
+// tabs of one browser) are equal: either may win. The primary key leaves room for only one. But a press that its
+// voter gave up without an answer must not win against the one that they made after it.
 package judge
 
 import (
@@ -95,8 +95,8 @@ type Books struct {
 	// Recovered is how many entries were counted from copies during the run, Single how many were confirmed with one copy. Gaps is
 	// the number of stretches of time, noted during the run, whose votes the ledger cannot account for.
 	Recovered, Single, Gaps int64
-	// Open is the number of lost entries and of gaps that nobody has closed yet; Whole, that the public is told nevertheless that
-	// every vote is accounted for.
+	// Open is the number of lost entries and of gaps that nobody has closed yet. Whole means that the public is told
+	// nevertheless that every vote is accounted for.
 	Open  int64
 	Whole bool
 	// StrangersBefore is the number of rows of the judged poll before the run.
@@ -136,8 +136,8 @@ type Verdict struct {
 	Unaccounted int64 `json:"unaccounted"`
 	// Strangers is the number of rows that joined the poll during the run without belonging to one of its voters.
 	Strangers int64 `json:"strangers"`
-	// Concealed counts missing votes of which the ledger says nothing, neither as losses nor as a gap; one more if it is said that
-	// all is accounted for while a loss or a gap is open.
+	// Concealed counts missing votes of which the ledger says nothing, neither as losses nor as a gap. It has one
+	// more if the ledger says that all is accounted for while a loss or a gap is open.
 	Concealed int64 `json:"concealed"`
 	// Recovered, Single and Gaps are those of [Books]. None of them breaks a promise.
 	Recovered int64 `json:"recovered"`
