@@ -125,7 +125,7 @@ func (w *world) callback(rw http.ResponseWriter, r *http.Request) {
 }
 
 // newProcess starts a gateway with a queue, a table and settings that retry fast.
-func newProcess(t *testing.T, function http.Handler) *process {
+func newProcess(t *testing.T, function http.Handler, env ...string) *process {
 	t.Helper()
 	r := harness.QueueRedis(t)
 	functions := httptest.NewServer(function)
@@ -147,6 +147,7 @@ func newProcess(t *testing.T, function http.Handler) *process {
 	p.env = []string{asGateway + "=1", "role=gateway", "port=" + port, "metrics_port=" + metrics, "functions_provider_url=" + provider.URL, "basic_auth=false",
 		"secret_mount_path=" + secrets, "async_redis_socket=" + r.Socket(), "async_callback_networks=127.0.0.0/8", "log_level=error",
 		"initial_retry_wait=20ms", "max_retry_wait=200ms", "max_retry_attempts=10"}
+	p.env = append(p.env, env...)
 	p.start()
 	t.Cleanup(func() {
 		p.kill()
