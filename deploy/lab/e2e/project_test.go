@@ -43,6 +43,7 @@ func (s *system) testControlPlane(t *testing.T) {
 	p := s.newProject(t)
 	t.Run("every command of a client", p.testCommands)
 	t.Run("a newcomer's first function", p.testTemplates)
+	t.Run("an image has what handlers expect", p.testBase)
 	t.Run("what is not ours cannot be touched", p.testOwnership)
 	t.Run("log lines of every length arrive whole", p.testLogLines)
 	t.Run("logs follow replicas that come and go", p.testFollow)

@@ -72,6 +72,20 @@ func (p *project) testTemplates(t *testing.T) {
 	}
 }
 
+// testBase asks a function for zones, a user, a place for files and certificates, with and without a root file system that
+// can be written to.
+func (p *project) testBase(t *testing.T) {
+	for name, readOnly := range map[string]bool{"base": false, "base-read-only": true} {
+		d := p.probe(name, map[string]string{"TZ": "Europe/Berlin"})
+		d.ReadOnlyRootFilesystem = readOnly
+		p.deploy(t, d)
+		testbed.Eventually(t, time.Minute, func() error { return p.answers("/function/"+name+"/x", "GET /x") })
+		if status, text, err := p.ask(t, "GET", "/function/"+name+"/base", nil); err != nil || status != 200 || text != "whole\n" {
+			t.Errorf("%s: %d %q, %v", name, status, text, err)
+		}
+	}
+}
+
 // create is faas-cli template pull and faas-cli new. It returns the image's name.
 func (n *newcomer) create(t *testing.T, repository, language, name string) string {
 	t.Helper()

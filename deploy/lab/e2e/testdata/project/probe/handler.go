@@ -31,6 +31,7 @@ func New(ctx context.Context) (http.Handler, error) {
 	mux.HandleFunc("/secret", secret)
 	mux.HandleFunc("/lines", lines)
 	mux.HandleFunc("/slow", slow)
+	mux.HandleFunc("/base", base)
 	return mux, nil
 }
 
