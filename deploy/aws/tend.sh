@@ -147,11 +147,11 @@ empty_capture() {
 		return 1
 	fi
 	if [[ $(property "$name" '.labels["waggle.drained"]') != true ]]; then
-		# A reading counts if it began well after the last vote; of a dead machine there is none.
+		# A vote may reach Redis until 15 s after its replica was told to stop. Of a dead machine there is no later reading.
 		[[ $(property "$name" .state) = ready ]] || quiet=0
 		open=$(ledger | jq --arg node "$name" --argjson after "$quiet" '[.streams[] | select(.node == $node)]
 			| if . == [] then "unread" else map(select(.state == "active" or .state == "missing") | select(.pending > 0
-				or (.seen_at | sub("\\.[0-9]+"; "") | fromdateiso8601) < $after + 2)) | length end') || open=unknown
+				or (.seen_at | sub("\\.[0-9]+"; "") | fromdateiso8601) < $after + 15)) | length end') || open=unknown
 		if [[ $open != 0 ]]; then
 			say "$name still has votes that are not counted, or that nobody has read since it took the last"
 			return 1
@@ -165,16 +165,18 @@ empty_capture() {
 # retired writes the node off in the ledger, by a task of the worker's image beside the workers. Workers refuse it until the
 # node has been silent for a minute.
 retired() {
-	local name=$1 service=waggle-retire image
+	local name=$1 service=waggle-retire image how=(-node "$1")
 	if ledger | jq -e --arg node "$name" 'all(.streams[] | select(.node == $node); .state == "retired" or .state == "replaced")' >/dev/null; then
 		docker service rm "$service" >/dev/null 2>&1 || true
 		return 0
 	fi
 	if ! docker service inspect "$service" >/dev/null 2>&1; then
 		image=$(docker service inspect --format '{{.Spec.TaskTemplate.ContainerSpec.Image}}' waggle_worker)
+		# Of a machine that died, what no copy had is reported as lost.
+		[[ $(property "$name" .state) != ready ]] || how+=(-drained)
 		docker service create --quiet --detach --no-resolve-image --name "$service" --label com.waggle.system=waggle --no-healthcheck \
 			--network waggle-store --secret source=waggle-postgres-drain,target=postgres-drain --constraint node.labels.waggle.worker==true \
-			--restart-condition on-failure --restart-delay 10s "$image" retire -node "$name" >/dev/null
+			--restart-condition on-failure --restart-delay 10s "$image" retire "${how[@]}" >/dev/null
 	fi
 	return 1
 }
