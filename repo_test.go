@@ -66,6 +66,7 @@ type source struct {
 	folder string
 	isTest bool
 	syntax *ast.File
+	places *token.FileSet
 	lines  int
 }
 
@@ -102,7 +103,8 @@ func sources(t *testing.T) []source {
 		if err != nil {
 			return err
 		}
-		syntax, err := parser.ParseFile(token.NewFileSet(), file, text, parser.ParseComments)
+		places := token.NewFileSet()
+		syntax, err := parser.ParseFile(places, file, text, parser.ParseComments)
 		if err != nil {
 			return err
 		}
@@ -111,6 +113,7 @@ func sources(t *testing.T) []source {
 			folder: path.Dir(filepath.ToSlash(file)),
 			isTest: strings.HasSuffix(file, "_test.go"),
 			syntax: syntax,
+			places: places,
 			lines:  strings.Count(string(text), "\n"),
 		})
 		return nil

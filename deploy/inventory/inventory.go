@@ -43,8 +43,9 @@ type Inventory struct {
 	// Name tells this cluster from others of the same operator: 1 to 30 characters of a-z, 0-9 and '-'; default waggle.
 	// Passwords and keys are kept under it.
 	Name string `yaml:"name"`
-	// KnownHosts is a file with the host keys of machines that have no HostKey here, by the address in their SSH, as
-	// ssh-keyscan prints them, relative to the inventory; empty: the operator's own known_hosts file.
+	// KnownHosts is a file, relative to the inventory, with the host keys of machines that have no HostKey here. Keys
+	// are by the address in a machine's SSH, as ssh-keyscan prints them. Empty means the operator's own known_hosts
+	// file.
 	KnownHosts string `yaml:"known_hosts,omitempty"`
 	// Machines are its members, in the order of the file. The first manager starts the Swarm.
 	Machines []Machine `yaml:"machines"`
