@@ -72,8 +72,8 @@ func (p *project) testTemplates(t *testing.T) {
 	}
 }
 
-// testBase asks a function for zones, a user, a place for files and certificates, with and without a root file system that
-// can be written to.
+// testBase asks a function for zones, a user, a place for files and certificates. It does so with a writable root
+// file system and with a read-only one.
 func (p *project) testBase(t *testing.T) {
 	for name, readOnly := range map[string]bool{"base": false, "base-read-only": true} {
 		d := p.probe(name, map[string]string{"TZ": "Europe/Berlin"})
