@@ -140,7 +140,7 @@ func (c *capture) write() {
 	batch := make([]*entry, 0, maxBatch)
 	w := c.appender.newWriter()
 	for first := range c.queue {
-		batch = c.gather(append(batch[:0], first))
+		batch = c.collect(append(batch[:0], first))
 		if len(batch) == 0 {
 			continue
 		}
@@ -167,8 +167,8 @@ func answer(batch []*entry) {
 	}
 }
 
-// gather adds what is waiting already, and answers at once what nobody waits for any more.
-func (c *capture) gather(batch []*entry) []*entry {
+// collect adds what is already waiting, and answers at once what nobody waits for any more.
+func (c *capture) collect(batch []*entry) []*entry {
 	now := time.Now()
 	if reason := batch[0].stale(now); reason != nil {
 		batch[0].refuse(reason)

@@ -140,7 +140,7 @@ func TestAVoteThatNobodyWaitsForIsRefused(t *testing.T) {
 				begin, next = stale, fresh
 			}
 			c.queue <- next
-			if batch := c.gather([]*entry{begin}); len(batch) != 1 || batch[0] != fresh {
+			if batch := c.collect([]*entry{begin}); len(batch) != 1 || batch[0] != fresh {
 				t.Errorf("%s: batch = %v", name, batch)
 			}
 			<-stale.done

@@ -85,13 +85,13 @@ func (c *copier) ready() error {
 func (c *copier) run() {
 	again := c.appender.newWriter()
 	for batch := range c.queue {
-		batch = c.gather(batch)
+		batch = c.collect(batch)
 		c.copy(batch, again)
 		answer(batch)
 	}
 }
 
-func (c *copier) gather(batch []*entry) []*entry {
+func (c *copier) collect(batch []*entry) []*entry {
 	for len(batch) < maxBatch {
 		select {
 		case more, ok := <-c.queue:

@@ -19,24 +19,24 @@ type policy struct {
 	minWait, maxWait time.Duration
 }
 
-// policyOf is the settings', with what the function itself wishes in their place.
-func (c *Config) policyOf(wish *feed.Retry) policy {
+// policyOf is the settings', with the function's own in their place.
+func (c *Config) policyOf(own *feed.Retry) policy {
 	p := policy{attempts: c.MaxRetryAttempts, codes: c.RetryCodes, minWait: c.InitialRetryWait, maxWait: c.MaxRetryWait}
-	if wish == nil {
+	if own == nil {
 		return p
 	}
-	if wish.Attempts != nil {
-		p.attempts = *wish.Attempts
+	if own.Attempts != nil {
+		p.attempts = *own.Attempts
 	}
-	if len(wish.Codes) > 0 {
-		p.codes = wish.Codes
+	if len(own.Codes) > 0 {
+		p.codes = own.Codes
 	}
-	if wish.MaxWait != nil {
-		p.maxWait = *wish.MaxWait
+	if own.MaxWait != nil {
+		p.maxWait = *own.MaxWait
 		p.minWait = min(p.minWait, p.maxWait)
 	}
-	if wish.MinWait != nil {
-		p.minWait = *wish.MinWait
+	if own.MinWait != nil {
+		p.minWait = *own.MinWait
 		p.maxWait = max(p.maxWait, p.minWait)
 	}
 	return p

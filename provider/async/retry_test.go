@@ -57,7 +57,7 @@ func TestPolicyOfAFunction(t *testing.T) {
 	t.Parallel()
 	c := Config{MaxRetryAttempts: 10, InitialRetryWait: 10 * time.Second, MaxRetryWait: 2 * time.Minute, RetryCodes: []int{500}}
 	for name, tc := range map[string]struct {
-		wish               *feed.Retry
+		own                *feed.Retry
 		attempts           int
 		minWait, maxWait   time.Duration
 		repeats500, repeat int
@@ -69,7 +69,7 @@ func TestPolicyOfAFunction(t *testing.T) {
 		"long shortest wait": {&feed.Retry{MinWait: new(time.Hour)}, 10, time.Hour, time.Hour, 1, 0},
 		"both waits":         {&feed.Retry{MinWait: new(time.Duration(0)), MaxWait: new(time.Minute)}, 10, 0, time.Minute, 1, 0},
 	} {
-		p := c.policyOf(tc.wish)
+		p := c.policyOf(tc.own)
 		again := p.judge(&answer{status: 500}, 0, time.Now(), most)
 		if p.attempts != tc.attempts || p.minWait != tc.minWait || p.maxWait != tc.maxWait || (tc.attempts > 0 && again.again) != (tc.attempts > 0 && tc.repeats500 == 1) {
 			t.Errorf("%s: %+v", name, p)

@@ -12,8 +12,8 @@ import (
 
 const announced = "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 65000\r\n\r\n"
 
-// awaitGathered waits until gathered bodies take so much memory.
-func (e *edge) awaitGathered(t *testing.T, want int64) {
+// awaitBuffered waits until buffered bodies take so much memory.
+func (e *edge) awaitBuffered(t *testing.T, want int64) {
 	t.Helper()
 	for until := time.Now().Add(10 * time.Second); e.bodyBudget.Used() != want; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
@@ -58,16 +58,16 @@ func TestBodiesTakeRoomAsTheyArrive(t *testing.T) {
 		t.Fatalf("%d announced bodies take %d bytes", clients, n)
 	}
 	send(5000)
-	e.awaitGathered(t, clients*mediumBuffer)
+	e.awaitBuffered(t, clients*mediumBuffer)
 	send(35000)
-	e.awaitGathered(t, clients*largeBuffer)
+	e.awaitBuffered(t, clients*largeBuffer)
 	for _, c := range all[:clients/2] {
 		_ = c.Close()
 	}
-	e.awaitGathered(t, clients/2*largeBuffer)
+	e.awaitBuffered(t, clients/2*largeBuffer)
 	all = all[clients/2:]
 	send(65000 - 40001)
-	e.awaitGathered(t, 0)
+	e.awaitBuffered(t, 0)
 }
 
 func TestBodyThatFindsNoRoomIsUploaded(t *testing.T) {
@@ -82,7 +82,7 @@ func TestBodyThatFindsNoRoomIsUploaded(t *testing.T) {
 				t.Errorf("%s: got %s %q", name, resp.Status, body)
 			}
 		}
-		e.awaitGathered(t, bodyRoom-free)
+		e.awaitBuffered(t, bodyRoom-free)
 	}
 }
 

@@ -293,7 +293,7 @@ func TestMetrics(t *testing.T) {
 		`gateway_service_min{function_name="f.openfaas-fn"} 1`,
 		`gateway_service_target_load{function_name="f.openfaas-fn",scaling_type="rps"} 50`,
 		`gateway_refused_requests_total{status="404"} 50`,
-		"gateway_gathered_bytes 0", "gateway_http2_unread_bytes 0",
+		"gateway_buffered_bytes 0", "gateway_http2_unread_bytes 0",
 		"go_goroutines", "process_cpu_seconds_total",
 	} {
 		if !strings.Contains(string(text), want) {

@@ -138,7 +138,7 @@ type gauges struct {
 	g *Gateway
 
 	desired, ready, minimum, target, inflight, queued *prometheus.Desc // of each function
-	connected, gathered, unread                       *prometheus.Desc
+	connected, buffered, unread                       *prometheus.Desc
 }
 
 func newGauges(g *Gateway) *gauges {
@@ -154,14 +154,14 @@ func newGauges(g *Gateway) *gauges {
 		inflight:  desc("gateway_function_invocation_inflight", "Invocations being forwarded.", "function_name"),
 		queued:    desc("gateway_queue_depth", "Requests waiting for a replica.", "function_name"),
 		connected: desc("gateway_provider_connected", "1 while the provider can be heard."),
-		gathered:  desc("gateway_gathered_bytes", "Memory taken by short bodies that are kept until they are answered."),
+		buffered:  desc("gateway_buffered_bytes", "Memory taken by short bodies that are kept until they are answered."),
 		unread:    desc("gateway_http2_unread_bytes", "Memory taken by bodies over HTTP/2 that nobody has read yet; at its bound, requests are reset."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.desired, c.ready, c.minimum, c.target, c.inflight, c.queued, c.connected, c.gathered, c.unread} {
+	for _, d := range []*prometheus.Desc{c.desired, c.ready, c.minimum, c.target, c.inflight, c.queued, c.connected, c.buffered, c.unread} {
 		out <- d
 	}
 }
@@ -176,7 +176,7 @@ func (c *gauges) Collect(out chan<- prometheus.Metric) {
 		connected = 0
 	}
 	gauge(c.connected, connected)
-	gauge(c.gathered, float64(c.g.bodyBudget.Used()))
+	gauge(c.buffered, float64(c.g.bodyBudget.Used()))
 	gauge(c.unread, float64(c.g.http2.Unread.Used()))
 	for _, s := range c.g.registry.Sets() {
 		c.collect(s, gauge)

@@ -31,8 +31,8 @@ var (
 )
 
 const (
-	// lookAgain is the time between two look-ups by DNS for a request that is held meanwhile.
-	lookAgain = time.Second
+	// lookupEvery is the time between two look-ups by DNS for a held request.
+	lookupEvery = time.Second
 	// maxAsks bounds the asks per second; beyond it an unknown name is a 404 at once.
 	maxAsks = 50
 	// unknownFor is how long a "no" holds, unless a table or a deploy comes first. It is shorter than a deploy takes.
@@ -173,7 +173,7 @@ func (rq *request) awaitTable(name []byte) (*upstream.Set, error) {
 	g := rq.g
 	timeout := time.NewTimer(min(rq.holdUnlisted(), g.cfg.StartupTimeout-time.Since(g.startedAt)))
 	defer timeout.Stop()
-	again := time.NewTicker(lookAgain)
+	again := time.NewTicker(lookupEvery)
 	defer again.Stop()
 	for {
 		applied := g.tables.next()

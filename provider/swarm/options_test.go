@@ -72,7 +72,7 @@ func TestParseOptions(t *testing.T) {
 			annotationRetryMinWait: "0s", annotationRetryMaxWait: "1m"}, want: with(func(o *options) {
 			o.retry = &feed.Retry{Attempts: new(0), Codes: []int{429, 503}, MinWait: new(time.Duration(0)), MaxWait: new(time.Minute)}
 		})},
-		"one wish about retries": {annotations: map[string]string{annotationRetryMaxWait: "5m"}, want: with(func(o *options) {
+		"one setting of retries": {annotations: map[string]string{annotationRetryMaxWait: "5m"}, want: with(func(o *options) {
 			o.retry = &feed.Retry{MaxWait: new(5 * time.Minute)}
 		})},
 		"retries of nonsense":    {annotations: map[string]string{annotationRetryAttempts: "many"}, wrong: annotationRetryAttempts},

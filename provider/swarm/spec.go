@@ -169,7 +169,7 @@ func (c Config) containerSpec(d *types.FunctionDeployment, o options, img image,
 		Labels: map[string]string{labelFunction: d.Service, labelNamespace: d.Namespace, labelImage: img.Identity},
 		Env:    env,
 		User:   c.User,
-		// Engines before API 1.46 ignore the wish for no new privileges; without capabilities there is then still nothing
+		// Engines before API 1.46 ignore NoNewPrivileges; without capabilities there is then still nothing
 		// that a setuid program could gain.
 		Privileges:      &swarm.Privileges{NoNewPrivileges: true},
 		CapabilityDrop:  []string{"ALL"},

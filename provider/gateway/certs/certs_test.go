@@ -138,7 +138,7 @@ func TestFilesThatChange(t *testing.T) {
 		}()
 		step := func(what, want string, complaints int) {
 			t.Helper()
-			time.Sleep(3 * lookEvery)
+			time.Sleep(3 * pollEvery)
 			synctest.Wait()
 			if got := s.serves(); got != want {
 				t.Errorf("%s: the certificate of %s is in use, want that of %s", what, got, want)

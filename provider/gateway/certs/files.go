@@ -9,8 +9,8 @@ import (
 	"waggle/provider/settings"
 )
 
-// lookEvery is how soon a pair of files that was replaced is in use.
-const lookEvery = time.Second
+// pollEvery is how soon a pair of files that was replaced is in use.
+const pollEvery = time.Second
 
 // files is a pair of PEM files, and what they looked like when they were read.
 type files struct {
@@ -45,7 +45,7 @@ func (s *Store) reload() (*tls.Certificate, error) {
 // followFiles looks at the files now and then. Two files cannot be replaced at once, so a pair that does not work is
 // looked at again, and complained of once.
 func (s *Store) followFiles(ctx context.Context) error {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
 		select {

@@ -6,7 +6,7 @@ import (
 	"waggle/provider/gateway/sock"
 )
 
-var pieces = sync.Pool{New: func() any { return &sock.Buffer{B: make([]byte, maxFrame)} }}
+var bodyBuffers = sync.Pool{New: func() any { return &sock.Buffer{B: make([]byte, maxFrame)} }}
 
 // queue holds bytes that came before they were wanted, in borrowed buffers.
 type queue struct {
@@ -31,7 +31,7 @@ func (q *queue) put(p []byte) {
 	q.n += len(p)
 	for len(p) > 0 {
 		if len(q.list) == 0 || q.w == maxFrame {
-			q.list = append(q.list, pieces.Get().(*sock.Buffer))
+			q.list = append(q.list, bodyBuffers.Get().(*sock.Buffer))
 			q.w = 0
 		}
 		k := copy(q.list[len(q.list)-1].B[q.w:], p)
@@ -51,7 +51,7 @@ func (q *queue) get(p []byte) (n int) {
 		n += k
 		q.n -= k
 		if q.r += k; q.r == end {
-			pieces.Put(first)
+			bodyBuffers.Put(first)
 			q.list, q.r = q.list[1:], 0
 		}
 	}
@@ -65,7 +65,7 @@ func (q *queue) get(p []byte) (n int) {
 func (q *queue) drop() (n int) {
 	n = q.n
 	for _, b := range q.list {
-		pieces.Put(b)
+		bodyBuffers.Put(b)
 	}
 	*q = queue{}
 	return n

@@ -38,11 +38,11 @@ func (c *Conn) Quiet() bool {
 		asked, ok := c.nc.(interface{ Quiet() bool })
 		return !ok || asked.Quiet()
 	}
-	err := c.raw.Control(c.look)
+	err := c.raw.Control(c.tryPeek)
 	return c.quiet && err == nil
 }
 
-func (c *Conn) doLook(fd uintptr) {
+func (c *Conn) doPeek(fd uintptr) {
 	_, errno := peek(fd)
 	c.quiet = errno == syscall.EAGAIN
 }

@@ -43,8 +43,8 @@ type Conn struct {
 	}
 	write                        writeState
 	tryRead, tryBorrow, tryWrite func(fd uintptr) bool
-	look                         func(fd uintptr)
-	quiet                        bool // what look saw
+	tryPeek                      func(fd uintptr)
+	quiet                        bool // what tryPeek saw
 }
 
 // writeState is a write under way: two pieces, of which left bytes are still to go.
@@ -76,7 +76,7 @@ func New(nc net.Conn) *Conn {
 	if s, ok := nc.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw
-			c.tryRead, c.tryBorrow, c.tryWrite, c.look = c.doRead, c.doBorrow, c.doWrite, c.doLook
+			c.tryRead, c.tryBorrow, c.tryWrite, c.tryPeek = c.doRead, c.doBorrow, c.doWrite, c.doPeek
 			return c
 		}
 	}
