@@ -235,3 +235,22 @@ func TestARedisThatIsFullIsHealthy(t *testing.T) {
 	})
 	c.awaitHealthy()
 }
+
+// While a password is exchanged for another, clients with either are served: none is refused on the way.
+func TestRedisTakesTwoPasswords(t *testing.T) {
+	t.Parallel()
+	b := setupRedis(t)
+	b.secret("redis-drain", "drain'secret\nnext one\n")
+	c := b.start("two")
+	c.awaitPublished()
+	inc := as(c, "drain", "GET", "votes:inc")
+	for password, want := range map[string]string{"next one": inc, "next": "", "drain'secret\nnext one": ""} {
+		got, err := c.exec("redis-cli", "-s", "/run/votes/redis.sock", "--user", "drain", "--pass", password, "--no-auth-warning", "GET", "votes:inc")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want != "" && got != want || want == "" && !strings.Contains(got, "NOAUTH") && !strings.Contains(got, "WRONGPASS") {
+			t.Errorf("password %q is answered by %q", password, got)
+		}
+	}
+}

@@ -64,7 +64,7 @@ func setup(t testing.TB) bundle {
 		t.Fatal(err)
 	}
 	served, err := api.New(api.Config{
-		Cluster: cluster, Autoscaler: scaler, Invocations: counts{"fn.openfaas-fn": 7}, Credentials: settings.Credentials{User: "admin", Password: "pw"}, Metrics: registry, Logger: quiet,
+		Cluster: cluster, Autoscaler: scaler, Invocations: counts{"fn.openfaas-fn": 7}, Credentials: settings.Credentials{User: "admin", Password: "pw", Also: []string{"old"}}, Metrics: registry, Logger: quiet,
 		Feed: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "feed") }),
 	})
 	if err != nil {
@@ -236,6 +236,20 @@ func TestPasswordIsAskedForEverywhere(t *testing.T) {
 			if recorder.Code != http.StatusUnauthorized || recorder.Header().Get("WWW-Authenticate") != `Basic realm="Restricted"` || strings.TrimSpace(recorder.Body.String()) != "invalid credentials" {
 				t.Errorf("%s with %s: %d %q", route, name, recorder.Code, recorder.Body)
 			}
+		}
+	}
+}
+
+func TestASecondPasswordIsTakenWhileTheyAreExchanged(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for password, want := range map[string]int{"pw": http.StatusOK, "old": http.StatusOK, "older": http.StatusUnauthorized} {
+		request := httptest.NewRequest(http.MethodGet, "/system/functions", nil)
+		request.SetBasicAuth("admin", password)
+		recorder := httptest.NewRecorder()
+		b.api.ServeHTTP(recorder, request)
+		if recorder.Code != want {
+			t.Errorf("password %s: %d, want %d", password, recorder.Code, want)
 		}
 	}
 }

@@ -202,6 +202,29 @@ func TestSecretsAreFiles(t *testing.T) {
 	}
 }
 
+// While a password is exchanged for another, both are taken, and the first is used.
+func TestCredentialsOfTwoPasswords(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for file, text := range map[string]string{"basic-auth-user": "admin", "basic-auth-password": "new\n\n old \n"} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := ReadCredentials(dir, true)
+	if err != nil || got.Header() != (Credentials{User: "admin", Password: "new"}).Header() {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for password, want := range map[string]bool{"new": true, "old": true, "": false, "new\nold": false, "older": false} {
+		if got.Accepts(Credentials{User: "admin", Password: password}.Header()) != want {
+			t.Errorf("password %q: accepted is %t", password, !want)
+		}
+		if got.Accepts(Credentials{User: "root", Password: password}.Header()) {
+			t.Errorf("password %q of another user is accepted", password)
+		}
+	}
+}
+
 func TestCredentials(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -217,7 +240,7 @@ func TestCredentials(t *testing.T) {
 			}
 		}
 		got, err := ReadCredentials(dir, true)
-		if test.wrong == "" && (err != nil || got != Credentials{"admin", "pw"} || got.Header() != "Basic YWRtaW46cHc=") {
+		if test.wrong == "" && (err != nil || got.User != "admin" || got.Password != "pw" || got.Also != nil || got.Header() != "Basic YWRtaW46cHc=") {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 		if test.wrong != "" && (err == nil || !strings.Contains(err.Error(), test.wrong)) {
@@ -227,7 +250,7 @@ func TestCredentials(t *testing.T) {
 	if got, err := ReadCredentials(t.TempDir(), true); err == nil || strings.Count(err.Error(), "is missing") != 2 {
 		t.Errorf("without files: %+v, %v", got, err)
 	}
-	if got, err := ReadCredentials("/none", false); err != nil || got != (Credentials{}) {
+	if got, err := ReadCredentials("/none", false); err != nil || got.User != "" || got.Password != "" {
 		t.Errorf("not demanded: %+v, %v", got, err)
 	}
 }

@@ -47,13 +47,13 @@ create_stream() {
 # Power loss leaves a log that ends in the middle of a command, and so does a disk that forgot what it had confirmed. The server
 # drops such an end without a word to anybody. A worker reads the note and reports that votes may be gone.
 note_cut() {
-  REDISCLI_AUTH=$(</run/secrets/redis-capture) redis-cli -s "$starting/redis.sock" --user capture --no-auth-warning -e \
+  REDISCLI_AUTH=$(password redis-capture) redis-cli -s "$starting/redis.sock" --user capture --no-auth-warning -e \
     xadd votes:torn '*' node "$NODE" >/dev/null || refuse "the note that the log was cut could not be written"
   say "the log was cut; what it lost is not known"
 }
 
 as_drain() {
-  REDISCLI_AUTH=$(</run/secrets/redis-drain) redis-cli -s "$starting/redis.sock" --user drain --no-auth-warning "$@" 2>/dev/null
+  REDISCLI_AUTH=$(password redis-drain) redis-cli -s "$starting/redis.sock" --user drain --no-auth-warning "$@" 2>/dev/null
 }
 
 # Waits for the server to have loaded its file, then compares it with the incarnation noted beside it.
@@ -76,9 +76,9 @@ main() {
   check_room
   write_config 'bind 0.0.0.0' 'port 6379' <<ACL
 user default reset off
-user capture reset on #$(digest redis-capture) ~votes ~votes:torn %R~votes:inc -@all +xadd +get +ping +hello +auth
-user copy reset on #$(digest redis-copies) ~copies:* %R~votes:inc -@all +xadd +get +ping +hello +auth
-user drain reset on #$(digest redis-drain) ~votes ~votes:inc ~votes:torn ~copies:* -@all +xrange +xrevrange +xtrim +xlen +xinfo|stream +get +ping +hello +auth
+user capture reset on $(digests redis-capture)~votes ~votes:torn %R~votes:inc -@all +xadd +get +ping +hello +auth
+user copy reset on $(digests redis-copies)~copies:* %R~votes:inc -@all +xadd +get +ping +hello +auth
+user drain reset on $(digests redis-drain)~votes ~votes:inc ~votes:torn ~copies:* -@all +xrange +xrevrange +xtrim +xlen +xinfo|stream +get +ping +hello +auth
 ACL
   if [[ -d $data ]]; then
     [[ -s $data/incarnation ]] || refuse "$data has no incarnation note: restore the volume, or remove it to start a new incarnation"

@@ -10,7 +10,7 @@ readonly sockets=/run/queue
 readonly secrets=redis-queue
 . /usr/local/bin/server.sh
 
-ping_server() { REDISCLI_AUTH=$(</run/secrets/redis-queue) redis-cli -s "$starting/redis.sock" --no-auth-warning ping 2>/dev/null; }
+ping_server() { REDISCLI_AUTH=$(password redis-queue) redis-cli -s "$starting/redis.sock" --no-auth-warning ping 2>/dev/null; }
 
 prove_data() {
   await_answer ping_server
@@ -22,7 +22,7 @@ main() {
   take_lock
   check_room
   write_config 'port 0' <<ACL
-user default reset on #$(digest redis-queue) ~async:* -@all +@read +@write +@connection +@transaction -@dangerous +info +eval
+user default reset on $(digests redis-queue)~async:* -@all +@read +@write +@connection +@transaction -@dangerous +info +eval
 ACL
   if [[ -n $(find "$data" -mindepth 1 -print -quit 2>/dev/null) && ! -d $data/appendonlydir ]]; then
     refuse "$data has no append-only file: restore the volume, or remove it to start with an empty queue (its calls are lost then)"

@@ -48,7 +48,15 @@ check_room() {
   ((free >= wanted)) || say "warning: /data has ${free// /} MB free, $wanted MB are needed to fill REDIS_MAXMEMORY=${megabytes}mb"
 }
 
-digest() { printf '%s' "$(<"/run/secrets/$1")" | sha256sum | cut -d ' ' -f 1; }
+# A secret may have several lines: each is a password that is taken, as long as one is being exchanged for another. The first
+# is the one to log in with.
+digests() {
+  local line
+  while IFS= read -r line || [[ -n $line ]]; do
+    [[ -z $line ]] || printf '#%s ' "$(printf '%s' "$line" | sha256sum | cut -d ' ' -f 1)"
+  done <"/run/secrets/$1"
+}
+password() { head -n 1 "/run/secrets/$1"; }
 
 # Takes the users from standard input and where to listen besides the socket from its arguments. Passwords reach the server
 # as digests in a file on tmpfs: never in an argument, the environment or the log.
