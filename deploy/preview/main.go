@@ -74,7 +74,7 @@ func prepare(dir string) error {
 		return err
 	}
 	for name, text := range map[string]string{
-		"polls": string(polls), "voter-keys": "poll:" + randomKey() + "\nk1:" + randomKey(), "redis-capture": "none", "postgres-results": "none",
+		"polls": string(polls), "voter-keys": "poll:" + randomKey() + "\nk1:" + randomKey(), "redis-capture": "none", "redis-copies": "none", "postgres-results": "none",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return err
