@@ -37,13 +37,16 @@ func (p *project) testOwnership(t *testing.T) {
 	p.call(t, "POST", "/system/namespace/", space, 201)
 	t.Cleanup(func() { p.cleanUp(t, "config", "rm", "waggle-namespace.waggle") })
 
+	// The stack's own secrets are named after their content.
+	password := docker("", "secret", "ls", "--filter", "label=com.waggle.credential=basic-auth-password", "--format", "{{.Name}}")
+	capture := docker("", "secret", "ls", "--filter", "label=com.waggle.credential=redis-capture", "--format", "{{.Name}}")
 	// Nothing of this may change: Swarm counts changes in the version.
 	versions := func() string {
 		var all []string
 		for _, service := range []string{"alien", "forged", "waggle_gateway", "waggle_provider", "waggle_postgres", "waggle_redis", "waggle_worker"} {
 			all = append(all, docker("", "service", "inspect", "--format", "{{.Spec.Name}} {{.Version.Index}}", service))
 		}
-		for _, secret := range []string{"alien", "waggle-basic-auth-password", "waggle-redis-capture"} {
+		for _, secret := range []string{"alien", password, capture} {
 			all = append(all, docker("", "secret", "inspect", "--format", "{{.Spec.Name}} {{.Version.Index}}", secret))
 		}
 		return strings.Join(append(all, docker("", "network", "inspect", "--format", "{{.Id}}", "alien")), ", ")
@@ -55,7 +58,7 @@ func (p *project) testOwnership(t *testing.T) {
 	} {
 		t.Run(target.name+" in "+target.namespace, func(t *testing.T) { p.tryService(t, target.name, target.namespace) })
 	}
-	for _, name := range []string{"alien", "waggle-basic-auth-password", "waggle-redis-capture", "basic-auth-password"} {
+	for _, name := range []string{"alien", password, capture, "basic-auth-password"} {
 		t.Run("secret "+name, func(t *testing.T) { p.trySecret(t, name) })
 	}
 	for _, name := range []string{"alien", "waggle-control", "waggle-drain", "waggle-store", "ingress", "host", "bridge"} {

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"waggle/deploy/lab/cluster"
 	"waggle/deploy/lab/testbed"
 )
 
@@ -96,6 +95,39 @@ func TestThreeNodes(t *testing.T) {
 			return nil
 		})
 	})
+
+	t.Run("a capture node is drained, and its votes are counted", s.testDrain)
+}
+
+// testDrain is the last: one capture node is left. make operate has it under load.
+func (s *system) testDrain(t *testing.T) {
+	before, err := s.Results()
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := s.Cluster.Nodes[2]
+	const votes = 50
+	s.voteThrough(t, s.Target.Gateways[2], votes)
+	if err := s.Drain(t.Context(), node.Name); err != nil {
+		s.Dump(t)
+		t.Fatal(err)
+	}
+	after, err := s.Results()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Ledger.Counted-before.Ledger.Counted != votes || after.Ledger.Pending != 0 || after.Ledger.Lost != before.Ledger.Lost || after.Ledger.Active() != 1 {
+		t.Errorf("ledger: %+v, before: %+v", after.Ledger, before.Ledger)
+	}
+	for _, stream := range after.Ledger.Streams {
+		if stream.Node == node.Name && stream.State == "active" {
+			t.Errorf("%s is still expected: %+v", node.Name, stream)
+		}
+	}
+	s.newVoter(t).voteByForm("cats")
+	if err := s.Drain(t.Context(), s.Cluster.Nodes[1].Name); err == nil || !strings.Contains(err.Error(), "is the only capture node that takes votes") {
+		t.Errorf("draining the last: %v", err)
+	}
 }
 
 // scale asks Swarm for another number of replicas and waits until it is so.
@@ -126,7 +158,16 @@ func (s *system) testLostDisk(t *testing.T) {
 	const votes = 200
 	node := s.Cluster.Nodes[1]
 	s.voteThrough(t, s.Target.Gateways[1], votes)
-	s.wipeRedis(t, node)
+	id, err := node.Engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name=waggle_redis")
+	if err != nil || id == "" {
+		t.Fatalf("the Redis of %s: %q, %v", node.Name, id, err)
+	}
+	if _, err := node.Engine.Run(t.Context(), "exec", id, "rm", "-rf", "/data/redis"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := node.Engine.Run(t.Context(), "kill", id); err != nil {
+		t.Fatal(err)
+	}
 	s.scale(t, "waggle_worker", 1)
 	testbed.Eventually(t, 2*time.Minute, func() error {
 		r, err := s.Results()
@@ -141,43 +182,11 @@ func (s *system) testLostDisk(t *testing.T) {
 		}
 		return nil
 	})
-	s.asWorker(t, "close", "-node", node.Name)
-}
-
-// wipeRedis loses the disk of a node's Redis, and with it what only that disk had.
-func (s *system) wipeRedis(t *testing.T, node *cluster.Node) {
-	t.Helper()
-	id := s.containerOn(t, node, "waggle_redis")
-	if _, err := node.Engine.Run(t.Context(), "exec", id, "rm", "-rf", "/data/redis"); err != nil {
+	worker, err := s.Cluster.Nodes[0].Engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name=waggle_worker")
+	if err != nil || worker == "" {
+		t.Fatalf("the worker: %q, %v", worker, err)
+	}
+	if _, err := s.Cluster.Nodes[0].Engine.Run(t.Context(), "exec", worker, "/worker", "close", "-node", node.Name); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := node.Engine.Run(t.Context(), "kill", id); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// containerOn is the container of a service on a node.
-func (s *system) containerOn(t *testing.T, node *cluster.Node, service string) string {
-	t.Helper()
-	id, err := node.Engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+service)
-	if err != nil || id == "" || strings.Contains(id, "\n") {
-		t.Fatalf("the container of %s on %s: %q, %v", service, node.Name, id, err)
-	}
-	return id
-}
-
-// asWorker runs a command of the worker, as an operator does.
-func (s *system) asWorker(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := s.tryAsWorker(t, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-func (s *system) tryAsWorker(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	node := s.Cluster.Nodes[0]
-	return node.Engine.Run(t.Context(), append([]string{"exec", s.containerOn(t, node, "waggle_worker"), "/worker"}, args...)...)
 }
