@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status drain remove retire polls codes preview release summary verify cluster cluster-down test unit e2e liveness copies arm64 fuzz lint voters bench
+.PHONY: help up down purge status drain remove retire rotate rollback prune backup restore roles capacity polls codes preview release summary verify cluster cluster-down test unit e2e liveness operate arm64 fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,27 @@ remove: ## take a node out of the Swarm, drained and demoted first (NODE=name)
 
 retire: ## write off a node that is lost for good (NODE=name)
 	@$(DEPLOY) retire
+
+rotate: ## give a secret a new value while the system runs (SECRET=name or all)
+	@$(DEPLOY) rotate
+
+rollback: ## deploy the version before the one that runs
+	@$(DEPLOY) rollback
+
+prune: ## remove our own old images from every node, but for those of the running version and the one before
+	@$(DEPLOY) prune
+
+backup: ## write passwords, keys and votes, encrypted, to a new folder (OUT=folder PASSPHRASE_FILE=file)
+	@$(DEPLOY) backup
+
+restore: ## take them back (FROM=folder PASSPHRASE_FILE=file WHAT=state, or WHAT=votes)
+	@$(DEPLOY) restore
+
+roles: ## print the SQL that prepares an external Postgres
+	@$(DEPLOY) roles
+
+capacity: ## say what machines an event needs (VOTES=5000000 MINUTES=10)
+	@$(DEPLOY) capacity
 
 polls: ## check functions/polls.json strictly and print what `make up` would change
 	@$(DEPLOY) polls
@@ -55,7 +76,7 @@ cluster-down: ## remove it without a trace
 	@$(DEPLOY) cluster-down
 
 test: export FUZZTIME ?= 10s
-test: unit e2e fuzz ## run every test but the long ones, `make liveness` and `make copies`, and the figures
+test: unit e2e fuzz ## run every test but the long ones, `make liveness` and the figures
 
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
 	go vet ./... && go vet -tags e2e ./...
@@ -68,11 +89,11 @@ e2e: ## end-to-end tests on real Swarms of node containers; this machine's own S
 liveness: ## slow parts are left alone, hung ones replaced, on a whole system under votes (10 minutes)
 	go test -tags e2e -count=1 -v -timeout 30m ./deploy/lab/liveness
 
-copies: ## a capture node is frozen 20 times, cut off and lost for good under voters, and both disks at once (35 minutes)
-	E2E_LONG=1 go test -tags e2e -count=1 -v -timeout 60m -run TestCopies ./deploy/lab/e2e
-
 arm64: ## compile a gateway and function vote for arm64 and ask them for an answer (qemu-user-static has to be installed)
 	go test -tags qemu -count=1 -v -timeout 30m -run TestArm64 ./deploy/release
+
+operate: ## what an operator does in years, each under 300 votes/s: rotate, roll back, add, restore, remove (8 minutes)
+	go test -tags e2e -count=1 -v -timeout 30m ./deploy/lab/operate
 
 fuzz: ## run each fuzz target for FUZZTIME=30s, two per processor at a time
 	.ci/fuzz

@@ -3,6 +3,7 @@ module waggle
 go 1.26.0
 
 require (
+	filippo.io/age v1.2.1
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/containerd/errdefs v1.0.0

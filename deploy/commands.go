@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 
+	"waggle/deploy/capacity"
 	"waggle/deploy/up"
 )
 
@@ -33,6 +35,22 @@ func init() {
 			"work away, demotes it if it is a manager. The store node cannot be removed." + where},
 		"retire": {onNode((*up.System).Retire), "NODE=name  Writes off a node that is lost for good and down: it leaves the Swarm's list, its votes are counted from their\n" +
 			"copies, its ledger is closed. What no copy had is reported as lost." + where},
+		"rotate": {rotate, "SECRET=name|all  Gives a secret a new value while the system runs: basic-auth-password, redis-capture, redis-copies,\n" +
+			"redis-drain, redis-queue, postgres-admin, postgres-drain, postgres-results, voter-keys. Servers take both values meanwhile, so\n" +
+			"that no vote is lost. Certificates and registries change with make up TLS_CERT=… TLS_KEY=… and REGISTRY_CONFIG=…." + where},
+		"rollback": {onSystem((*up.System).Rollback), "Deploys the version before the one that runs, with its stack files, functions and settings; again: returns. After a failed make\n" +
+			"up it goes back to the last that worked. Polls, secrets and the certificate stay. make up deploys these sources again." + where},
+		"prune": {onSystem((*up.System).Prune), "Removes old images of Waggle from every node, and keeps those of the running version and of the one before. Nothing of\n" +
+			"others is touched, and no volume." + where},
+		"backup": {backup, "OUT=folder PASSPHRASE_FILE=file  Writes the passwords and keys, and the votes as they are at one moment, to a new folder in\n" +
+			"OUT, encrypted with the first line of the file. The system goes on. Keep the passphrase apart from the backups." + where},
+		"restore": {restore, "FROM=folder PASSPHRASE_FILE=file WHAT=state|votes  state: puts passwords and keys on this machine, which can then run every\n" +
+			"command. votes: puts the votes of the backup in the place of those in the database; what Redis still holds is counted again,\n" +
+			"what it does not hold any more is reported as lost." + where},
+		"capacity": {plan, "VOTES=5000000 MINUTES=10 PEAK=3 CORES=4 OUTAGE=1h  Says what machines an event needs: so many votes within so many minutes, the\n" +
+			"busiest minute PEAK times the mean, on machines of CORES processors; counting may stand still for OUTAGE. See docs/capacity.md."},
+		"roles": {roles, "Prints the statements that make the roles and the database of an external Postgres (postgres: hosts in the inventory):\n" +
+			"make --silent roles INVENTORY=cluster.yml | psql \"host=… user=… dbname=postgres\", with a role that may make both." + where},
 		"polls":        {onSystem((*up.System).Polls), "Checks functions/polls.json strictly and prints what make up would change." + where},
 		"codes":        {makeCodes, "POLL=slug COUNT=1000 OUT=folder BALLOT=address  Makes ballot codes for a poll of mode once."},
 		"preview":      {preview, "PORT=8080  Shows the pages of functions/polls.json on this machine, without a system."},
@@ -53,4 +71,61 @@ func onNode(do func(*up.System, context.Context, string) error) func(context.Con
 		}
 		return withSystem(ctx, s, func(system *up.System) error { return do(system, ctx, s.Node) })
 	}
+}
+
+func rotate(ctx context.Context, s settings) error {
+	return withSystem(ctx, s, func(system *up.System) error { return system.Rotate(ctx, s.Secret) })
+}
+
+func backup(ctx context.Context, s settings) error {
+	passphrase, err := up.ReadPassphrase(s.PassphraseFile)
+	if err != nil {
+		return err
+	}
+	return withSystem(ctx, s, func(system *up.System) error { return system.Backup(ctx, s.Out, passphrase) })
+}
+
+// restore of the state asks no machine: all of them may be gone.
+func restore(ctx context.Context, s settings) error {
+	if s.From == "" {
+		return fmt.Errorf("FROM is empty: must be a folder that make backup made")
+	}
+	passphrase, err := up.ReadPassphrase(s.PassphraseFile)
+	if err != nil {
+		return err
+	}
+	switch s.What {
+	case "state":
+		dir, err := stateDir(s)
+		if err != nil {
+			return err
+		}
+		if err := up.RestoreState(dir, s.From, passphrase); err != nil {
+			return err
+		}
+		fmt.Printf("Restored the state: %s\n", dir)
+		return nil
+	case "votes":
+		return withSystem(ctx, s, func(system *up.System) error { return system.RestoreVotes(ctx, s.From, passphrase) })
+	}
+	return fmt.Errorf("WHAT is %q: must be state (passwords and keys, on this machine) or votes (in the database)", s.What)
+}
+
+// plan prints what machines an event needs.
+func plan(_ context.Context, s settings) error {
+	made, err := capacity.For(capacity.Config{Votes: s.Votes, Minutes: s.Minutes, Peak: s.Peak, Cores: s.Cores, Outage: s.Outage})
+	if err != nil {
+		return err
+	}
+	made.Print(os.Stdout)
+	return nil
+}
+
+// roles asks no machine: the database is needed before there is a cluster.
+func roles(ctx context.Context, s settings) error {
+	dir, err := stateDir(s)
+	if err != nil {
+		return err
+	}
+	return up.PrintRoles(os.Stdout, dir)
 }

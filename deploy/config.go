@@ -49,7 +49,7 @@ type settings struct {
 	StateDir string `envconfig:"WAGGLE_STATE"`
 	// Poll is the slug of the poll that `summary` is for, where empty means all, or `codes`.
 	Poll string `envconfig:"POLL"`
-	// Count is how many ballot codes `codes` makes, Out the folder for them, Ballot the ballot's address for the links.
+	// Count is how many ballot codes `codes` makes, Out the folder for them, or for `backup`, Ballot the ballot's address for the links.
 	Count  int    `envconfig:"COUNT" default:"1000"`
 	Out    string `envconfig:"OUT"`
 	Ballot string `envconfig:"BALLOT"`
@@ -60,6 +60,18 @@ type settings struct {
 	Offline bool `envconfig:"OFFLINE"`
 	// Node is the node that `drain`, `remove` and `retire` work on.
 	Node string `envconfig:"NODE"`
+	// Secret is what `rotate` changes; "all" is every one.
+	Secret string `envconfig:"SECRET"`
+	// From is the backup that `restore` takes, What the part of it: state or votes. PassphraseFile is for it and `backup`.
+	From           string `envconfig:"FROM"`
+	What           string `envconfig:"WHAT"`
+	PassphraseFile string `envconfig:"PASSPHRASE_FILE"`
+	// Votes, Minutes, Peak, Cores and Outage are what `capacity` is asked: package capacity has them.
+	Votes   int64         `envconfig:"VOTES"`
+	Minutes float64       `envconfig:"MINUTES"`
+	Peak    float64       `envconfig:"PEAK"`
+	Cores   int           `envconfig:"CORES"`
+	Outage  time.Duration `envconfig:"OUTAGE"`
 	// Yes answers the question that purge asks.
 	Yes bool `envconfig:"YES"`
 }

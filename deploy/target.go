@@ -36,10 +36,11 @@ func withSystem(ctx context.Context, s settings, do func(*up.System) error) erro
 		RegistryConfig:     s.RegistryConfig,
 		Out:                os.Stdout,
 	}
+	if config.StateDir, err = stateDir(s); err != nil {
+		return err
+	}
 	done := func() error { return nil }
 	switch {
-	case s.Inventory != "" && s.Cluster != "":
-		return errors.New("INVENTORY and CLUSTER are both given: must be one of them")
 	case s.Inventory != "":
 		done, err = onMachines(ctx, s, &config)
 	case s.Cluster != "":
@@ -49,7 +50,6 @@ func withSystem(ctx context.Context, s settings, do func(*up.System) error) erro
 		if len(s.Gateways) == 0 {
 			config.Target.Gateways = []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)}
 		}
-		config.StateDir = filepath.Join(s.StateDir, "local")
 	}
 	if err != nil {
 		return err
@@ -61,16 +61,32 @@ func withSystem(ctx context.Context, s settings, do func(*up.System) error) erro
 	return errors.Join(do(system), done())
 }
 
+// stateDir is where the passwords and keys of the target are kept.
+func stateDir(s settings) (string, error) {
+	switch {
+	case s.Inventory != "" && s.Cluster != "":
+		return "", errors.New("INVENTORY and CLUSTER are both given: must be one of them")
+	case s.Inventory != "":
+		described, err := inventory.Read(s.Inventory)
+		if err != nil {
+			return "", err
+		}
+		return filepath.Join(s.StateDir, "machines-"+described.Name), nil
+	case s.Cluster != "":
+		return s.clusterDir(), nil
+	}
+	return filepath.Join(s.StateDir, "local"), nil
+}
+
 // onMachines takes the settings from the inventory; done ends the connections to its machines.
 func onMachines(ctx context.Context, s settings, config *up.Config) (done func() error, err error) {
 	described, done, err := openMachines(ctx, s.Inventory, config)
 	if err != nil {
 		return nil, err
 	}
-	config.StateDir = filepath.Join(s.StateDir, "machines-"+described.Name)
 	config.Port, config.TLSPort, config.Workers = described.Edge.Port, described.Edge.TLSPort, described.Workers
 	config.TLSCert, config.TLSKey = described.Edge.TLS.Cert, described.Edge.TLS.Key
-	config.RedisMaxMemory = described.Capture.MaxMemory
+	config.RedisMaxMemory, config.Postgres = described.Capture.MaxMemory, described.Postgres
 	return done, nil
 }
 
@@ -84,7 +100,7 @@ func onCluster(ctx context.Context, s settings, config *up.Config) (done func() 
 	if _, done, err = openMachines(ctx, filepath.Join(s.clusterDir(), up.InventoryFile), config); err != nil {
 		return nil, err
 	}
-	config.StateDir, config.Target.Gateways = s.clusterDir(), up.OnCluster(nodes).Gateways
+	config.Target.Gateways = up.OnCluster(nodes).Gateways
 	config.Port = up.DefaultPort // inside the nodes
 	return done, nil
 }

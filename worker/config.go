@@ -34,6 +34,8 @@ type config struct {
 	PostgresPort     uint16 `envconfig:"postgres_port" default:"5432" legal:"1 to 65535"`
 	PostgresDatabase string `envconfig:"postgres_database" default:"waggle"`
 	PostgresSSLMode  string `envconfig:"postgres_sslmode" default:"prefer" legal:"disable|allow|prefer|require|verify-ca|verify-full"`
+	// PostgresCA is a file with the authorities that may have signed Postgres's certificate, for the verifying modes.
+	PostgresCA string `envconfig:"postgres_ca"`
 	// StartTimeout bounds the wait for Postgres and, when draining, for the migrations.
 	StartTimeout time.Duration `envconfig:"start_timeout" default:"2m" legal:"1s to 1h"`
 
@@ -96,12 +98,16 @@ func (c config) check() error {
 	}
 	_, redisErr := settings.ReadSecret(c.SecretMountPath, "redis-drain")
 	_, postgresErr := settings.ReadSecret(c.SecretMountPath, "postgres-drain")
+	var caErr error
+	if _, err := os.Stat(c.PostgresCA); c.PostgresCA != "" && err != nil {
+		caErr = settings.Mistake("postgres_ca", c.PostgresCA, "a file with certificates: %w", err)
+	}
 	var portErr error
 	if port, err := c.listenPort(); err == nil {
 		host, _, _ := net.SplitHostPort(c.Listen)
 		portErr = settings.CheckFree("listen", host, port)
 	}
-	return errors.Join(pollsErr, redisErr, postgresErr, portErr)
+	return errors.Join(pollsErr, redisErr, postgresErr, caErr, portErr)
 }
 
 // listenPort is the port of Listen.
@@ -134,10 +140,14 @@ func (c config) dsn(role, secretName string) (string, error) {
 	ports := strings.Repeat(","+strconv.Itoa(int(c.PostgresPort)), strings.Count(c.PostgresHost, ",")+1)[1:]
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	var out []string
-	for _, kv := range [][2]string{
+	parameters := [][2]string{
 		{"host", c.PostgresHost}, {"port", ports}, {"dbname", c.PostgresDatabase}, {"user", role}, {"password", password},
 		{"sslmode", c.PostgresSSLMode}, {"target_session_attrs", "read-write"}, {"connect_timeout", "2"},
-	} {
+	}
+	if c.PostgresCA != "" {
+		parameters = append(parameters, [2]string{"sslrootcert", c.PostgresCA})
+	}
+	for _, kv := range parameters {
 		out = append(out, kv[0]+"='"+quote.Replace(kv[1])+"'")
 	}
 	return strings.Join(out, " "), nil

@@ -74,6 +74,10 @@ func TestDSNQuotesThePassword(t *testing.T) {
 	if err != nil || got != want {
 		t.Errorf("dsn = %s, %v; want %s", got, err, want)
 	}
+	c.PostgresCA = "/etc/waggle/postgres-ca.pem"
+	if got, err := c.dsn("waggle_drain", "postgres-drain"); err != nil || !strings.HasSuffix(got, ` sslrootcert='/etc/waggle/postgres-ca.pem'`) {
+		t.Errorf("dsn = %s, %v; want the authorities in it", got, err)
+	}
 	if _, err := c.dsn("waggle_drain", "missing"); err == nil || !strings.Contains(err.Error(), "secret missing") {
 		t.Errorf("dsn without its secret = %v, want the secret's name", err)
 	}

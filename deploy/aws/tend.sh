@@ -165,17 +165,19 @@ empty_capture() {
 # retired writes the node off in the ledger, by a task of the worker's image beside the workers. Workers refuse it until the
 # node has been silent for a minute.
 retired() {
-	local name=$1 service=waggle-retire image how=(-node "$1")
+	local name=$1 service=waggle-retire image secret how=(-node "$1")
 	if ledger | jq -e --arg node "$name" 'all(.streams[] | select(.node == $node); .state == "retired" or .state == "replaced")' >/dev/null; then
 		docker service rm "$service" >/dev/null 2>&1 || true
 		return 0
 	fi
 	if ! docker service inspect "$service" >/dev/null 2>&1; then
 		image=$(docker service inspect --format '{{.Spec.TaskTemplate.ContainerSpec.Image}}' waggle_worker)
+		# Its name changes with its value.
+		secret=$(docker service inspect --format '{{range .Spec.TaskTemplate.ContainerSpec.Secrets}}{{if eq .File.Name "postgres-drain"}}{{.SecretName}}{{end}}{{end}}' waggle_worker)
 		# Of a machine that died, what no copy had is reported as lost.
 		[[ $(property "$name" .state) != ready ]] || how+=(-drained)
 		docker service create --quiet --detach --no-resolve-image --name "$service" --label com.waggle.system=waggle --no-healthcheck \
-			--network waggle-store --secret source=waggle-postgres-drain,target=postgres-drain --constraint node.labels.waggle.worker==true \
+			--network waggle-store --secret "source=${secret:-waggle-postgres-drain},target=postgres-drain" --constraint node.labels.waggle.worker==true \
 			--restart-condition on-failure --restart-delay 10s "$image" retire "${how[@]}" >/dev/null
 	fi
 	return 1

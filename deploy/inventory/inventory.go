@@ -55,6 +55,8 @@ type Inventory struct {
 	Network Network `yaml:"network,omitempty"`
 	// Capture bounds the queue of each capture machine.
 	Capture CaptureConfig `yaml:"capture,omitempty"`
+	// Postgres names a database that others run; without hosts it is ours, on the store machine.
+	Postgres Postgres `yaml:"postgres,omitempty"`
 	// Workers is the number of drain workers in all, 1 to 64; default 1.
 	Workers int `yaml:"workers,omitempty"`
 }
@@ -111,6 +113,19 @@ type CaptureConfig struct {
 	MaxMemory string `yaml:"maxmemory,omitempty"`
 }
 
+// Postgres names the servers of a database that others run.
+type Postgres struct {
+	// Hosts are its names or addresses, of which the first that takes writes is used; empty: Postgres is ours.
+	Hosts []string `yaml:"hosts,omitempty"`
+	// Port is that of every host; default 5432.
+	Port int `yaml:"port,omitempty"`
+	// SSLMode is require, verify-ca or verify-full, the default, or disable for a network of one's own.
+	SSLMode string `yaml:"sslmode,omitempty"`
+	// CA is a file in PEM, relative to the inventory, with the authorities that may have signed its certificate; the verifying
+	// modes need it.
+	CA string `yaml:"ca,omitempty"`
+}
+
 // Read reads and checks an inventory. Paths in the result are absolute. The error names every value that is not legal,
 // one a line.
 func Read(path string) (*Inventory, error) {
@@ -150,6 +165,10 @@ func (i *Inventory) setDefaults() {
 	i.Network.MTU = cmp.Or(i.Network.MTU, 1450)
 	i.Capture.MaxMemory = cmp.Or(i.Capture.MaxMemory, "512mb")
 	i.Workers = cmp.Or(i.Workers, 1)
+	if len(i.Postgres.Hosts) > 0 {
+		i.Postgres.Port = cmp.Or(i.Postgres.Port, 5432)
+		i.Postgres.SSLMode = cmp.Or(i.Postgres.SSLMode, "verify-full")
+	}
 }
 
 // resolve makes the paths absolute.
@@ -162,6 +181,7 @@ func (i *Inventory) resolve(dir string) {
 	absolute(&i.KnownHosts)
 	absolute(&i.Edge.TLS.Cert)
 	absolute(&i.Edge.TLS.Key)
+	absolute(&i.Postgres.CA)
 	for m := range i.Machines {
 		absolute(&i.Machines[m].IdentityFile)
 	}

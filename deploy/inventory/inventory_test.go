@@ -86,6 +86,12 @@ func TestEachMistakeIsNamedWithWhatIsLegal(t *testing.T) {
 		"pool over machines":  {three + "network: { pool: 10.0.0.0/13 }", "apart from the machines' addresses; m1 is 10.0.0.1"},
 		"mtu":                 {three + "network: { mtu: 100 }", "network: mtu is 100: must be 576 to 65485"},
 		"memory":              {three + "capture: { maxmemory: 8mb }", `capture: maxmemory is "8mb": must be 16mb to 999999mb`},
+		"our store beside":    {three + "postgres: { hosts: [pg1], ca: ca.pem }", "role store is on machine m3: must be on none"},
+		"host":                {three + "postgres: { hosts: ['pg 1'], ca: ca.pem }", `postgres: host is "pg 1": must be a name`},
+		"no authority":        {three + "postgres: { hosts: [pg1] }", "postgres: ca is empty: must be a file"},
+		"sslmode":             {three + "postgres: { hosts: [pg1], sslmode: prefer }", `postgres: sslmode is "prefer": must be one of disable, require`},
+		"postgres port":       {three + "postgres: { hosts: [pg1], port: 70000 }", "postgres: port is 70000"},
+		"no host":             {three + "postgres: { port: 5433 }", "postgres: hosts is empty"},
 		"workers":             {three + "workers: 100", "workers is 100: must be 1 to 64"},
 	}
 	for name, c := range cases {
@@ -96,6 +102,18 @@ func TestEachMistakeIsNamedWithWhatIsLegal(t *testing.T) {
 				t.Errorf("got %v\nwant %s", err, c.want)
 			}
 		})
+	}
+}
+
+func TestAnExternalPostgresNeedsNoStore(t *testing.T) {
+	t.Parallel()
+	path := write(t, strings.Replace(three, ", store]", "]", 1)+"postgres: { hosts: [pg1, pg2.example.org], ca: ca.pem }\n")
+	got, err := Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := got.Postgres; p.Port != 5432 || p.SSLMode != "verify-full" || p.CA != filepath.Join(filepath.Dir(path), "ca.pem") {
+		t.Errorf("got %+v", p)
 	}
 }
 
@@ -115,7 +133,7 @@ func FuzzInventory(f *testing.F) {
 	f.Add([]byte(three))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		got, err := parse(text)
-		if err == nil && (len(got.Machines) == 0 || len(got.With(Store)) != 1) {
+		if err == nil && (len(got.Machines) == 0 || (len(got.With(Store)) == 1) == (len(got.Postgres.Hosts) > 0)) {
 			t.Errorf("accepted %+v", got)
 		}
 	})

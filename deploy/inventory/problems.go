@@ -14,6 +14,7 @@ var (
 	hostName    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 	sshTarget   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*@([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?$`)
 	publicKey   = regexp.MustCompile(`^(ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}( .*)?$`)
+	serverName  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?$`)
 	megabytes   = regexp.MustCompile(`^[0-9]{2,6}mb$`)
 )
 
@@ -87,13 +88,16 @@ func (i *Inventory) repeated() []error {
 
 func (i *Inventory) rolesWithoutMachine() []error {
 	var found []error
+	external := len(i.Postgres.Hosts) > 0
 	for _, role := range Roles {
-		if len(i.With(role)) == 0 {
+		if len(i.With(role)) == 0 && !(role == Store && external) {
 			found = append(found, problem("role "+string(role), "on no machine", "on at least one"))
 		}
 	}
 	// Its volume is on one machine: Swarm could start Postgres on the other with an empty one.
-	if stores := i.With(Store); len(stores) > 1 {
+	if stores := i.With(Store); len(stores) > 0 && external {
+		found = append(found, problem("role store", "on machine "+stores[0].Name, "on none, since postgres: hosts names a database that others run"))
+	} else if len(stores) > 1 {
 		found = append(found, problem("role store", fmt.Sprintf("on %d machines", len(stores)), "on exactly one"))
 	}
 	return found
@@ -128,8 +132,37 @@ func (i *Inventory) settingProblems() []error {
 	if size, _ := strconv.Atoi(strings.TrimSuffix(i.Capture.MaxMemory, "mb")); !megabytes.MatchString(i.Capture.MaxMemory) || size < 16 {
 		found = append(found, problem("capture: maxmemory", quote(i.Capture.MaxMemory), "16mb to 999999mb"))
 	}
+	found = append(found, i.Postgres.problems()...)
 	if i.Workers < 1 || i.Workers > 64 {
 		found = append(found, problem("workers", i.Workers, "1 to 64"))
+	}
+	return found
+}
+
+// sslModes are those of libpq that do not fall back to another.
+var sslModes = []string{"disable", "require", "verify-ca", "verify-full"}
+
+func (p Postgres) problems() []error {
+	if len(p.Hosts) == 0 {
+		if p.Port != 0 || p.SSLMode != "" || p.CA != "" {
+			return []error{problem("postgres: hosts", "empty", "the names of its servers, where port, sslmode or ca is given")}
+		}
+		return nil
+	}
+	var found []error
+	for _, host := range p.Hosts {
+		if !serverName.MatchString(host) {
+			found = append(found, problem("postgres: host", quote(host), "a name or an address"))
+		}
+	}
+	if p.Port < 1 || p.Port > 65535 {
+		found = append(found, problem("postgres: port", p.Port, "1 to 65535"))
+	}
+	if !slices.Contains(sslModes, p.SSLMode) {
+		found = append(found, problem("postgres: sslmode", quote(p.SSLMode), "one of "+strings.Join(sslModes, ", ")))
+	}
+	if strings.HasPrefix(p.SSLMode, "verify") && p.CA == "" {
+		found = append(found, problem("postgres: ca", "empty", "a file with certificates of authorities, for sslmode "+p.SSLMode))
 	}
 	return found
 }

@@ -229,11 +229,14 @@ func (s *System) closeLedger(ctx context.Context, name string, drained bool) (st
 
 // expectCapture gives the workers the list of capture nodes as the labels are now, as the next `make up` would.
 func (s *System) expectCapture(ctx context.Context) error {
-	capture, err := s.captureNodes(ctx)
+	capture, err := s.captureList(ctx)
 	if err != nil {
 		return err
 	}
-	worker, setting := stackName+"_worker", "CAPTURE_NODES="+strings.Join(capture, ",")
+	worker, setting := stackName+"_worker", "CAPTURE_NODES="+capture
+	if s.earlier, err = s.known(ctx, []string{worker}); err != nil {
+		return err
+	}
 	env, err := s.Target.Manager.Run(ctx, "service", "inspect", "--format", "{{range .Spec.TaskTemplate.ContainerSpec.Env}}{{println .}}{{end}}", worker)
 	if err != nil {
 		return fmt.Errorf("reading the settings of %s: %w", worker, err)
@@ -257,9 +260,9 @@ func (s *System) settle(ctx context.Context, names ...string) error {
 		for _, v := range all {
 			switch {
 			case !slices.Contains(names, v.name):
-			case v.update.failed():
+			case v.update.failed() && v.update != s.earlier[v.name].update:
 				return permanent(s.explain(ctx, v.name, fmt.Errorf("the update of %s failed (%s)", v.name, v.update.state)))
-			case !v.settled():
+			case !v.settled() || !v.begun(s.earlier[v.name]):
 				return fmt.Errorf("waiting for %s", v.name)
 			}
 		}

@@ -27,9 +27,36 @@ import (
 // functionLabel is on every Swarm service that is a function of ours.
 const functionLabel = "com.waggle.namespace"
 
-// deployFunctions builds the functions of stack.yml and deploys them through the REST API. The calls are those of
+// buildFunctions builds the functions of stack.yml and says what is to be deployed.
+func (s *System) buildFunctions(ctx context.Context) ([]types.FunctionDeployment, error) {
+	services, err := stack.ParseYAMLFile(filepath.Join(s.Root, "stack.yml"), "", "", true)
+	if err != nil {
+		return nil, fmt.Errorf("reading stack.yml: %w", err)
+	}
+	capture, err := s.captureNodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []types.FunctionDeployment
+	names := slices.Sorted(maps.Keys(services.Functions))
+	for _, name := range names {
+		function := services.Functions[name]
+		if err := onEveryNode(&function, len(capture)); err != nil {
+			return nil, fmt.Errorf("reading stack.yml: function %s: %w", name, err)
+		}
+		if function.Image, err = s.buildFunction(ctx, name, function, services.StackConfiguration.CopyExtraPaths); err != nil {
+			return nil, err
+		}
+		described := describe(name, function)
+		s.readsPostgres(&described)
+		all = append(all, described)
+	}
+	return all, nil
+}
+
+// deployFunctions deploys functions, and their secrets before, through the REST API. The calls are those of
 // `faas-cli up --skip-push`, so what works here works for a developer with the CLI.
-func (s *System) deployFunctions(ctx context.Context) (string, error) {
+func (s *System) deployFunctions(ctx context.Context, functions []types.FunctionDeployment) (string, error) {
 	client, err := s.apiClient()
 	if err != nil {
 		return "", err
@@ -40,26 +67,12 @@ func (s *System) deployFunctions(ctx context.Context) (string, error) {
 	if err := s.applyFunctionSecrets(ctx, client); err != nil {
 		return "", err
 	}
-	services, err := stack.ParseYAMLFile(filepath.Join(s.Root, "stack.yml"), "", "", true)
-	if err != nil {
-		return "", fmt.Errorf("reading stack.yml: %w", err)
-	}
-	capture, err := s.captureNodes(ctx)
-	if err != nil {
-		return "", err
-	}
-	names := slices.Sorted(maps.Keys(services.Functions))
-	for _, name := range names {
-		function := services.Functions[name]
-		if err := onEveryNode(&function, len(capture)); err != nil {
-			return "", fmt.Errorf("reading stack.yml: function %s: %w", name, err)
-		}
-		if function.Image, err = s.buildFunction(ctx, name, function, services.StackConfiguration.CopyExtraPaths); err != nil {
+	var names []string
+	for _, f := range functions {
+		if err := deployFunction(ctx, client, f); err != nil {
 			return "", err
 		}
-		if err := deployFunction(ctx, client, name, function); err != nil {
-			return "", err
-		}
+		names = append(names, f.Service)
 	}
 	return joinWords(names), nil
 }
@@ -93,7 +106,7 @@ func (s *System) DeployFunction(ctx context.Context, name, handler string) error
 	if function.Image, err = s.buildFunction(ctx, name, function, []string{"go.mod", "go.sum"}); err != nil {
 		return err
 	}
-	if err := deployFunction(ctx, client, name, function); err != nil {
+	if err := deployFunction(ctx, client, describe(name, function)); err != nil {
 		return err
 	}
 	return s.await(ctx, func(ctx context.Context) error {
@@ -125,14 +138,18 @@ func (s *System) apiClient() (*sdk.Client, error) {
 // applyFunctionSecrets creates the functions' secrets, and updates those whose value is another than the one applied last.
 // The API never gives a value back, so the hash of the last one is kept beside the credentials.
 func (s *System) applyFunctionSecrets(ctx context.Context, client *sdk.Client) error {
-	var err error
 	wanted := map[string]string{"polls": string(s.polls)}
 	for _, c := range credentials {
 		if c.function {
-			if wanted[c.name], err = s.state.read(c.name); err != nil {
+			v, err := s.state.values(c)
+			if err != nil {
 				return err
 			}
+			wanted[c.name] = v.presented()
 		}
+	}
+	if s.postgresCA != "" {
+		wanted[postgresCASecret] = s.postgresCA
 	}
 	listed, err := client.GetSecrets(ctx, "")
 	if err != nil {
@@ -227,9 +244,9 @@ func chdir(dir string) (restore func(), err error) {
 	return func() { _ = os.Chdir(was) }, nil // The directory was there a moment ago.
 }
 
-// deployFunction asks for an update and, where the function is not there yet, for a creation: the protocol of faas-cli.
-func deployFunction(ctx context.Context, client *sdk.Client, name string, f stack.Function) error {
-	spec := types.FunctionDeployment{
+// describe is a function of a stack file as the API takes it.
+func describe(name string, f stack.Function) types.FunctionDeployment {
+	return types.FunctionDeployment{
 		Service:                name,
 		Image:                  f.Image,
 		EnvProcess:             f.FProcess,
@@ -243,12 +260,16 @@ func deployFunction(ctx context.Context, client *sdk.Client, name string, f stac
 		ReadOnlyRootFilesystem: f.ReadOnlyRootFilesystem,
 		Namespace:              f.Namespace,
 	}
+}
+
+// deployFunction asks for an update and, where the function is not there yet, for a creation: the protocol of faas-cli.
+func deployFunction(ctx context.Context, client *sdk.Client, spec types.FunctionDeployment) error {
 	status, err := client.Update(ctx, spec)
 	if status == http.StatusNotFound {
 		status, err = client.Deploy(ctx, spec)
 	}
 	if err != nil {
-		return advise(fmt.Errorf("deploying function %s (status %d): %w", name, status, err), "See `docker service logs waggle_provider`.")
+		return advise(fmt.Errorf("deploying function %s (status %d): %w", spec.Service, status, err), "See `docker service logs waggle_provider`.")
 	}
 	return nil
 }
@@ -302,16 +323,16 @@ func (s *System) functionsSettled(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing functions: %w", err)
 	}
-	updates, err := s.updates(ctx, strings.Fields(out))
+	found, err := s.known(ctx, strings.Fields(out))
 	if err != nil {
 		return err
 	}
-	for name, update := range updates {
-		if update.underWay() {
+	for name, now := range found {
+		if now.update.underWay() {
 			return fmt.Errorf("function %s is being updated", name)
 		}
-		if update.failed() && update != s.earlier[name] {
-			return permanent(s.explain(ctx, name, fmt.Errorf("the update of function %s failed (%s)", name, update.state)))
+		if now.update.failed() && now.update != s.earlier[name].update {
+			return permanent(s.explain(ctx, name, fmt.Errorf("the update of function %s failed (%s)", name, now.update.state)))
 		}
 	}
 	return nil
@@ -327,11 +348,7 @@ type Ledger struct {
 	Pending  int64     `json:"pending"`
 	Rejected int64     `json:"rejected"`
 	Lost     int64     `json:"lost"`
-	// Recovered is the part of Counted that only copies gave.
-	Recovered int64 `json:"recovered"`
-	// Single is the part of Captured that was confirmed with one copy.
-	Single  int64 `json:"single"`
-	Missing int64 `json:"missing"`
+	Missing  int64     `json:"missing"`
 	// Whole means that every captured vote is accounted for; Reasons say what is in the way.
 	Whole   bool     `json:"whole"`
 	Reasons []Reason `json:"reasons"`
@@ -390,6 +407,12 @@ func (s *System) captureNodes(ctx context.Context) ([]string, error) {
 	nodes := strings.Fields(out)
 	slices.Sort(nodes)
 	return nodes, nil
+}
+
+// captureList is captureNodes as the workers' setting CAPTURE_NODES.
+func (s *System) captureList(ctx context.Context) (string, error) {
+	nodes, err := s.captureNodes(ctx)
+	return strings.Join(nodes, ","), err
 }
 
 // drained returns an error as long as fewer streams are active than there are capture nodes.

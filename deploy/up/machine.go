@@ -158,6 +158,9 @@ func (s *System) labelNodes(ctx context.Context) (nodes int, err error) {
 		return 0, fmt.Errorf("reading node labels: %w", err)
 	}
 	for _, role := range nodeRoles {
+		if role == storeLabel && s.externalPostgres() {
+			continue
+		}
 		if strings.Contains(labels, role+"=true") {
 			continue
 		}

@@ -3,6 +3,7 @@ package up
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,23 +17,134 @@ import (
 type credential struct {
 	name     string // file name in the state directory
 	generate func() string
-	swarm    bool // also a Swarm secret waggle-<name> for the parts of the stack
-	function bool // also an OpenFaaS secret <name> for functions
+	function bool // an OpenFaaS secret <name> for functions
+	// The services of the stack that have it as /run/secrets/<name>: servers ask for it, clients log in with it, and peers
+	// do both.
+	servers, clients, peers []string
+	// rotate says how it can be changed.
+	rotate rotation
 }
 
-// credentials lists every secret of the system; README's section on secrets names them too.
+// swarm reports whether parts of the stack have it.
+func (c credential) swarm() bool { return len(c.servers)+len(c.clients)+len(c.peers) > 0 }
+
+// rotation is how a secret is changed while the system runs; rotate.go does it.
+type rotation int
+
+const (
+	// fixed: it cannot be.
+	fixed rotation = iota
+	// overlapping: its servers take the next one beside the old one for a while, so that no client is ever refused.
+	overlapping
+	// abrupt: its server has one at a time, and clients wait until they have it too.
+	abrupt
+	// keyList: a list of keys, of which the first signs and all verify.
+	keyList
+)
+
+// credentials lists every secret of the system, and deploy/stack.yml names the same services.
 var credentials = []credential{
-	{name: "basic-auth-user", generate: func() string { return "admin" }, swarm: true},
-	{name: "basic-auth-password", generate: randomHex, swarm: true},
-	{name: "redis-capture", generate: randomHex, swarm: true, function: true},
-	{name: "redis-copies", generate: randomHex, swarm: true, function: true},
-	{name: "redis-drain", generate: randomHex, swarm: true},
-	{name: "redis-queue", generate: randomHex, swarm: true},
-	{name: "postgres-admin", generate: randomHex, swarm: true},
-	{name: "postgres-drain", generate: randomHex, swarm: true},
-	{name: "postgres-results", generate: randomHex, swarm: true, function: true},
-	{name: "voter-keys", generate: voterKeys, function: true},
+	{name: "basic-auth-user", generate: func() string { return "admin" }, servers: []string{"provider"}, peers: []string{"gateway"}},
+	{name: "basic-auth-password", generate: randomHex, servers: []string{"provider"}, peers: []string{"gateway"}, rotate: overlapping},
+	{name: "redis-capture", generate: randomHex, function: true, servers: []string{"redis"}, rotate: overlapping},
+	{name: "redis-copies", generate: randomHex, function: true, servers: []string{"redis"}, rotate: overlapping},
+	{name: "redis-drain", generate: randomHex, servers: []string{"redis"}, clients: []string{"worker"}, rotate: overlapping},
+	{name: "redis-queue", generate: randomHex, servers: []string{"queue"}, clients: []string{"gateway"}, rotate: overlapping},
+	{name: "postgres-admin", generate: randomHex, servers: []string{"postgres"}, clients: []string{"migrate"}, rotate: abrupt},
+	{name: "postgres-drain", generate: randomHex, servers: []string{"postgres"}, clients: []string{"worker"}, rotate: abrupt},
+	{name: "postgres-results", generate: randomHex, function: true, servers: []string{"postgres"}, rotate: abrupt},
+	{name: "voter-keys", generate: voterKeys, function: true, rotate: keyList},
 	{name: summaryKey, generate: newSummaryKey},
+}
+
+// values are a credential's: the one in use and, while it is rotated, another.
+type values struct {
+	credential
+	// current is what clients log in with; next will follow it, previous went before it, and closed went before it and is being
+	// forgotten. All but the first are "" in between rotations.
+	current, next, previous, closed string
+}
+
+// The endings of the files of these in the state directory.
+const (
+	nextFile     = ".next"
+	previousFile = ".previous"
+	closedFile   = ".closed"
+)
+
+func (s state) values(c credential) (values, error) {
+	v := values{credential: c}
+	for suffix, to := range map[string]*string{"": &v.current, nextFile: &v.next, previousFile: &v.previous, closedFile: &v.closed} {
+		var err error
+		if *to, err = s.read(c.name + suffix); err != nil {
+			return v, err
+		}
+	}
+	return v, nil
+}
+
+// presented is what clients and functions get.
+func (v values) presented() string {
+	if v.rotate == keyList && v.next != "" && !strings.Contains(v.current, v.next) {
+		return v.current + "\n" + v.next
+	}
+	return v.current
+}
+
+// ordered is what peers get: they log in with the first line and take every one.
+func (v values) ordered() string {
+	if v.rotate != overlapping {
+		return v.presented()
+	}
+	lines := []string{v.current}
+	for _, other := range []string{v.next, v.previous} {
+		if other != "" && !slices.Contains(lines, other) {
+			lines = append(lines, other)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// accepted is what servers get: sorted, so that they do not restart when clients change from one line to the other.
+func (v values) accepted() string {
+	return strings.Join(slices.Sorted(slices.Values(strings.Split(v.ordered(), "\n"))), "\n")
+}
+
+// secretName is the name of the Swarm secret with this content. A Swarm secret never changes, so another value has another name.
+func (v values) secretName(content string) string {
+	sum := sha256.Sum256([]byte(content))
+	return "waggle-" + v.name + "-" + hex.EncodeToString(sum[:6])
+}
+
+// forms maps the variables of deploy/stack.yml to what the parts of the stack get.
+func (v values) forms() map[string]string {
+	variable := "SECRET_" + strings.ToUpper(strings.ReplaceAll(v.name, "-", "_"))
+	forms := map[string]string{}
+	if len(v.servers) > 0 {
+		forms[variable+"_ACCEPTED"] = v.accepted()
+	}
+	if len(v.clients) > 0 {
+		forms[variable] = v.presented()
+	}
+	if len(v.peers) > 0 {
+		forms[variable+"_ORDERED"] = v.ordered()
+	}
+	return forms
+}
+
+// secretNames are the settings by which deploy/stack.yml finds its secrets.
+func (s *System) secretNames() ([]string, error) {
+	var env []string
+	for _, c := range credentials {
+		v, err := s.state.values(c)
+		if err != nil {
+			return nil, err
+		}
+		for variable, content := range v.forms() {
+			env = append(env, variable+"="+v.secretName(content))
+		}
+	}
+	return env, nil
 }
 
 // randomHex is 192 random bits: letters and digits only, so that it needs no quoting anywhere.
@@ -84,49 +196,144 @@ func writeSynced(path, text string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// secretLabel names the credential of which a Swarm secret is a version.
+const secretLabel = "com.waggle.credential"
+
+// inSwarm lists the Swarm secrets of credentials, by name.
+func (s *System) inSwarm(ctx context.Context) (map[string][]string, error) {
+	listed, err := s.Target.Manager.Run(ctx, "secret", "ls", "--filter", "label="+ownLabel, "--format", `{{.Label "`+secretLabel+`"}} {{.Name}}`)
+	if err != nil {
+		return nil, fmt.Errorf("listing Swarm secrets: %w", err)
+	}
+	found := map[string][]string{}
+	for line := range strings.Lines(listed) {
+		if fields := strings.Fields(line); len(fields) == 2 {
+			found[fields[0]] = append(found[fields[0]], fields[1])
+		} else if len(fields) == 1 {
+			// Before there were versions, a secret had the name of its credential and no label.
+			name := strings.TrimPrefix(fields[0], "waggle-")
+			found[name] = append(found[name], fields[0])
+		}
+	}
+	return found, nil
+}
+
 // ensureCredentials generates what is missing and makes it known to the Swarm. It returns how many were new.
 //
 // Swarm never gives a secret back. So a Swarm that has ours while the state directory does not cannot be served. A
 // new password would not fit the one inside the data volumes. A secret that only functions have is known by the hash
 // of what was applied last. Other voter keys would give every voter a new identity, and with it another vote.
 func (s *System) ensureCredentials(ctx context.Context) (created int, err error) {
-	listed, err := s.Target.Manager.Run(ctx, "secret", "ls", "--format", "{{.Name}}")
+	existing, err := s.inSwarm(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("listing Swarm secrets: %w", err)
+		return 0, err
 	}
-	existing := strings.Fields(listed)
 	for _, c := range credentials {
-		value, err := s.state.read(c.name)
+		v, err := s.state.values(c)
 		if err != nil {
 			return created, err
 		}
-		inSwarm := slices.Contains(existing, "waggle-"+c.name)
-		if value == "" && c.swarm && inSwarm {
-			return created, failf("Put the file back, or start afresh with `make purge`, which deletes all votes.",
-				"the Swarm has secret waggle-%s but %s is gone", c.name, s.state.path(c.name))
-		}
-		applied, err := s.state.read("applied-" + c.name)
-		if err != nil {
+		if err := s.checkCredential(v, existing[c.name]); err != nil {
 			return created, err
 		}
-		if value == "" && applied != "" {
-			return created, failf("Put the file back, or start afresh with `make purge`, which deletes all votes.",
-				"the functions have secret %s but %s is gone", c.name, s.state.path(c.name))
-		}
-		if value == "" {
-			value = c.generate()
-			if err := s.state.write(c.name, value); err != nil {
+		if v.current == "" {
+			v.current = c.generate()
+			if err := s.state.write(c.name, v.current); err != nil {
 				return created, err
 			}
 		}
-		if c.swarm && !inSwarm {
-			if _, err := s.Target.Manager.RunInput(ctx, strings.NewReader(value), "secret", "create", "--label", ownLabel, "waggle-"+c.name, "-"); err != nil {
-				return created, fmt.Errorf("creating Swarm secret waggle-%s: %w", c.name, err)
-			}
-			created++
+		made, err := s.storeSecrets(ctx, v, existing[c.name])
+		created += made
+		if err != nil {
+			return created, err
 		}
 	}
 	return created, nil
+}
+
+// checkCredential refuses a state directory that has lost a value, or has another than the Swarm.
+func (s *System) checkCredential(v values, existing []string) error {
+	const advice = "Put the file back, or take it from a backup with `make restore WHAT=state`. `make purge` starts afresh and deletes all votes."
+	applied, err := s.state.read("applied-" + v.name)
+	if err != nil {
+		return err
+	}
+	if v.current == "" && v.swarm() && len(existing) > 0 {
+		return failf(advice, "the Swarm has secret %s but %s is gone", existing[0], s.state.path(v.name))
+	}
+	if v.current == "" && applied != "" {
+		return failf(advice, "the functions have secret %s but %s is gone", v.name, s.state.path(v.name))
+	}
+	versioned := slices.DeleteFunc(slices.Clone(existing), func(name string) bool { return name == "waggle-"+v.name })
+	if !v.swarm() || len(versioned) == 0 {
+		return nil
+	}
+	var ours []string
+	for _, content := range v.everyForm() {
+		ours = append(ours, v.secretName(content))
+	}
+	if !slices.ContainsFunc(versioned, func(name string) bool { return slices.Contains(ours, name) }) {
+		return failf("If somebody has rotated it: "+advice+" To change a secret: make rotate SECRET="+v.name, "the Swarm has another %s than %s", v.name, s.state.path(v.name))
+	}
+	return nil
+}
+
+// everyForm lists what the Swarm may have at any step of a rotation that these values are in.
+func (v values) everyForm() []string {
+	var all []string
+	for _, current := range []string{v.current, v.previous} {
+		for _, next := range []string{v.next, ""} {
+			for _, previous := range []string{v.previous, v.closed, ""} {
+				w := values{credential: v.credential, current: current, next: next, previous: previous}
+				all = append(all, w.presented(), w.ordered(), w.accepted())
+			}
+		}
+	}
+	return all
+}
+
+// storeSecrets makes the Swarm secrets that the stack needs of a credential, and returns how many were new.
+func (s *System) storeSecrets(ctx context.Context, v values, existing []string) (created int, err error) {
+	for _, content := range v.forms() {
+		name := v.secretName(content)
+		if slices.Contains(existing, name) {
+			continue
+		}
+		if _, err := s.Target.Manager.RunInput(ctx, strings.NewReader(content), "secret", "create", "--label", ownLabel, "--label", secretLabel+"="+v.name, name, "-"); err != nil {
+			return created, fmt.Errorf("creating Swarm secret %s: %w", name, err)
+		}
+		existing = append(existing, name)
+		created++
+	}
+	return created, nil
+}
+
+// forgetSecrets removes the versions that nothing uses any more.
+func (s *System) forgetSecrets(ctx context.Context) error {
+	existing, err := s.inSwarm(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range credentials {
+		v, err := s.state.values(c)
+		if err != nil {
+			return err
+		}
+		wanted := map[string]bool{}
+		for _, content := range v.forms() {
+			wanted[v.secretName(content)] = true
+		}
+		for _, name := range existing[c.name] {
+			if wanted[name] {
+				continue
+			}
+			// A service of the operator's own, such as a Prometheus, may still have it.
+			if _, err := s.Target.Manager.Run(ctx, "secret", "rm", name); err != nil && !strings.Contains(err.Error(), "in use") {
+				return fmt.Errorf("removing an earlier secret: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // voterKeys makes the secret whose form functions/vote/keys.go defines: the key of the pseudonyms, and one that signs.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -71,54 +72,93 @@ func (s *System) distribute(ctx context.Context, images ...string) error {
 	return nil
 }
 
-// deployStack hands deploy/stack.yml to Swarm with this run's images and settings filled in.
-func (s *System) deployStack(ctx context.Context, set imageSet) (string, error) {
+// plan is what this run deploys, but for the functions.
+func (s *System) plan(ctx context.Context, set imageSet) (Deployment, error) {
 	megabytes, err := redisMegabytes("REDIS_MAXMEMORY", s.RedisMaxMemory)
 	if err != nil {
-		return "", err
+		return Deployment{}, err
 	}
-	registries, err := s.ensureRegistries()
+	queue, err := redisMegabytes("QUEUE_MAXMEMORY", s.QueueMaxMemory)
 	if err != nil {
-		return "", err
+		return Deployment{}, err
 	}
 	// A Swarm config never changes, so another file needs another name.
 	version := sha256.Sum256(s.polls)
-	capture, err := s.captureNodes(ctx)
+	capture, err := s.captureList(ctx)
 	if err != nil {
-		return "", err
+		return Deployment{}, err
 	}
-	env := []string{
-		"CAPTURE_NODES=" + strings.Join(capture, ","),
-		"PROVIDER_IMAGE=" + set[images.Provider],
-		"WORKER_IMAGE=" + set[images.Worker],
-		"REDIS_IMAGE=" + set[images.Redis],
-		"POSTGRES_IMAGE=" + set[images.Postgres],
-		"PORT=" + strconv.Itoa(s.Port),
-		"NETWORK_MTU=" + strconv.Itoa(s.NetworkMTU),
-		"WORKERS=" + strconv.Itoa(s.Workers),
-		"REDIS_MAXMEMORY=" + s.RedisMaxMemory,
-		"QUEUE_MAXMEMORY=" + s.QueueMaxMemory,
-		"MAX_UPSTREAM_TIMEOUT=" + s.MaxUpstreamTimeout.String(),
+	stamp, err := s.stamp(ctx)
+	if err != nil {
+		return Deployment{}, err
+	}
+	d := Deployment{Version: stamp, Files: map[string]string{}, Layers: s.layers(), Env: map[string]string{
+		"CAPTURE_NODES":        capture,
+		"PROVIDER_IMAGE":       set[images.Provider],
+		"WORKER_IMAGE":         set[images.Worker],
+		"REDIS_IMAGE":          set[images.Redis],
+		"PORT":                 strconv.Itoa(s.Port),
+		"NETWORK_MTU":          strconv.Itoa(s.NetworkMTU),
+		"WORKERS":              strconv.Itoa(s.Workers),
+		"REDIS_MAXMEMORY":      s.RedisMaxMemory,
+		"QUEUE_MAXMEMORY":      s.QueueMaxMemory,
+		"REDIS_LIMIT":          redisLimit(megabytes),
+		"QUEUE_LIMIT":          redisLimit(queue),
+		"MAX_UPSTREAM_TIMEOUT": s.MaxUpstreamTimeout.String(),
 		// Votes that are counted stay in Redis for a while. At 120 bytes each this is a quarter of its memory, so
 		// that uncounted votes always have room.
-		"RETENTION_ENTRIES=" + strconv.Itoa(1000*megabytes),
-		"POLLS_VERSION=" + hex.EncodeToString(version[:6]),
+		"RETENTION_ENTRIES": strconv.Itoa(1000 * megabytes),
+		"POLLS_VERSION":     hex.EncodeToString(version[:6]),
+	}}
+	if s.certificate.version != "" {
+		d.Env["TLS_PORT"], d.Env["TLS_VERSION"] = strconv.Itoa(s.TLSPort), s.certificate.version
 	}
-	dir := filepath.Join(s.Root, "deploy")
-	files, more := s.stackFiles(dir)
+	s.planPostgres(&d, set[images.Postgres])
 	events, err := s.hasTaskEvents(ctx, set[images.Provider])
+	if err != nil {
+		return Deployment{}, err
+	}
+	if events {
+		d.Layers = append(d.Layers, "taskevents.yml")
+	}
+	for _, name := range d.Layers {
+		text, err := os.ReadFile(filepath.Join(s.Root, "deploy", name))
+		if err != nil {
+			return Deployment{}, fmt.Errorf("reading the stack: %w", err)
+		}
+		d.Files[name] = string(text)
+	}
+	return d, nil
+}
+
+// redisLimit is the memory of a Redis container: twice its data, as a rewrite of its log may copy all of it, and buffers.
+func redisLimit(megabytes int) string { return strconv.Itoa(2*megabytes+256) + "M" }
+
+// layers are the files of the stack that the settings ask for.
+func (s *System) layers() []string {
+	layers := []string{"stack.yml"}
+	if s.certificate.version != "" {
+		layers = append(layers, "tls.yml")
+	}
+	if s.NetworkEncrypted {
+		layers = append(layers, "encrypted.yml")
+	}
+	return layers
+}
+
+// stamp is the version of what is deployed.
+func (s *System) stamp(ctx context.Context) (string, error) {
+	if release, err := images.ReadRelease(s.Root); err != nil || release != nil {
+		if err != nil {
+			return "", err
+		}
+		return release.Version, nil
+	}
+	stamp, err := images.ReadStamp(ctx, s.Root, s.Version, ".")
 	if err != nil {
 		return "", err
 	}
-	if events {
-		files = append(files, "--compose-file", filepath.Join(dir, "taskevents.yml"))
-	}
-	// Images are named by content already. Managers pass the credentials of whoever deploys on to the nodes that pull.
-	args := slices.Concat([]string{"stack", "deploy", "--resolve-image", "never", "--with-registry-auth", "--prune"}, files, []string{stackName})
-	if _, err := s.Target.Manager.RunEnv(ctx, slices.Concat(env, more, registries), args...); err != nil {
-		return "", fmt.Errorf("deploying %s/stack.yml: %w", dir, err)
-	}
-	return "deployed", nil
+	return stamp.Version + " " + stamp.Revision, nil
 }
 
 // controlFolder is where an engine with the usual exec-root has the socket to its Swarm.
@@ -144,11 +184,26 @@ type service struct {
 	name             string
 	running, desired int
 	update           update
+	// containers is what its containers are to be, as JSON.
+	containers string
 }
 
 // settled reports whether the service runs what it was asked to run.
 func (v service) settled() bool {
 	return v.running == v.desired && v.desired > 0 && !v.update.underWay()
+}
+
+// before is what was known of a service before a run changed it.
+type before struct {
+	update update
+	// containers is what its containers were to be.
+	containers string
+}
+
+// begun reports whether Swarm has begun, at least, to give a service the containers it is to have. Right after a change it
+// still looks as settled as before.
+func (v service) begun(was before) bool {
+	return was.containers == "" || was.containers == v.containers || v.desired == 0 || v.update.state != "" && v.update != was.update
 }
 
 // update is what Swarm says of a service's newest update.
@@ -185,31 +240,31 @@ func (s *System) services(ctx context.Context) ([]service, error) {
 		}
 		all, names = append(all, v), append(names, v.name)
 	}
-	updating, err := s.updates(ctx, names)
+	found, err := s.known(ctx, names)
 	if err != nil {
 		return nil, err
 	}
-	for i := range all {
-		all[i].update = updating[all[i].name]
+	for i, v := range all {
+		all[i].update, all[i].containers = found[v.name].update, found[v.name].containers
 	}
 	return all, nil
 }
 
-// updates maps each service to its newest update.
-func (s *System) updates(ctx context.Context, names []string) (map[string]update, error) {
+// known maps each service to its newest update and what its containers are to be.
+func (s *System) known(ctx context.Context, names []string) (map[string]before, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
-	const format = "{{.Spec.Name}}|{{if .UpdateStatus}}{{.UpdateStatus.State}}|{{.UpdateStatus.StartedAt}}{{end}}"
+	const format = "{{.Spec.Name}}|{{if .UpdateStatus}}{{.UpdateStatus.State}}|{{.UpdateStatus.StartedAt}}{{else}}|{{end}}|{{json .Spec.TaskTemplate.ContainerSpec}}"
 	out, err := s.Target.Manager.Run(ctx, append([]string{"service", "inspect", "--format", format}, names...)...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the state of updates: %w", err)
 	}
-	found := map[string]update{}
+	found := map[string]before{}
 	for line := range strings.Lines(out) {
-		name, rest, _ := strings.Cut(strings.TrimSpace(line), "|")
-		state, started, _ := strings.Cut(rest, "|")
-		found[name] = update{state: state, started: started}
+		if fields := strings.SplitN(strings.TrimSpace(line), "|", 4); len(fields) == 4 {
+			found[fields[0]] = before{update: update{state: fields[1], started: fields[2]}, containers: fields[3]}
+		}
 	}
 	return found, nil
 }
@@ -236,7 +291,8 @@ func (s *System) awaitServices(ctx context.Context) (string, error) {
 		}
 		waiting = waiting[:0]
 		for _, v := range all {
-			ok := v.settled()
+			was := s.earlier[v.name]
+			ok := v.settled() && v.begun(was)
 			if v.name == migrateService {
 				if ok, err = s.migrated(ctx); err != nil {
 					return err
@@ -245,7 +301,7 @@ func (s *System) awaitServices(ctx context.Context) (string, error) {
 			if !ok {
 				waiting = append(waiting, v.name)
 			}
-			if v.update.failed() && v.update != s.earlier[v.name] {
+			if v.update.failed() && v.update != was.update {
 				return permanent(s.explain(ctx, v.name, fmt.Errorf("the update of %s failed (%s)", v.name, v.update.state)))
 			}
 		}

@@ -44,6 +44,9 @@ func (s *System) Status(ctx context.Context) error {
 	for line := range strings.Lines(functions) {
 		fmt.Fprintf(s.Out, "%s\n", "function "+strings.TrimSpace(line))
 	}
+	if d, err := s.newest(ctx); err == nil {
+		fmt.Fprintf(s.Out, "\nversion  %s, deployed %s\n", d.Version, d.At.Format("2 January 2006 15:04 UTC"))
+	}
 	ledger, err := s.ledger(ctx)
 	if err != nil {
 		return err
@@ -71,12 +74,6 @@ func (s *System) Status(ctx context.Context) error {
 // String is the ledger's sum, in the words of the results page.
 func (l Ledger) String() string {
 	text := fmt.Sprintf("%d captured = %d counted + %d pending + %d rejected + %d lost", l.Captured, l.Counted, l.Pending, l.Rejected, l.Lost)
-	if l.Recovered > 0 {
-		text += fmt.Sprintf("; %d of the counted were recovered from copies", l.Recovered)
-	}
-	if l.Single > 0 {
-		text += fmt.Sprintf("; %d were confirmed with one copy", l.Single)
-	}
 	if l.Whole {
 		text += "; every captured vote is accounted for"
 	}

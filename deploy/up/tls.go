@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 )
 
@@ -101,17 +100,4 @@ func (s *System) forgetCertificates(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// stackFiles are the arguments that name the stack's files, with TLS and encryption or without, and what they need.
-func (s *System) stackFiles(dir string) (args, env []string) {
-	args = []string{"--compose-file", dir + "/stack.yml"}
-	if s.certificate.version != "" {
-		args = append(args, "--compose-file", dir+"/tls.yml")
-		env = []string{"TLS_PORT=" + strconv.Itoa(s.TLSPort), "TLS_VERSION=" + s.certificate.version}
-	}
-	if s.NetworkEncrypted {
-		args = append(args, "--compose-file", dir+"/encrypted.yml")
-	}
-	return args, env
 }

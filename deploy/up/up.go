@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"waggle/deploy/docker"
+	"waggle/deploy/inventory"
 )
 
 // ownLabel marks every Swarm object that this package makes.
@@ -83,6 +84,8 @@ type Config struct {
 	NetworkMTU int
 	// NetworkEncrypted asks for IPsec on the overlays that cross machines.
 	NetworkEncrypted bool
+	// Postgres is a database that others run; without hosts it is ours.
+	Postgres inventory.Postgres
 	// Timeout bounds each wait for services and functions to answer; 0 means 3 minutes.
 	Timeout time.Duration
 	// Out receives the progress lines; nil discards them.
@@ -96,10 +99,12 @@ type System struct {
 	certificate certificate
 	progress    *Progress
 	client      *http.Client
-	// earlier are the updates that Swarm knew before this run.
-	earlier map[string]update
+	// earlier is what was known of each service before this run changed it.
+	earlier map[string]before
 	// polls is the poll file that this run ships.
 	polls []byte
+	// postgresCA are the authorities of an external Postgres, in PEM; "" is none.
+	postgresCA string
 }
 
 // New checks the configuration; it touches nothing.
@@ -132,6 +137,10 @@ func New(c Config) (*System, error) {
 	if err != nil {
 		return nil, err
 	}
+	ca, err := readPostgresCA(c.Postgres)
+	if err != nil {
+		return nil, err
+	}
 	if len(c.Target.Gateways) == 0 {
 		return nil, errors.New("the target has no gateway address")
 	}
@@ -151,6 +160,7 @@ func New(c Config) (*System, error) {
 		Config:      c,
 		state:       state{dir: c.StateDir},
 		certificate: certificate,
+		postgresCA:  ca,
 		progress:    NewProgress(c.Out),
 		client:      &http.Client{Timeout: 10 * time.Second},
 	}, nil
@@ -177,6 +187,7 @@ func redisMegabytes(name, text string) (int, error) {
 func (s *System) Up(ctx context.Context) error {
 	var before, after fingerprint
 	var images imageSet
+	var d Deployment
 	err := s.run(
 		step{"polls", s.readPolls},
 		step{"machine", func() (string, error) { return s.checkMachine(ctx) }},
@@ -206,16 +217,32 @@ func (s *System) Up(ctx context.Context) error {
 			certificates, err := s.ensureCertificate(ctx)
 			return fmt.Sprintf("%d new; kept in %s", created+certificates, s.StateDir), err
 		}},
-		step{"stack", func() (string, error) { return s.deployStack(ctx, images) }},
+		step{"stack", func() (_ string, err error) {
+			if d, err = s.plan(ctx, images); err != nil {
+				return "", err
+			}
+			return "deployed", s.deploy(ctx, d)
+		}},
 		step{"services", func() (string, error) {
 			waited, err := s.awaitServices(ctx)
 			if err != nil {
 				return waited, err
 			}
-			return waited, s.forgetCertificates(ctx)
+			return waited, errors.Join(s.forgetCertificates(ctx), s.forgetSecrets(ctx))
 		}},
-		step{"functions", func() (string, error) { return s.deployFunctions(ctx) }},
-		step{"answers", func() (string, error) { return s.awaitAnswers(ctx) }},
+		step{"functions", func() (_ string, err error) {
+			if d.Functions, err = s.buildFunctions(ctx); err != nil {
+				return "", err
+			}
+			return s.deployFunctions(ctx, d.Functions)
+		}},
+		step{"answers", func() (string, error) {
+			answer, err := s.awaitAnswers(ctx)
+			if err != nil {
+				return "", err
+			}
+			return answer, s.note(ctx, d)
+		}},
 	)
 	if err != nil {
 		return err
@@ -250,7 +277,7 @@ func (s *System) remember(ctx context.Context) (fingerprint, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.earlier, err = s.updates(ctx, names); err != nil {
+	if s.earlier, err = s.known(ctx, names); err != nil {
 		return nil, err
 	}
 	return s.fingerprint(ctx)

@@ -166,8 +166,17 @@ func TestCredentialsAreMadeOnceAndNeverReplaced(t *testing.T) {
 		t.Fatalf("the password's file is %v, %v; want mode 0600", info, err)
 	}
 
-	fakeDocker(t, map[string]string{"secret ls": "waggle-" + strings.Join([]string{"basic-auth-user", "basic-auth-password", "redis-capture",
-		"redis-copies", "redis-drain", "redis-queue", "postgres-admin", "postgres-drain", "postgres-results"}, "\nwaggle-")})
+	var listed []string
+	for _, c := range credentials {
+		v, err := s.state.values(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, content := range v.forms() {
+			listed = append(listed, c.name+" "+v.secretName(content))
+		}
+	}
+	fakeDocker(t, map[string]string{"secret ls": strings.Join(listed, "\n")})
 	if created, err := s.ensureCredentials(t.Context()); err != nil || created != 0 {
 		t.Fatalf("a second run makes %d, %v", created, err)
 	}

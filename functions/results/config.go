@@ -15,11 +15,12 @@ import (
 
 // config is the function's environment and secrets.
 type config struct {
-	host     string // postgres_host, default waggle_postgres; a path is the directory of a unix socket
+	host     string // postgres_host, default waggle_postgres; a path is the directory of a unix socket; several, comma separated: the primary
 	port     uint16 // postgres_port, default 5432
 	database string // postgres_database, default waggle
 	user     string // postgres_user, default waggle_results: a role that may read some views and nothing else
 	sslmode  string // postgres_sslmode, default disable: the overlay between the two is internal
+	ca       string // postgres_ca: a file with the authorities that may have signed its certificate; default none
 	voteURL  string // vote_url: where the page links to the ballot; default none
 	siblings string // siblings: http://name:port/ of all replicas of this function, to ask while Postgres is away; default none
 	password string
@@ -45,7 +46,7 @@ func configFromEnv(getenv func(string) string) (config, error) {
 	}
 	c := config{
 		host: setting("postgres_host", "waggle_postgres"), database: setting("postgres_database", "waggle"),
-		user: setting("postgres_user", "waggle_results"), sslmode: setting("postgres_sslmode", "disable"),
+		user: setting("postgres_user", "waggle_results"), sslmode: setting("postgres_sslmode", "disable"), ca: getenv("postgres_ca"),
 		voteURL: getenv("vote_url"), siblings: getenv("siblings"),
 	}
 	var errs []error
@@ -80,16 +81,30 @@ func configFromEnv(getenv func(string) string) (config, error) {
 
 // pool describes the connections without making one.
 func (c config) pool() (*pgxpool.Config, error) {
-	p, err := pgxpool.ParseConfig("sslmode=" + c.sslmode)
+	hosts := strings.Split(c.host, ",")
+	port := strconv.Itoa(int(c.port))
+	parameters := [][2]string{{"host", c.host}, {"port", strings.TrimSuffix(strings.Repeat(port+",", len(hosts)), ",")}, {"sslmode", c.sslmode}}
+	if c.ca != "" {
+		parameters = append(parameters, [2]string{"sslrootcert", c.ca})
+	}
+	if len(hosts) > 1 {
+		// Not read-write: this role's transactions read on the primary too. A standby tells nobody of a new count.
+		parameters = append(parameters, [2]string{"target_session_attrs", "primary"})
+	}
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	var dsn strings.Builder
+	for _, p := range parameters {
+		fmt.Fprintf(&dsn, "%s='%s' ", p[0], quote.Replace(p[1]))
+	}
+	p, err := pgxpool.ParseConfig(dsn.String())
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection to Postgres: %w", err)
 	}
 	conn := p.ConnConfig
-	conn.Host, conn.Port, conn.Database, conn.User, conn.Password = c.host, c.port, c.database, c.user, c.password
-	if conn.TLSConfig != nil {
-		conn.TLSConfig.ServerName = c.host
+	conn.Database, conn.User, conn.Password = c.database, c.user, c.password
+	if len(hosts) == 1 {
+		conn.Fallbacks = nil
 	}
-	conn.Fallbacks = nil
 	conn.ConnectTimeout = connectTimeout
 	conn.RuntimeParams["application_name"] = "waggle-results"
 	conn.RuntimeParams["statement_timeout"] = statementTimeout
