@@ -52,6 +52,7 @@ var arrows = map[string][]string{
 	"worker":             {"worker", "provider/settings", "template/go-http/liveness"},
 	"deploy/lab/bench":   {"deploy", "provider/feed", "provider/gateway"},
 	"deploy/lab/loadsim": {"provider/autoscale", "provider/feed"},
+	"deploy/lab/chain":   {"deploy", "functions/vote", "functions/results", "worker"},
 	"deploy/lab/e2e":     {"deploy", "provider/autoscale"},
 	"deploy/up":          {"deploy", "functions/pollfile"},
 	"deploy/preview":     {"functions/vote", "functions/results"},

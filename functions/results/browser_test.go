@@ -4,24 +4,16 @@ import (
 	"context"
 	"fmt"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
-	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
 	"waggle/deploy/lab/harness"
+	"waggle/deploy/lab/harness/chrome"
 )
-
-// browserTime bounds one visit on a busy machine.
-const browserTime = 2 * time.Minute
 
 // browser is Chromium with one server of the function in front of a real Postgres.
 type browser struct {
@@ -42,96 +34,13 @@ func openBrowser(t *testing.T) *browser {
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
 	<-h.first
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath("chromium"), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()))...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	if err := chromedp.Do(ctx); err != nil {
-		t.Fatalf("starting chromium, which the Debian package chromium has: %v", err)
-	}
-	return &browser{ctx: ctx, url: server.URL, d: d}
+	return &browser{ctx: chrome.Start(t, ""), url: server.URL, d: d}
 }
 
-// tab opens an address in a new tab of a given width, after some steps. The test fails if the page makes requests to
-// other hosts or throws.
-func (b *browser) tab(t *testing.T, target string, width int64, before ...chromedp.Action[chromedp.Void]) context.Context {
+// tab opens an address in a new tab of a given width, after some steps.
+func (b *browser) tab(t *testing.T, target string, width int64, before ...chrome.Step) context.Context {
 	t.Helper()
-	ctx, cancel := chromedp.NewContext(b.ctx)
-	t.Cleanup(cancel)
-	if err := chromedp.Listen(ctx, func(event any) {
-		switch e := event.(type) {
-		case *network.EventRequestWillBeSent:
-			if !strings.HasPrefix(e.Request.URL, b.url) && !strings.HasPrefix(e.Request.URL, "data:") {
-				t.Errorf("%s asks for %s", target, e.Request.URL)
-			}
-		case *runtime.EventExceptionThrown:
-			t.Errorf("%s: %s", target, e.ExceptionDetails.Text)
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	// The first steps start the tab, which lives as long as their context; so only what follows has a bound.
-	run(t, ctx, command(network.Enable, network.EnableParams{}), chromedp.EmulateViewport(width, 800))
-	ctx, cancel = context.WithTimeout(ctx, browserTime)
-	t.Cleanup(cancel)
-	run(t, ctx, before...)
-	b.visit(t, ctx, target)
-	return ctx
-}
-
-// visit opens an address in a tab.
-func (b *browser) visit(t *testing.T, ctx context.Context, target string) {
-	t.Helper()
-	for {
-		err := chromedp.Do(ctx, chromedp.Navigate(b.url+target))
-		// Chromium cuts its connections when any network of the machine comes or goes, as those of containers do.
-		if err != nil && strings.Contains(err.Error(), "ERR_NETWORK_CHANGED") && ctx.Err() == nil {
-			continue
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-}
-
-func command[P, R any](c cdp.Command[P, R], params P) chromedp.Action[chromedp.Void] {
-	return chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
-		_, err := cdp.Call(ctx, t, c, params)
-		return err
-	})
-}
-
-// media emulates a medium, or a feature such as a colour scheme.
-func media(medium string, feature ...string) chromedp.Action[chromedp.Void] {
-	params := emulation.SetEmulatedMediaParams{Media: medium}
-	for i := 0; i+1 < len(feature); i += 2 {
-		params.Features = append(params.Features, &emulation.MediaFeature{Name: feature[i], Value: feature[i+1]})
-	}
-	return command(emulation.SetEmulatedMedia, params)
-}
-
-func run(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
-	t.Helper()
-	if err := chromedp.Do(ctx, steps...); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func value[T any](t *testing.T, ctx context.Context, action chromedp.Action[T]) T {
-	t.Helper()
-	v, err := chromedp.Run(ctx, action)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
-// text is what a script returns.
-func text(t *testing.T, ctx context.Context, script string) string {
-	t.Helper()
-	return value(t, ctx, chromedp.Evaluate[string](script))
+	return chrome.Visitor(t, b.ctx, b.url+target, width, before...)
 }
 
 func TestBrowser(t *testing.T) {
@@ -151,12 +60,12 @@ func TestBrowser(t *testing.T) {
 
 func (b *browser) testLive(t *testing.T) {
 	ctx := b.tab(t, "/", 360)
-	before := text(t, ctx, `window.stayed = true; document.querySelector('footer nav li:last-child a').focus(); scrollTo(0, 300);
+	before := chrome.Text(t, ctx, `window.stayed = true; document.querySelector('footer nav li:last-child a').focus(); scrollTo(0, 300);
 		document.querySelector('#options-1 .total').textContent + '|' + scrollY + '|' + document.activeElement.textContent`)
 	b.d.SQL(`UPDATE tally SET n = n + 1000 WHERE poll = 1 AND choice = 1 AND shard = 0`)
 	t.Cleanup(func() { b.d.SQL(`UPDATE tally SET n = n - 1000 WHERE poll = 1 AND choice = 1 AND shard = 0`) })
-	value(t, ctx, chromedp.Poll[bool](`document.querySelector('#options-1 .total').textContent === '1,021 votes'`, chromedp.WithPollingTimeout(browserTime)))
-	after := text(t, ctx, `(window.stayed ? '' : 'reloaded ') + document.querySelector('#options-1 .total').textContent + '|' + scrollY + '|' + document.activeElement.textContent`)
+	chrome.Value(t, ctx, chromedp.Poll[bool](`document.querySelector('#options-1 .total').textContent === '1,021 votes'`, chromedp.WithPollingTimeout(chrome.Patience)))
+	after := chrome.Text(t, ctx, `(window.stayed ? '' : 'reloaded ') + document.querySelector('#options-1 .total').textContent + '|' + scrollY + '|' + document.activeElement.textContent`)
 	if want := strings.Replace(before, "21 votes", "1,021 votes", 1); after != want {
 		t.Errorf("after the update: %q, want %q", after, want)
 	}
@@ -164,20 +73,20 @@ func (b *browser) testLive(t *testing.T) {
 
 func (b *browser) testSheet(t *testing.T) {
 	ctx := b.tab(t, "/?view=sheet&poll=past", 1280)
-	sheet := text(t, ctx, `document.querySelector('main').innerText`)
+	sheet := chrome.Text(t, ctx, `document.querySelector('main').innerText`)
 	for _, part := range []string{"Announcer’s sheet", "Past?", "Not final", "the self-checks have not run since voting closed", "node2 is silent since", "Option"} {
 		if !strings.Contains(sheet, part) {
 			t.Errorf("the sheet lacks %q:\n%s", part, sheet)
 		}
 	}
-	if first := text(t, ctx, `document.querySelector('#options-3 tbody tr').innerText.replace(/\s+/g, ' ')`); !strings.HasPrefix(first, "1 No 3") {
+	if first := chrome.Text(t, ctx, `document.querySelector('#options-3 tbody tr').innerText.replace(/\s+/g, ' ')`); !strings.HasPrefix(first, "1 No 3") {
 		t.Errorf("the first row of the sheet is %q, want the winner", first)
 	}
 }
 
 func (b *browser) testRightToLeft(t *testing.T) {
 	ctx := b.tab(t, "/?lang=ar", 768)
-	got := text(t, ctx, `(() => {
+	got := chrome.Text(t, ctx, `(() => {
 		const bar = document.querySelector('#options-1 .leads .bar'), rect = bar.querySelector('rect');
 		const outer = bar.getBoundingClientRect(), inner = rect.getBoundingClientRect();
 		return [document.documentElement.dir, document.documentElement.lang, outer.right - inner.right < 3 && inner.left - outer.left > 20,
@@ -192,7 +101,7 @@ func (b *browser) testRightToLeft(t *testing.T) {
 func (b *browser) testLargeText(t *testing.T) {
 	for _, target := range []string{"/", "/?view=sheet", "/?lang=de", "/?lang=ar&view=sheet", "/?receipt=x"} {
 		ctx := b.tab(t, target, 360)
-		got := text(t, ctx, `(() => {
+		got := chrome.Text(t, ctx, `(() => {
 			document.documentElement.style.fontSize = '200%';
 			for (const e of document.querySelectorAll('h2, .options th')) e.textContent += ' Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung';
 			const wide = [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && getComputedStyle(e).position !== 'absolute').map(e => e.tagName + '.' + e.className);
@@ -224,8 +133,8 @@ const contrastScript = `(() => {
 func (b *browser) testContrast(t *testing.T) {
 	for _, scheme := range []string{"light", "dark"} {
 		for _, target := range []string{"/", "/?view=sheet", "/?receipt=x"} {
-			ctx := b.tab(t, target, 768, media("", "prefers-color-scheme", scheme))
-			if poor := text(t, ctx, contrastScript); poor != "" {
+			ctx := b.tab(t, target, 768, chrome.Media("", "prefers-color-scheme", scheme))
+			if poor := chrome.Text(t, ctx, contrastScript); poor != "" {
 				t.Errorf("%s, %s: too little contrast:\n%s", target, scheme, poor)
 			}
 		}
@@ -233,8 +142,8 @@ func (b *browser) testContrast(t *testing.T) {
 }
 
 func (b *browser) testForcedColours(t *testing.T) {
-	ctx := b.tab(t, "/", 768, media("", "forced-colors", "active"))
-	got := text(t, ctx, `(() => {
+	ctx := b.tab(t, "/", 768, chrome.Media("", "forced-colors", "active"))
+	got := chrome.Text(t, ctx, `(() => {
 		const bar = document.querySelector('#options-1 .bar');
 		return [matchMedia('(forced-colors: active)').matches, getComputedStyle(bar.querySelector('rect')).fill === getComputedStyle(bar).backgroundColor].join(' ');
 	})()`)
@@ -244,52 +153,39 @@ func (b *browser) testForcedColours(t *testing.T) {
 }
 
 func (b *browser) testPrint(t *testing.T) {
-	ctx := b.tab(t, "/?view=sheet", 768, media("print"))
-	if got := text(t, ctx, `getComputedStyle(document.querySelector('footer nav')).display + ' ' + getComputedStyle(document.body).backgroundColor`); got != "none rgb(255, 255, 255)" {
+	ctx := b.tab(t, "/?view=sheet", 768, chrome.Media("print"))
+	if got := chrome.Text(t, ctx, `getComputedStyle(document.querySelector('footer nav')).display + ' ' + getComputedStyle(document.body).backgroundColor`); got != "none rgb(255, 255, 255)" {
 		t.Errorf("links and paper in print: %s", got)
 	}
-	pdf := value(t, ctx, func(ctx context.Context, target *chromedp.Target) ([]byte, error) {
+	pdf := chrome.Value(t, ctx, func(ctx context.Context, target *chromedp.Target) ([]byte, error) {
 		r, err := cdp.Call(ctx, target, page.PrintToPDF, page.PrintToPDFParams{})
 		return r.Data, err
 	})
-	keep(t, "sheet.pdf", pdf)
-}
-
-// keep writes a file for people: go test -run TestBrowser -artifacts -outputdir DIR.
-func keep(t *testing.T, name string, content []byte) {
-	t.Helper()
-	if len(content) == 0 {
-		t.Errorf("%s is empty", name)
-	}
-	if err := os.WriteFile(filepath.Join(t.ArtifactDir(), name), content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	chrome.Keep(t, "sheet.pdf", pdf)
 }
 
 func (b *browser) testReceipt(t *testing.T) {
 	b.d.SQL(fmt.Sprintf(`INSERT INTO vote (poll, voter, choice, seq, ts, eid) VALUES (1, '%s', 1, 2, 1, '%s'); UPDATE drain_stream SET pos = '100-1', seen_at = now() WHERE node = 'node1'`,
 		strings.Repeat("01", 16), eid(100, 1, 1)))
 	ctx := b.tab(t, "/", 360)
-	run(t, ctx, chromedp.Click(chromedp.CSS(`a[href="?receipt="]`)), chromedp.WaitVisible(chromedp.CSS(`#receipt`)))
+	chrome.Run(t, ctx, chromedp.Click(chromedp.CSS(`a[href="?receipt="]`)), chromedp.WaitVisible(chromedp.CSS(`#receipt`)))
 	for _, test := range []struct{ receipt, want string }{
 		{receiptText(1, 2, incarnation1, "100-1"), "This vote is counted."},
 		{receiptText(1, 2, incarnation1, "200-1"), "waits to be counted"},
 		{receiptText(1, 2, incarnation2, "100-1"), "cannot be reached since "},
 		{"7K3M-Q2ZD", "This is no receipt of this ballot"},
 	} {
-		run(t, ctx, chromedp.SetValue(chromedp.CSS(`#receipt`), test.receipt))
-		if _, err := chromedp.RunResponse(ctx, chromedp.Click(chromedp.CSS(`button`))); err != nil {
-			t.Fatal(err)
-		}
-		if got := text(t, ctx, `document.querySelector('[role=status]').textContent`); !strings.Contains(got, test.want) {
+		chrome.Run(t, ctx, chromedp.SetValue(chromedp.CSS(`#receipt`), test.receipt))
+		chrome.Press(t, ctx, `button`)
+		if got := chrome.Text(t, ctx, `document.querySelector('[role=status]').textContent`); !strings.Contains(got, test.want) {
 			t.Errorf("receipt %s: %q, want %q", test.receipt, got, test.want)
 		}
 	}
 }
 
 func (b *browser) testWithoutScript(t *testing.T) {
-	ctx := b.tab(t, "/", 360, command(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}))
-	html := value(t, ctx, chromedp.OuterHTML(chromedp.CSS("html")))
+	ctx := b.tab(t, "/", 360, chrome.NoScript())
+	html := chrome.Value(t, ctx, chromedp.OuterHTML(chromedp.CSS("html")))
 	if !strings.Contains(html, "21 votes") || !strings.Contains(html, `http-equiv="refresh"`) {
 		t.Errorf("without script:\n%s", html)
 	}
@@ -300,7 +196,7 @@ func (b *browser) testWithoutScript(t *testing.T) {
 func (b *browser) testNamesAndRoles(t *testing.T) {
 	for _, target := range []string{"/", "/?view=sheet", "/?receipt=x"} {
 		ctx := b.tab(t, target, 360)
-		wrong := text(t, ctx, `(() => {
+		wrong := chrome.Text(t, ctx, `(() => {
 			const wrong = [], all = s => [...document.querySelectorAll(s)];
 			if (all('h1').length !== 1) wrong.push('h1');
 			let level = 1;
@@ -322,9 +218,9 @@ func (b *browser) testNamesAndRoles(t *testing.T) {
 func (b *browser) testScreenshots(t *testing.T) {
 	ctx := b.tab(t, "/", 360)
 	take := func(name, target string, width int64, scheme string) {
-		run(t, ctx, chromedp.EmulateViewport(width, 800), media("", "prefers-color-scheme", scheme))
-		b.visit(t, ctx, target)
-		keep(t, fmt.Sprintf("%s-%d-%s.png", name, width, scheme), value(t, ctx, chromedp.FullScreenshot(100)))
+		chrome.Run(t, ctx, chromedp.EmulateViewport(width, 800), chrome.Media("", "prefers-color-scheme", scheme))
+		chrome.Visit(t, ctx, b.url+target)
+		chrome.Picture(t, ctx, fmt.Sprintf("%s-%d-%s", name, width, scheme))
 	}
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int64{360, 768, 1280} {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,14 +12,11 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
-)
 
-// browserTime bounds one visit on a busy machine.
-const browserTime = 2 * time.Minute
+	"waggle/deploy/lab/harness/chrome"
+)
 
 const (
 	someCode    = "0123456789ABCDEF"
@@ -29,7 +24,7 @@ const (
 )
 
 // browserPolls has a poll for each way to vote, and pages that are hard to lay out.
-func browserPolls(t *testing.T) []poll {
+func browserPolls(t *testing.T, p *provider) []poll {
 	t.Helper()
 	poll := func(id int, slug, options, more string) string {
 		return fmt.Sprintf(`{"id":%d,"slug":%q,"question":"Anna or Bert?","opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","results":"live",
@@ -47,6 +42,8 @@ func browserPolls(t *testing.T) []poll {
 		poll(4, "fifty", strings.Join(fifty, ","), `"mode":"last"`),
 		poll(5, "arabic", two, `"mode":"last","lang":"ar"`),
 		strings.Replace(poll(6, "closed", two, `"mode":"last"`), "2100", "2021", 1),
+		strings.Replace(poll(7, "future", two, `"mode":"last","zone":"Europe/Berlin"`), "2020", "2099", 1),
+		poll(8, "sso", two, ssoPoll(p)),
 	}, ",") + `]}`))
 	if err != nil {
 		t.Fatal(err)
@@ -62,6 +59,7 @@ type chromium struct {
 	// before drops requests, after drops answers, as a bad network does; posts counts what came.
 	before, after atomic.Bool
 	posts         atomic.Int64
+	key           signingKey // of the sign-in provider
 }
 
 func (b *chromium) serve(w http.ResponseWriter, r *http.Request) {
@@ -81,123 +79,28 @@ func (b *chromium) serve(w http.ResponseWriter, r *http.Request) {
 // openBrowser fails the test where chromium is not installed.
 func openBrowser(t *testing.T) *chromium {
 	t.Helper()
-	polls := browserPolls(t)
+	b := &chromium{key: ecKey(t, "k1")}
+	p := newProvider(t)
+	p.publish(b.key.published())
+	polls := browserPolls(t, p)
 	files := fstest.MapFS{"images/anna.svg": {Data: []byte(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8" width="160" height="160"><circle cx="4" cy="4" r="4" fill="#a06"/></svg>`)},
 		"codes/once.codes": {Data: listOfPoll(3, someCode, anotherCode)}}
-	b := &chromium{}
 	b.bundle = setup(t, func(c *config) { c.polls, c.codeFiles, c.imageFiles, c.resultsURL = polls, files, files, "/results" })
 	server := httptest.NewServer(http.HandlerFunc(b.serve))
 	t.Cleanup(server.Close)
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath("chromium"), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()))...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	if err := chromedp.Do(ctx); err != nil {
-		t.Fatalf("starting chromium, which the Debian package chromium has: %v", err)
-	}
-	b.ctx, b.url = ctx, server.URL
+	b.ctx, b.url = chrome.Start(t, ""), server.URL
 	return b
 }
 
-// visitor opens an address as somebody new, in a browser context with no cookies. What the page asks of other hosts, or
-// throws, fails the test.
-func (b *chromium) visitor(t *testing.T, target string, width int64, before ...chromedp.Action[chromedp.Void]) context.Context {
+// visitor opens an address as somebody new.
+func (b *chromium) visitor(t *testing.T, target string, width int64, before ...chrome.Step) context.Context {
 	t.Helper()
-	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext())
-	t.Cleanup(cancel)
-	return b.open(t, ctx, target, width, before...)
-}
-
-// open is for a context that has no tab yet.
-func (b *chromium) open(t *testing.T, ctx context.Context, target string, width int64, before ...chromedp.Action[chromedp.Void]) context.Context {
-	t.Helper()
-	if err := chromedp.Listen(ctx, func(event any) {
-		switch e := event.(type) {
-		case *network.EventRequestWillBeSent:
-			if !strings.HasPrefix(e.Request.URL, b.url) && !strings.HasPrefix(e.Request.URL, "data:") {
-				t.Errorf("%s asks for %s", target, e.Request.URL)
-			}
-		case *runtime.EventExceptionThrown:
-			t.Errorf("%s: %s", target, e.ExceptionDetails.Text)
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	// The first steps start the tab, which lives as long as their context; so only what follows has a bound.
-	run(t, ctx, command(network.Enable, network.EnableParams{}), chromedp.EmulateViewport(width, 800))
-	ctx, cancel := context.WithTimeout(ctx, browserTime)
-	t.Cleanup(cancel)
-	run(t, ctx, before...)
-	b.visit(t, ctx, target)
-	return ctx
+	return chrome.Visitor(t, b.ctx, b.url+target, width, before...)
 }
 
 func (b *chromium) visit(t *testing.T, ctx context.Context, target string) {
 	t.Helper()
-	for {
-		err := chromedp.Do(ctx, chromedp.Navigate(b.url+target))
-		// Chromium cuts its connections when any network of the machine comes or goes, as those of containers do.
-		if err != nil && strings.Contains(err.Error(), "ERR_NETWORK_CHANGED") && ctx.Err() == nil {
-			continue
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-}
-
-func command[P, R any](c cdp.Command[P, R], params P) chromedp.Action[chromedp.Void] {
-	return chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
-		_, err := cdp.Call(ctx, t, c, params)
-		return err
-	})
-}
-
-// media emulates a feature such as a colour scheme.
-func media(feature ...string) chromedp.Action[chromedp.Void] {
-	params := emulation.SetEmulatedMediaParams{}
-	for i := 0; i+1 < len(feature); i += 2 {
-		params.Features = append(params.Features, &emulation.MediaFeature{Name: feature[i], Value: feature[i+1]})
-	}
-	return command(emulation.SetEmulatedMedia, params)
-}
-
-func run(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
-	t.Helper()
-	if err := chromedp.Do(ctx, steps...); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func value[T any](t *testing.T, ctx context.Context, action chromedp.Action[T]) T {
-	t.Helper()
-	v, err := chromedp.Run(ctx, action)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
-func text(t *testing.T, ctx context.Context, script string) string {
-	t.Helper()
-	return value(t, ctx, chromedp.Evaluate[string](script))
-}
-
-// await waits until a script is true, across pages.
-func await(t *testing.T, ctx context.Context, script string) {
-	t.Helper()
-	for {
-		_, err := chromedp.Run(ctx, chromedp.Poll[bool](script, chromedp.WithPollingTimeout(browserTime)))
-		if err == nil {
-			return
-		}
-		left := strings.Contains(err.Error(), "navigated") || strings.Contains(err.Error(), "context was destroyed") || strings.Contains(err.Error(), "Cannot find context")
-		if !left || ctx.Err() != nil {
-			t.Fatal(err)
-		}
-	}
+	chrome.Visit(t, ctx, b.url+target)
 }
 
 const (
@@ -205,7 +108,7 @@ const (
 	mainText = `document.querySelector('main').innerText`
 )
 
-func pressOn(choice string) chromedp.Action[chromedp.Void] {
+func pressOn(choice string) chrome.Step {
 	return chromedp.Click(chromedp.CSS(`button[value="` + choice + `"]`))
 }
 
@@ -230,6 +133,7 @@ func TestBrowser(t *testing.T) {
 	t.Run("cookies cleared", b.testCookiesCleared)
 	t.Run("the first vote counts, in two tabs", b.testFirst)
 	t.Run("ballot codes", b.testOnce)
+	t.Run("sign-in", b.testSSO)
 	t.Run("layout", b.testLayout)
 	t.Run("contrast", b.testContrast)
 	t.Run("forced colours", b.testForcedColours)
@@ -240,18 +144,18 @@ func TestBrowser(t *testing.T) {
 func (b *chromium) testVote(t *testing.T) {
 	n := len(b.stored())
 	ctx := b.visitor(t, "/?poll=last", 360)
-	run(t, ctx, pressOn("anna"))
-	await(t, ctx, recorded)
-	if got := text(t, ctx, mainText); !strings.Contains(got, "Your vote is in") || !strings.Contains(got, "You voted for Anna.") || !strings.Contains(got, "You can change it until") {
+	chrome.Run(t, ctx, pressOn("anna"))
+	chrome.Await(t, ctx, recorded)
+	if got := chrome.Text(t, ctx, mainText); !strings.Contains(got, "Your vote is in") || !strings.Contains(got, "You voted for Anna.") || !strings.Contains(got, "You can change it until") {
 		t.Errorf("after the vote:\n%s", got)
 	}
-	run(t, ctx, pressOn("bert"))
-	await(t, ctx, recorded+` && document.querySelector('button[value=bert]').getAttribute('aria-pressed') === 'true' && !document.querySelector('form').hasAttribute('aria-busy')`)
-	run(t, ctx, chromedp.Reload())
-	await(t, ctx, recorded)
+	chrome.Run(t, ctx, pressOn("bert"))
+	chrome.Await(t, ctx, recorded+` && document.querySelector('button[value=bert]').getAttribute('aria-pressed') === 'true' && !document.querySelector('form').hasAttribute('aria-busy')`)
+	chrome.Run(t, ctx, chromedp.Reload())
+	chrome.Await(t, ctx, recorded)
 	b.visit(t, ctx, "/?poll=closed")
-	run(t, ctx, chromedp.NavigateBack())
-	await(t, ctx, recorded+` && document.querySelectorAll('button[aria-pressed=true]').length === 1`)
+	chrome.Run(t, ctx, chromedp.NavigateBack())
+	chrome.Await(t, ctx, recorded+` && document.querySelectorAll('button[aria-pressed=true]').length === 1`)
 	if votes, voters := b.votesOf("1", n); len(votes) != 2 || votes[0][:2] != "1/" || votes[1][:2] != "2/" || votes[0][2:] >= votes[1][2:] || voters != 1 {
 		t.Errorf("stored %v of %d voters", votes, voters)
 	}
@@ -259,11 +163,9 @@ func (b *chromium) testVote(t *testing.T) {
 
 func (b *chromium) testWithoutScript(t *testing.T) {
 	n := len(b.stored())
-	ctx := b.visitor(t, "/?poll=last", 360, command(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}))
-	if _, err := chromedp.RunResponse(ctx, pressOn("anna")); err != nil {
-		t.Fatal(err)
-	}
-	if html := value(t, ctx, chromedp.OuterHTML(chromedp.CSS("html"))); !strings.Contains(html, "<title>Recorded: ") {
+	ctx := b.visitor(t, "/?poll=last", 360, chrome.NoScript())
+	chrome.Press(t, ctx, `button[value="anna"]`)
+	if html := chrome.Value(t, ctx, chromedp.OuterHTML(chromedp.CSS("html"))); !strings.Contains(html, "<title>Recorded: ") {
 		t.Errorf("after the vote:\n%s", html)
 	}
 	if votes, _ := b.votesOf("1", n); len(votes) != 1 {
@@ -277,16 +179,16 @@ func (b *chromium) testBadNetwork(t *testing.T) {
 	ctx := b.visitor(t, "/?poll=last", 360)
 	b.before.Store(true)
 	defer b.before.Store(false)
-	run(t, ctx, pressOn("anna"))
-	await(t, ctx, `document.getElementById('say').textContent.includes('Trying again')`)
-	run(t, ctx, pressOn("bert")) // not before the first press has an answer
-	run(t, ctx, chromedp.Reload())
-	await(t, ctx, `document.getElementById('say').textContent.includes('Trying again') && document.querySelector('button[value=anna]').getAttribute('aria-pressed') === 'true'`)
+	chrome.Run(t, ctx, pressOn("anna"))
+	chrome.Await(t, ctx, `document.getElementById('say').textContent.includes('Trying again')`)
+	chrome.Run(t, ctx, pressOn("bert")) // not before the first press has an answer
+	chrome.Run(t, ctx, chromedp.Reload())
+	chrome.Await(t, ctx, `document.getElementById('say').textContent.includes('Trying again') && document.querySelector('button[value=anna]').getAttribute('aria-pressed') === 'true'`)
 	if b.posts.Load() < posts+2 {
 		t.Errorf("%d posts, want one before the reload and one after", b.posts.Load()-posts)
 	}
 	b.before.Store(false)
-	await(t, ctx, recorded)
+	chrome.Await(t, ctx, recorded)
 	if votes, _ := b.votesOf("1", n); len(votes) != 1 || votes[0][:2] != "1/" {
 		t.Errorf("stored %v, want Anna once", votes)
 	}
@@ -297,10 +199,10 @@ func (b *chromium) testLostAnswer(t *testing.T) {
 	ctx := b.visitor(t, "/?poll=last", 360)
 	b.after.Store(true)
 	defer b.after.Store(false)
-	run(t, ctx, pressOn("bert"))
-	await(t, ctx, `document.getElementById('say').textContent.includes('Trying again')`)
+	chrome.Run(t, ctx, pressOn("bert"))
+	chrome.Await(t, ctx, `document.getElementById('say').textContent.includes('Trying again')`)
 	b.after.Store(false)
-	await(t, ctx, recorded)
+	chrome.Await(t, ctx, recorded)
 	votes, voters := b.votesOf("1", n)
 	if len(votes) < 2 || voters != 1 {
 		t.Errorf("stored %v of %d voters, want the same vote again", votes, voters)
@@ -314,29 +216,27 @@ func (b *chromium) testLostAnswer(t *testing.T) {
 
 func (b *chromium) testCookiesCleared(t *testing.T) {
 	ctx := b.visitor(t, "/?poll=last", 360)
-	run(t, ctx, command(network.ClearBrowserCookies, cdp.Empty{}), pressOn("anna"))
-	await(t, ctx, `document.title.startsWith('Not recorded: ') && document.readyState === 'complete'`)
-	if got := text(t, ctx, mainText); !strings.Contains(got, "please press again") {
+	chrome.Run(t, ctx, chrome.Command(network.ClearBrowserCookies, cdp.Empty{}), pressOn("anna"))
+	chrome.Await(t, ctx, `document.title.startsWith('Not recorded: ') && document.readyState === 'complete'`)
+	if got := chrome.Text(t, ctx, mainText); !strings.Contains(got, "please press again") {
 		t.Errorf("with no cookie:\n%s", got)
 	}
-	run(t, ctx, pressOn("anna"))
-	await(t, ctx, recorded)
+	chrome.Run(t, ctx, pressOn("anna"))
+	chrome.Await(t, ctx, recorded)
 }
 
 func (b *chromium) testFirst(t *testing.T) {
 	n := len(b.stored())
 	one := b.visitor(t, "/?poll=first", 768)
-	two, cancel := chromedp.NewContext(one)
-	t.Cleanup(cancel)
-	two = b.open(t, two, "/?poll=first", 768)
-	run(t, one, pressOn("anna"))
-	await(t, one, recorded)
-	run(t, two, pressOn("bert"))
-	await(t, two, recorded)
-	if got := text(t, two, mainText); !strings.Contains(got, "Your first vote, for Anna, counts; this press changed nothing.") || strings.Contains(got, "Your vote for Donau") {
+	two := chrome.Beside(t, one, b.url+"/?poll=first", 768)
+	chrome.Run(t, one, pressOn("anna"))
+	chrome.Await(t, one, recorded)
+	chrome.Run(t, two, pressOn("bert"))
+	chrome.Await(t, two, recorded)
+	if got := chrome.Text(t, two, mainText); !strings.Contains(got, "Your first vote, for Anna, counts; this press changed nothing.") || strings.Contains(got, "Your vote for Donau") {
 		t.Errorf("after the second press:\n%s", got)
 	}
-	if got := text(t, two, `String(document.querySelectorAll('button').length)`); got != "0" {
+	if got := chrome.Text(t, two, `String(document.querySelectorAll('button').length)`); got != "0" {
 		t.Errorf("%s buttons after the vote", got)
 	}
 	if votes, _ := b.votesOf("2", n); len(votes) != 1 || votes[0][:2] != "1/" {
@@ -347,27 +247,67 @@ func (b *chromium) testFirst(t *testing.T) {
 func (b *chromium) testOnce(t *testing.T) {
 	n := len(b.stored())
 	ctx := b.visitor(t, "/?poll=once", 360)
-	run(t, ctx, chromedp.SetValue(chromedp.CSS("#code"), "0000-0000-0000-0000"), pressOn("anna"))
-	await(t, ctx, `document.title.startsWith('Not recorded: ') && document.readyState === 'complete'`)
-	if got := text(t, ctx, mainText); !strings.Contains(got, "This ballot code is not valid") {
+	chrome.Run(t, ctx, chromedp.SetValue(chromedp.CSS("#code"), "0000-0000-0000-0000"), pressOn("anna"))
+	chrome.Await(t, ctx, `document.title.startsWith('Not recorded: ') && document.readyState === 'complete'`)
+	if got := chrome.Text(t, ctx, mainText); !strings.Contains(got, "This ballot code is not valid") {
 		t.Errorf("with a wrong code:\n%s", got)
 	}
-	run(t, ctx, chromedp.SetValue(chromedp.CSS("#code"), "0123 4567 89ab cdef"), pressOn("anna"))
-	await(t, ctx, recorded)
+	chrome.Run(t, ctx, chromedp.SetValue(chromedp.CSS("#code"), "0123 4567 89ab cdef"), pressOn("anna"))
+	chrome.Await(t, ctx, recorded)
 	// The same code on another device, by its link.
 	other := b.visitor(t, "/?poll=once&code="+someCode, 360)
-	run(t, other, pressOn("bert"))
-	await(t, other, recorded)
+	chrome.Run(t, other, pressOn("bert"))
+	chrome.Await(t, other, recorded)
 	if votes, voters := b.votesOf("3", n); len(votes) != 2 || voters != 1 || votes[0] >= votes[1] {
 		t.Errorf("stored %v of %d voters", votes, voters)
 	}
 }
 
+// signedIn is what a proxy that signs people in adds to each request of a browser.
+func (b *chromium) signedIn(t *testing.T, changes map[string]any) chrome.Step {
+	t.Helper()
+	token := b.key.token(t, claimsWith(time.Now(), changes))
+	return chrome.Command(network.SetExtraHTTPHeaders, network.SetExtraHTTPHeadersParams{Headers: network.Headers{"Authorization": "Bearer " + token}})
+}
+
+func (b *chromium) testSSO(t *testing.T) {
+	n := len(b.stored())
+	// Nobody is signed in: a link instead of a form.
+	stranger := b.visitor(t, "/?poll=sso", 360)
+	if got := chrome.Text(t, stranger, `[document.querySelectorAll('form').length, document.querySelector('a.button').href].join(' ')`); got != "0 https://id.example/in" {
+		t.Errorf("without a sign-in: %s", got)
+	}
+	one := b.visitor(t, "/?poll=sso", 360, b.signedIn(t, nil))
+	chrome.Run(t, one, pressOn("anna"))
+	chrome.Await(t, one, recorded)
+	if got := chrome.Text(t, one, mainText); !strings.Contains(got, "You voted for Anna.") {
+		t.Errorf("after the vote:\n%s", got)
+	}
+	// The same person on another device, and somebody else at the first one.
+	other := b.visitor(t, "/?poll=sso", 360, b.signedIn(t, nil))
+	chrome.Run(t, other, pressOn("bert"))
+	chrome.Await(t, other, recorded)
+	chrome.Run(t, one, b.signedIn(t, map[string]any{"sub": "bea"}))
+	b.visit(t, one, "/?poll=sso")
+	if got := chrome.Text(t, one, mainText); strings.Contains(got, "Anna.") {
+		t.Errorf("somebody else sees the vote of who was here before:\n%s", got)
+	}
+	// A sign-in that has expired since the page was shown.
+	chrome.Run(t, other, b.signedIn(t, map[string]any{"exp": time.Now().Add(-time.Hour).Unix()}))
+	b.visit(t, other, "/?poll=sso")
+	if got := chrome.Text(t, other, `String(document.querySelectorAll('form').length)`); got != "0" {
+		t.Errorf("%s forms with an expired sign-in", got)
+	}
+	if votes, voters := b.votesOf("8", n); len(votes) != 2 || voters != 1 || votes[0][:2] != "1/" || votes[1][:2] != "2/" {
+		t.Errorf("stored %v of %d voters, want two of one subject", votes, voters)
+	}
+}
+
 // testLayout: nothing is wider than a phone at 200 % text, in either direction; fifty options are.
 func (b *chromium) testLayout(t *testing.T) {
-	for _, target := range []string{"/?poll=last", "/?poll=fifty", "/?poll=arabic", "/?poll=closed", "/?poll=once", "/?poll=nothing"} {
+	for _, target := range []string{"/?poll=last", "/?poll=fifty", "/?poll=arabic", "/?poll=closed", "/?poll=future", "/?poll=once", "/?poll=sso", "/?poll=nothing"} {
 		ctx := b.visitor(t, target, 360)
-		got := text(t, ctx, `(() => {
+		got := chrome.Text(t, ctx, `(() => {
 			document.documentElement.style.fontSize = '200%';
 			const wide = [...document.querySelectorAll('main *')].filter(e => { const r = e.getBoundingClientRect(); return r.right > innerWidth + 1 || r.left < -1; }).map(e => e.outerHTML.slice(0, 60));
 			return document.documentElement.scrollWidth + ' ' + wide.slice(0, 3).join(' ');
@@ -377,7 +317,7 @@ func (b *chromium) testLayout(t *testing.T) {
 		}
 	}
 	ctx := b.visitor(t, "/?poll=arabic", 768)
-	if got := text(t, ctx, `[document.documentElement.dir, document.documentElement.lang, getComputedStyle(document.querySelector('h1')).direction].join(' ')`); got != "rtl ar ltr" {
+	if got := chrome.Text(t, ctx, `[document.documentElement.dir, document.documentElement.lang, getComputedStyle(document.querySelector('h1')).direction].join(' ')`); got != "rtl ar ltr" {
 		t.Errorf("the Arabic page with an English question: %s", got)
 	}
 }
@@ -407,17 +347,17 @@ const contrastScript = `(() => {
 
 func (b *chromium) testContrast(t *testing.T) {
 	for _, scheme := range []string{"light", "dark"} {
-		ctx := b.visitor(t, "/?poll=last", 768, media("prefers-color-scheme", scheme))
+		ctx := b.visitor(t, "/?poll=last", 768, chrome.Media("", "prefers-color-scheme", scheme))
 		check := func(state string) {
-			if poor := text(t, ctx, contrastScript); poor != "" {
+			if poor := chrome.Text(t, ctx, contrastScript); poor != "" {
 				t.Errorf("%s, %s:\n%s", scheme, state, poor)
 			}
 		}
 		check("ballot")
-		run(t, ctx, pressOn("anna"))
-		await(t, ctx, recorded)
+		chrome.Run(t, ctx, pressOn("anna"))
+		chrome.Await(t, ctx, recorded)
 		check("recorded")
-		for _, target := range []string{"/?poll=closed", "/?poll=once", "/?poll=nothing"} {
+		for _, target := range []string{"/?poll=closed", "/?poll=future", "/?poll=once", "/?poll=sso", "/?poll=nothing"} {
 			b.visit(t, ctx, target)
 			check(target)
 		}
@@ -425,10 +365,10 @@ func (b *chromium) testContrast(t *testing.T) {
 }
 
 func (b *chromium) testForcedColours(t *testing.T) {
-	ctx := b.visitor(t, "/?poll=last", 768, media("forced-colors", "active"))
-	run(t, ctx, pressOn("anna"))
-	await(t, ctx, recorded)
-	got := text(t, ctx, `(() => {
+	ctx := b.visitor(t, "/?poll=last", 768, chrome.Media("", "forced-colors", "active"))
+	chrome.Run(t, ctx, pressOn("anna"))
+	chrome.Await(t, ctx, recorded)
+	got := chrome.Text(t, ctx, `(() => {
 		const [a, b] = ['anna', 'bert'].map(c => getComputedStyle(document.querySelector('button[value=' + c + ']')).borderTopWidth);
 		return [matchMedia('(forced-colors: active)').matches, a !== b].join(' ');
 	})()`)
@@ -441,9 +381,9 @@ func (b *chromium) testForcedColours(t *testing.T) {
 // Every option says whether it is pressed. Targets have at least 24 pixels, ids are unique, and focus follows the
 // page's order.
 func (b *chromium) testNamesAndRoles(t *testing.T) {
-	for _, target := range []string{"/?poll=last", "/?poll=fifty", "/?poll=once", "/?poll=closed", "/?poll=nothing"} {
+	for _, target := range []string{"/?poll=last", "/?poll=fifty", "/?poll=once", "/?poll=closed", "/?poll=future", "/?poll=sso", "/?poll=nothing"} {
 		ctx := b.visitor(t, target, 360)
-		wrong := text(t, ctx, `(() => {
+		wrong := chrome.Text(t, ctx, `(() => {
 			const wrong = [], all = s => [...document.querySelectorAll(s)];
 			if (all('h1').length !== 1) wrong.push('h1');
 			for (const e of all('fieldset')) if (!e.querySelector('legend').textContent.trim()) wrong.push('legend');
@@ -465,25 +405,37 @@ func (b *chromium) testNamesAndRoles(t *testing.T) {
 
 // testScreenshots writes pictures for people: go test -run TestBrowser -artifacts -outputdir DIR.
 func (b *chromium) testScreenshots(t *testing.T) {
-	take := func(ctx context.Context, name string) {
-		picture := value(t, ctx, chromedp.FullScreenshot(100))
-		if len(picture) == 0 {
-			t.Errorf("%s is empty", name)
+	pages := func(suffix string, width int64, before ...chrome.Step) {
+		take := func(name string, ctx context.Context) {
+			chrome.Picture(t, ctx, fmt.Sprintf("%s-%d-%s", name, width, suffix))
 		}
-		if err := os.WriteFile(filepath.Join(t.ArtifactDir(), name+".png"), picture, 0o600); err != nil {
-			t.Fatal(err)
+		ctx := b.visitor(t, "/?poll=last", width, before...)
+		take("ballot", ctx)
+		chrome.Run(t, ctx, pressOn("anna"))
+		chrome.Await(t, ctx, recorded)
+		take("recorded", ctx)
+		chrome.Run(t, ctx, chromedp.Click(chromedp.CSS("summary")))
+		take("receipt", ctx)
+		chrome.Run(t, ctx, chrome.Command(network.ClearBrowserCookies, cdp.Empty{}), pressOn("bert"))
+		chrome.Await(t, ctx, `document.title.startsWith('Not recorded: ') && document.readyState === 'complete'`)
+		take("refused", ctx)
+		ctx = b.visitor(t, "/?poll=first", width, before...)
+		chrome.Run(t, ctx, pressOn("anna"))
+		chrome.Await(t, ctx, recorded)
+		take("first", ctx)
+		b.visit(t, ctx, "/?poll=first&kept=1")
+		take("kept", ctx)
+		for _, slug := range []string{"fifty", "arabic", "once", "sso", "closed", "future", "nothing"} {
+			b.visit(t, ctx, "/?poll="+slug)
+			take(slug, ctx)
+		}
+		b.visit(t, ctx, "/receipt/x")
+		take("no-receipt", ctx)
+	}
+	for _, width := range []int64{360, 768, 1280} {
+		for _, scheme := range []string{"light", "dark"} {
+			pages(scheme, width, chrome.Media("", "prefers-color-scheme", scheme))
 		}
 	}
-	for _, scheme := range []string{"light", "dark"} {
-		for _, width := range []int64{360, 768, 1280} {
-			ctx := b.visitor(t, "/?poll=last", width, media("prefers-color-scheme", scheme))
-			take(ctx, fmt.Sprintf("ballot-%d-%s", width, scheme))
-			run(t, ctx, pressOn("anna"))
-			await(t, ctx, recorded)
-			take(ctx, fmt.Sprintf("recorded-%d-%s", width, scheme))
-		}
-		for _, slug := range []string{"fifty", "arabic", "once", "closed", "nothing"} {
-			take(b.visitor(t, "/?poll="+slug, 360, media("prefers-color-scheme", scheme)), slug+"-"+scheme)
-		}
-	}
+	pages("forced", 768, chrome.Media("", "forced-colors", "active"))
 }
