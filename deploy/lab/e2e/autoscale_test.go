@@ -201,6 +201,9 @@ func (p *project) testScalingDescribed(t *testing.T) {
 		return nil
 	})
 	if p.cli != "" {
+		if out, err := p.run(t, p.empty, p.Credential(t, "basic-auth-password"), "login", "--username", "admin", "--password-stdin"); err != nil {
+			t.Fatalf("faas-cli login: %v\n%s", err, out)
+		}
 		out, err := p.run(t, p.empty, "", "describe", "described")
 		if err != nil || !strings.Contains(out, "com.waggle.scaling.reason") {
 			t.Errorf("faas-cli describe: %v\n%s", err, out)
