@@ -108,12 +108,9 @@ empty_manager() {
 empty_edge() {
 	local name=$1 waiting
 	if [[ $(property "$name" .state) = ready ]]; then
-		waiting=$(api "http://$(property "$name" .address)/system/queue" | jq '.pending + .running + .callbacks') || waiting=unknown
-		if [[ $waiting = unknown ]]; then
-			say "the queue of $name cannot be read"
-			return 1
-		elif ((waiting > 0)); then
-			say "$name still has $waiting asynchronous calls"
+		waiting=$(api "http://$(property "$name" .address)/system/queue" | jq '.pending + .running + .callbacks') || true
+		if [[ $waiting != 0 ]]; then
+			say "$name still has asynchronous calls: ${waiting:-its queue cannot be read}"
 			return 1
 		fi
 	fi
@@ -195,14 +192,15 @@ forget() {
 
 # everywhere succeeds if every node has the image; Swarm itself is asked.
 everywhere() {
-	local image=$1 service=waggle-probe wanted have=0
+	local image=$1 service=waggle-probe wanted have=0 tasks
 	wanted=$(jq '[.[] | select(.state == "ready" and .availability == "active")] | length' <<<"$nodes")
 	docker service rm "$service" >/dev/null 2>&1 || true
 	docker service create --quiet --detach --no-resolve-image --name "$service" --mode global-job --restart-condition none --no-healthcheck \
 		"$image" help >/dev/null
 	for _ in {1..30}; do
-		have=$(docker service ps "$service" --format '{{.CurrentState}}' | grep -c '^Complete' || true)
-		if ((have >= wanted)); then break; fi
+		tasks=$(docker service ps "$service" --format '{{.CurrentState}}')
+		have=$(grep -c '^Complete' <<<"$tasks" || true)
+		if (($(grep -cE '^(Complete|Rejected|Failed)' <<<"$tasks" || true) >= wanted)); then break; fi
 		sleep 1
 	done
 	docker service rm "$service" >/dev/null
