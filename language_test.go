@@ -3,6 +3,9 @@ package waggle
 import (
 	"fmt"
 	"go/ast"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -71,6 +74,57 @@ func TestCommentsHaveShortSentences(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// documentTexts parts a Markdown document at empty lines, code, tables, headings and list items.
+func documentTexts(document string) (all []*text) {
+	var now *text
+	code := false
+	for n, line := range strings.Split(document, "\n") {
+		said := strings.TrimSpace(line)
+		fence := strings.HasPrefix(said, "```")
+		code = code != fence
+		if code || fence || said == "" || strings.HasPrefix(line, "    ") || strings.ContainsRune("|#", rune(said[0])) {
+			now = nil
+			continue
+		}
+		if now == nil || listItem.MatchString(said) {
+			now = &text{line: n + 1}
+			all = append(all, now)
+		}
+		now.said.WriteString(said + " ")
+	}
+	return all
+}
+
+func TestDocumentsHaveShortSentences(t *testing.T) {
+	t.Parallel()
+	found := 0
+	err := filepath.WalkDir(".", func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && file != "." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "build") {
+			return fs.SkipDir
+		}
+		if filepath.Ext(file) != ".md" {
+			return nil
+		}
+		found++
+		document, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for _, text := range documentTexts(string(document)) {
+			for _, sentence := range text.tooLong() {
+				t.Errorf("%s:%s", file, sentence)
+			}
+		}
+		return nil
+	})
+	if err != nil || found < 10 {
+		t.Errorf("%d documents, want at least 10, and %v", found, err)
 	}
 }
 
