@@ -248,7 +248,7 @@ func TestDeployedFunctionIsKnownAtOnce(t *testing.T) {
 			}
 		})
 	}
-	for gateways[0].heldUnlisted.Load()+gateways[1].heldUnlisted.Load() < 3 {
+	for gateways[0].heldUnlisted.Load()+gateways[1].heldUnlisted.Load() < 3 && !t.Failed() {
 		time.Sleep(time.Millisecond)
 	}
 	r := newReplica(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "here") })
