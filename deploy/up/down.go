@@ -104,6 +104,9 @@ func (s *System) Purge(ctx context.Context) error {
 	if err := s.progress.Step("volumes", func() (string, error) { return s.removeVolumes(ctx) }); err != nil {
 		return err
 	}
+	if s.externalPostgres() {
+		s.progress.Note("the votes in the external Postgres stay: drop database waggle there")
+	}
 	return s.progress.Step("passwords", func() (string, error) { return "removed", os.RemoveAll(s.StateDir) })
 }
 

@@ -36,7 +36,7 @@ func (s *System) Rollback(ctx context.Context) error {
 			if err := s.runningPolls(ctx, now); err != nil {
 				return "", err
 			}
-			if err := s.patience(ctx); err != nil {
+			if err := s.patience(ctx, 0); err != nil {
 				return "", err
 			}
 			if did, err = s.redeploy(ctx, to); err != nil {

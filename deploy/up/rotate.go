@@ -71,7 +71,7 @@ func (s *System) Rotate(ctx context.Context, selection string) error {
 	if err := s.runningPolls(ctx, d); err != nil {
 		return err
 	}
-	if err := s.patience(ctx); err != nil {
+	if err := s.patience(ctx, 0); err != nil {
 		return err
 	}
 	advance := func(move func(state, values) error) func() (string, error) {
@@ -116,10 +116,10 @@ func (s *System) Rotate(ctx context.Context, selection string) error {
 	return nil
 }
 
-// patience raises the timeout with the number of nodes: servers of votes restart one after the other, with a pause.
-func (s *System) patience(ctx context.Context) error {
+// patience raises the timeout with each node beyond a number: servers of votes restart one after the other, with a pause.
+func (s *System) patience(ctx context.Context, beyond int) error {
 	all, err := s.members(ctx)
-	s.Timeout += time.Duration(len(all)) * time.Minute
+	s.Timeout += time.Duration(max(0, len(all)-beyond)) * time.Minute
 	return err
 }
 

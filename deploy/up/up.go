@@ -201,6 +201,9 @@ func (s *System) Up(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	if err := s.patience(ctx, 3); err != nil {
+		return err
+	}
 	err = s.run(
 		step{"images", func() (_ string, err error) {
 			if before, err = s.remember(ctx); err != nil {
