@@ -230,4 +230,15 @@ func (b *browser) testScreenshots(t *testing.T) {
 		take("arabic", "/?lang=ar", 768, scheme)
 		take("receipt", "/?receipt="+receiptText(1, 2, incarnation2, "100-1"), 360, scheme)
 	}
+	// Every vote is there, and the self-checks have run since the poll closed.
+	b.d.SQL(`DELETE FROM drain_gap; UPDATE drain_stream SET lost = 0, added = n, seen_at = now();
+		INSERT INTO drain_check VALUES ('tally', 0, '', now()), ('ledger', 0, '', now())`)
+	chrome.Visit(t, ctx, b.url+"/?poll=past")
+	chrome.Await(t, ctx, `document.querySelector('.badge.good') !== null`)
+	for _, scheme := range []string{"light", "dark"} {
+		for _, width := range []int64{360, 1280} {
+			take("final", "/?poll=past", width, scheme)
+			take("final-sheet", "/?poll=past&view=sheet", width, scheme)
+		}
+	}
 }

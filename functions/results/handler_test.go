@@ -22,7 +22,8 @@ func TestMain(m *testing.M) {
 
 const pollFile = `{"polls":[
 	{"id":1,"slug":"pets","question":"Cats or <dogs>?","options":[{"id":1,"slug":"cats","name":"Cats"},{"id":2,"slug":"dogs","name":"Dogs"}],
-	 "opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","mode":"last","results":"live"},
+	 "opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","mode":"last","results":"live",
+	 "organiser":"Town & co","contact":"mailto:polls@town.example","privacy":"https://town.example/privacy"},
 	{"id":2,"slug":"secret","question":"Secret?","options":[{"id":1,"slug":"yes","name":"Yes"},{"id":2,"slug":"no","name":"No"}],
 	 "opens":"2020-01-01T00:00:00Z","closes":"2100-01-01T00:00:00Z","mode":"first","results":"closed"},
 	{"id":3,"slug":"past","question":"Past?","options":[{"id":1,"slug":"yes","name":"Yes"},{"id":2,"slug":"no","name":"No"}],

@@ -73,6 +73,22 @@ func TestOtherSitesMayReadWhatIsNoPage(t *testing.T) {
 	}
 }
 
+func TestWhoAsksIsShown(t *testing.T) {
+	t.Parallel()
+	d := harness.Postgres(t)
+	fill(t, d)
+	h := setup(t, d)
+	page := get(h, "/?lang=de", "text/html").Body.String()
+	for _, part := range []string{"Es fragt: Town &amp; co", `<a href="mailto:polls@town.example">Kontakt</a>`, `<a href="https://town.example/privacy">Datenschutz</a>`} {
+		if strings.Count(page, part) != 1 {
+			t.Errorf("the page has %q %d times, want once, below its poll", part, strings.Count(page, part))
+		}
+	}
+	if body := get(h, "/?poll=pets", "application/json").Body.String(); !strings.Contains(body, `"organiser":"Town \u0026 co","contact":"mailto:polls@town.example","privacy":"https://town.example/privacy"`) {
+		t.Errorf("JSON: %s", body)
+	}
+}
+
 func TestOnePoll(t *testing.T) {
 	t.Parallel()
 	d := harness.Postgres(t)

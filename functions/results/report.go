@@ -19,17 +19,21 @@ type report struct {
 
 // pollReport is one poll. Hidden ones have neither votes, shares, turnout nor total until they close.
 type pollReport struct {
-	ID       int32          `json:"id"`
-	Slug     string         `json:"slug"`
-	Question string         `json:"question"`
-	Mode     string         `json:"mode"`
-	State    string         `json:"state"`
-	Opens    time.Time      `json:"opens"`
-	Closes   time.Time      `json:"closes"`
-	Zone     string         `json:"zone,omitempty"`
-	Hidden   bool           `json:"hidden"`
-	Options  []optionReport `json:"options"`
-	Total    *int64         `json:"total"`
+	ID       int32     `json:"id"`
+	Slug     string    `json:"slug"`
+	Question string    `json:"question"`
+	Mode     string    `json:"mode"`
+	State    string    `json:"state"`
+	Opens    time.Time `json:"opens"`
+	Closes   time.Time `json:"closes"`
+	Zone     string    `json:"zone,omitempty"`
+	// Organiser is who asks; Contact and Privacy are addresses.
+	Organiser string         `json:"organiser,omitempty"`
+	Contact   string         `json:"contact,omitempty"`
+	Privacy   string         `json:"privacy,omitempty"`
+	Hidden    bool           `json:"hidden"`
+	Options   []optionReport `json:"options"`
+	Total     *int64         `json:"total"`
 	// Tie is the number of options that share the most votes, if several do; else 0.
 	Tie int `json:"tie"`
 	// Final means that nothing is known that may still change the result. Reasons say what may, and which losses an operator
@@ -81,6 +85,7 @@ func (r report) only(slug string) report {
 func newPollReport(p *poll, c *count, l *ledger, now time.Time, turnoutCut bool) pollReport {
 	out := pollReport{
 		ID: p.ID, Slug: p.Slug, Question: p.Question, Mode: p.Mode, State: p.state(now), Opens: p.Opens, Closes: p.Closes, Zone: p.Zone,
+		Organiser: p.Organiser, Contact: p.Contact, Privacy: p.Privacy,
 		Entries: []nodeEntries{}, Turnout: []minuteVoters{},
 	}
 	out.Reasons = notFinal(p, l, now)

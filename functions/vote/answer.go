@@ -242,6 +242,9 @@ func (h *handler) answerProblem(v *visit, p *problem) {
 	case jsonAnswer:
 		v.answerJSON(p.status, map[string]string{"status": "error", "code": p.code, "message": text})
 	case pageAnswer:
+		if p.code == "unknown_poll" {
+			text = v.language().text(p.code) // the page lists the polls by their questions
+		}
 		h.answerBare(v, p.status, text, "")
 	default:
 		v.w.Header()["Content-Type"] = textType

@@ -286,7 +286,7 @@ func TestLanguages(t *testing.T) {
 		"hostile":           {strings.Repeat("x;q=", 500), "/?poll=pets", []string{`<html lang="en"`}},
 		"the poll's":        {"de", "/?poll=arabic", []string{`<html lang="ar" dir="rtl">`, `<h1 dir="auto">`}},
 		"a missing page":    {"de", "/nothing/here", []string{`<html lang="de"`, "Hier ist nichts", `href="../?poll=pets"`}},
-		"an unknown poll":   {"de", "/?poll=x", []string{"Es gibt keine Abstimmung", `href="?poll=pets"`}},
+		"an unknown poll":   {"de", "/?poll=x", []string{"Diese Abstimmung gibt es nicht", `href="?poll=pets"`}},
 		"a foreign receipt": {"de", "/receipt/x", []string{"nicht von uns", `href="../?poll=pets"`}},
 	} {
 		w := b.send("GET", test.target, "", jar{}, with(browser, "Accept-Language", test.accept))
