@@ -69,7 +69,7 @@ func expect(ctx context.Context, tally *store.Store, nodes []string, log *slog.L
 	}
 	err := tally.Expect(ctx, nodes)
 	if err != nil && store.Classify(err) != store.Deploy {
-		log.Warn("the expected capture nodes were not noted; the next start does it", "error", err)
+		log.Warn("the expected capture nodes were not stored; the next start does it", "error", err)
 		return nil
 	}
 	return err

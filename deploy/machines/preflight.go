@@ -227,7 +227,7 @@ func (m *Machines) checkWays(ctx context.Context) error {
 		group.Go(func() error { return machine.ask(ctx, request, &reached[i], "reach") })
 	}
 	if err := group.Wait(); err != nil {
-		return fmt.Errorf("trying the ways between the machines: %w", err)
+		return fmt.Errorf("testing the connections between the machines: %w", err)
 	}
 	var findings []error
 	for i, machine := range m.present {

@@ -160,7 +160,7 @@ func (s *System) awaitCounted(ctx context.Context, name string) (string, error) 
 			return failf("See make status; the ballot has left the node already, so this may be repeated at any time.", "%d votes on %s are not counted yet", stream.Pending, name)
 		}
 		if stream.SeenAt.Sub(from) < lastVote {
-			return fmt.Errorf("the last reading of %s is not late enough", name)
+			return fmt.Errorf("the last reading of %s is too old", name)
 		}
 		return nil
 	})

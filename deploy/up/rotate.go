@@ -302,7 +302,7 @@ func (s *System) functionsHaveSecrets(ctx context.Context) error {
 		fields := strings.Fields(line)
 		for _, name := range fields[min(1, len(fields)):] {
 			if secret, number := secretVersion(name); number < newest[secret] {
-				return fmt.Errorf("function %s has not got the newest value of secret %s yet", fields[0], secret)
+				return fmt.Errorf("function %s does not have the newest value of secret %s yet", fields[0], secret)
 			}
 		}
 	}

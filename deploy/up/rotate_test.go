@@ -170,7 +170,7 @@ func TestRotatableSecretsAreNamed(t *testing.T) {
 func TestFunctionsWithAnEarlierSecretAreWaitedFor(t *testing.T) {
 	for inspected, want := range map[string]string{
 		"vote openfaas-fn.redis-capture.10 openfaas-fn.polls.1": "",
-		"vote openfaas-fn.redis-capture.9 openfaas-fn.polls.1":  "function vote has not got the newest value of secret openfaas-fn.redis-capture yet",
+		"vote openfaas-fn.redis-capture.9 openfaas-fn.polls.1":  "function vote does not have the newest value of secret openfaas-fn.redis-capture yet",
 		"plain": "",
 	} {
 		fakeDocker(t, map[string]string{"secret ls": "openfaas-fn.redis-capture.9\nopenfaas-fn.redis-capture.10\nopenfaas-fn.polls.1", "service ls": "id", "service inspect": inspected})

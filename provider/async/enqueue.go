@@ -50,7 +50,7 @@ func (q *Queue) Enqueue(ctx context.Context, c queued.Call) error {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
 		if !notStored(err) && q.store.remove(undo, c.ID) != nil {
-			q.cfg.Logger.Warn("a call that was refused may be made", "call_id", c.ID, "error", err)
+			q.cfg.Logger.Warn("a refused call may still be made", "call_id", c.ID, "error", err)
 		}
 		q.index.drop(e)
 		return q.refused(storeRefusal(err))

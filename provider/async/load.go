@@ -121,7 +121,7 @@ func (q *Queue) adopt(ctx context.Context, set, id, text string, score int64) er
 		}
 		// No order of writes leads here: somebody else has written. Without a state there is no call.
 		q.metrics.lost.Inc()
-		q.cfg.Logger.Error("a call without a proper state was removed", "call_id", id, "error", err)
+		q.cfg.Logger.Error("a call without a valid state was removed", "call_id", id, "error", err)
 		return q.store.remove(ctx, id)
 	}
 	inDead := set == q.store.keys.dead

@@ -41,7 +41,7 @@ func (q *Queue) sweep(ctx context.Context, suspects map[string]string) (map[stri
 		return err
 	})
 	if swept > 0 {
-		q.cfg.Logger.Info("swept what was never accepted, or is done with", "calls", swept)
+		q.cfg.Logger.Info("sweep removed what interrupted writes had left", "calls", swept)
 	}
 	return next, err
 }

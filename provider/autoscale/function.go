@@ -245,7 +245,7 @@ func (s *Scaler) called(k key, from, to int, reason Reason, err error) {
 		f.count(now)
 		if !s.cfg.Postponed(err) && !f.failing && s.ctx.Err() == nil {
 			f.failing = true
-			s.cfg.Logger.Warn("scaling a function failed, it is tried again each second", "function", k.name, "namespace", k.namespace,
+			s.cfg.Logger.Warn("scaling a function failed, trying again each second", "function", k.name, "namespace", k.namespace,
 				"from", from, "to", to, "reason", reason, "error", err)
 		}
 		return

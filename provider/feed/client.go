@@ -131,7 +131,7 @@ func (c *Client) Run(ctx context.Context) error {
 			return nil
 		}
 		if c.goneSince.CompareAndSwap(0, time.Now().UnixNano()) {
-			c.cfg.Logger.Warn("provider lost, going on with the last replica table", "error", err)
+			c.cfg.Logger.Warn("provider lost, using the last replica table", "error", err)
 		}
 		if lines > 0 {
 			pause = c.cfg.MaxBackoff / 10

@@ -24,7 +24,7 @@ import (
 // one name, and a "no" holds for a moment.
 
 var (
-	errNoTable      = errors.New("no replica table has come from the provider yet, so it is not known which functions there are")
+	errNoTable      = errors.New("no replica table has come from the provider yet, so the functions are unknown")
 	errNotListed    = errors.New("the function has been deployed, and no replica table has named it")
 	errManySearches = errors.New("too many requests wait for functions that are not known yet")
 	errUnsure       = errors.New("the provider could not say whether there is such a function")

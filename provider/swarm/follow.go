@@ -16,7 +16,7 @@ const (
 	maxFollowWait = 30 * time.Second
 )
 
-var errSilent = errors.New("a replica changed of which no event told")
+var errSilent = errors.New("a replica changed without an event")
 
 // follower keeps a stream of task events open beside the watcher's sessions, and wakes the watcher. Its states:
 //
@@ -87,7 +87,7 @@ func (f *follower) follow(ctx context.Context) (begun bool, err error) {
 	f.cut.Store(&cancel)
 	err = f.events.FollowTasks(ctx, func() {
 		begun = true
-		f.logger.Info("task events are followed")
+		f.logger.Info("following task events")
 		f.set(!f.doubted.Load())
 	}, func(service string) {
 		if ours := f.ours.Load(); ours != nil && (*ours)[service] {

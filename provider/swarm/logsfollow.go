@@ -225,7 +225,7 @@ func (c *Cluster) followTask(ctx context.Context, f *followed, bound newest, lin
 	}
 	_, err := c.readLogs(ctx, f.task, f.next, pass)
 	if err != nil && ctx.Err() == nil {
-		c.cfg.Logger.Warn("logs are incomplete, and are read further", "function", f.next.Name, "task", f.task.ID, "error", err)
+		c.cfg.Logger.Warn("logs are incomplete, reading on", "function", f.next.Name, "task", f.task.ID, "error", err)
 	}
 	goOn()
 }

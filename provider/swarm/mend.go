@@ -81,6 +81,6 @@ func (c *Cluster) touch(ctx context.Context, service swarm.Service) {
 		return now.Spec, true, c.guardRollback(ctx, now)
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
-		c.cfg.Logger.Warn("a function whose replicas are not as many as it wants could not be touched", "function", name, "namespace", namespace, "error", err)
+		c.cfg.Logger.Warn("writing again a service whose managers lost a change failed", "function", name, "namespace", namespace, "error", err)
 	}
 }

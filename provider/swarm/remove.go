@@ -71,7 +71,7 @@ func (c *Cluster) settle(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	c.cfg.Logger.Warn("a function is removed although its managers are not done with its last change", "service", id)
+	c.cfg.Logger.Warn("removing a function before its managers have finished its last change", "service", id)
 	return nil
 }
 

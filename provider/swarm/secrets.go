@@ -87,7 +87,7 @@ func (c *Cluster) UpdateSecret(ctx context.Context, s types.Secret) error {
 	c.cfg.Logger.Info("secret updated", "secret", s.Name, "namespace", s.Namespace)
 	// The new value is stored, and moving functions over will be finished later if it fails now.
 	if err := c.Reconcile(ctx); err != nil {
-		c.cfg.Logger.Warn("moving functions to a new secret will be tried again", "secret", s.Name, "namespace", s.Namespace, "error", err)
+		c.cfg.Logger.Warn("moving functions to a new secret failed, trying again", "secret", s.Name, "namespace", s.Namespace, "error", err)
 	}
 	return nil
 }

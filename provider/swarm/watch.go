@@ -119,7 +119,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			break
 		}
 		w.metrics.failures.Inc()
-		w.logger.Warn("watching Docker is interrupted, the replica table stays as it is", "error", err)
+		w.logger.Warn("watching Docker interrupted, keeping the last replica table", "error", err)
 		if time.Since(started) > maxRetryWait {
 			wait = minRetryWait
 		}
@@ -138,7 +138,7 @@ func (w *Watcher) reconcile(ctx context.Context) {
 	for {
 		bounded, cancel := context.WithTimeout(ctx, relistEvery)
 		if err := w.cluster.Reconcile(bounded); err != nil && ctx.Err() == nil {
-			w.logger.Warn("completing changes of secrets will be tried again", "error", err)
+			w.logger.Warn("completing changes of secrets failed, trying again", "error", err)
 		}
 		cancel()
 		select {

@@ -91,7 +91,7 @@ func (d *drainer) run(ctx, hard context.Context) error {
 			d.log.Warn("a capture node failed", "node", d.node, "error", err)
 		}
 		if silent := time.Since(d.answered); silent > forgetAfter && !d.isNamed(d.addr) {
-			d.log.Info("forgot an address that DNS does not name any more", "node", d.node)
+			d.log.Info("dropped an address that DNS no longer names", "node", d.node)
 			return nil
 		}
 		if d.wrote != wrote {
@@ -230,7 +230,7 @@ func (d *drainer) reconcile(l reading) (seen store.Account, cause string) {
 		d.log.Error("Redis lost the end of its log", "node", d.node, "position", d.state.Pos, "last", l.last)
 	}
 	if more := seen.Lost - d.state.Lost; more > 0 {
-		d.log.Error("entries were added that can't be read any more", "node", d.node, "entries", more, "position", d.state.Pos)
+		d.log.Error("entries were added that can no longer be read", "node", d.node, "entries", more, "position", d.state.Pos)
 		if cause == store.NoGap {
 			d.vouched = l.last // Redis's counter has them all
 		}

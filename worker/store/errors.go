@@ -11,7 +11,7 @@ import (
 // ErrStale means that the stream's account has changed since the caller read it, so nothing was written.
 // Another worker was faster, or an earlier attempt with an unknown outcome did succeed. The caller reads the
 // account again.
-var ErrStale = errors.New("the stream's account has moved")
+var ErrStale = errors.New("the stream's account has changed")
 
 // Class says what a failed write means for its batch.
 type Class int

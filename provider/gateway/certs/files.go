@@ -63,7 +63,7 @@ func (s *Store) followFiles(ctx context.Context) error {
 			s.cfg.Logger.Info("certificate replaced", "domain", nameOf(cert.Leaf), "expires", cert.Leaf.NotAfter)
 		case err.Error() != s.files.complaint:
 			s.files.complaint = err.Error()
-			s.cfg.Logger.Error("new certificate does not work, the old one stays", "error", err)
+			s.cfg.Logger.Error("new certificate does not work, keeping the old one", "error", err)
 		}
 	}
 }

@@ -19,16 +19,16 @@ var (
 	ErrBusy = errors.New("all replicas are busy")
 	// ErrQueueFull: too many requests are waiting for the function already.
 	ErrQueueFull = errors.New("too many requests are waiting for the function")
-	// ErrNoSpare: the request may have ended its replica, and the function has no other one to spare.
-	ErrNoSpare = errors.New("the function's replica broke the connection, and there is no other one to spare")
+	// ErrNoSpare: the request may have ended its replica, and the function has no other one that is free.
+	ErrNoSpare = errors.New("the function's replica broke the connection, and no other replica is free")
 	// ErrLeft: the client gave up.
 	ErrLeft = errors.New("client left")
 	// ErrRemoved: the function was removed while the request waited for it.
 	ErrRemoved = errors.New("function was removed")
 	// ErrStale: what DNS said of the function no longer holds; whoever asks again finds it anew.
-	ErrStale = errors.New("where the function runs has to be found out anew")
-	// ErrTooManyLookups: too many functions are being looked for by DNS already.
-	ErrTooManyLookups = errors.New("the provider cannot say which functions there are, and too many are being looked for already")
+	ErrStale = errors.New("the function's set of replicas is no longer in use; find it again")
+	// ErrTooManyLookups: too many DNS look-ups of functions are under way already.
+	ErrTooManyLookups = errors.New("the provider cannot list the functions, and too many DNS look-ups are under way")
 )
 
 // waiter is one request that waits for a replica. Its channel is signalled at most once per wake and never blocks.

@@ -22,7 +22,7 @@ const (
 )
 
 // errNoFigures means that a replica shows metrics of which none says what it consumes.
-var errNoFigures = errors.New("no figures of processor and memory")
+var errNoFigures = errors.New("no CPU and memory figures")
 
 // sample is what a replica has used of the processors up to a time, in seconds, and its memory then, in bytes.
 type sample struct {
