@@ -27,6 +27,10 @@ type settings struct {
 	Gateways []string `envconfig:"GATEWAYS"`
 	// Preloaded says that something else brings this release's images to every node of the Swarm.
 	Preloaded bool `envconfig:"PRELOADED"`
+	// PostgresHosts are the servers of a Postgres that others run, and PostgresCA the file with its authorities; empty: ours. An
+	// inventory says both itself.
+	PostgresHosts []string `envconfig:"POSTGRES_HOSTS"`
+	PostgresCA    string   `envconfig:"POSTGRES_CA"`
 	// Workers is the number of drain workers; 1 to 64.
 	Workers int `envconfig:"WORKERS" default:"1"`
 	// RedisMaxMemory bounds the queue of each capture node, as Redis writes it; about 120 bytes hold a vote.

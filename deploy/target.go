@@ -50,6 +50,9 @@ func withSystem(ctx context.Context, s settings, do func(*up.System) error) erro
 		if len(s.Gateways) == 0 {
 			config.Target.Gateways = []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)}
 		}
+		if config.Postgres, err = inventory.External(s.PostgresHosts, s.PostgresCA); err != nil {
+			err = fmt.Errorf("POSTGRES_HOSTS and POSTGRES_CA: %w", err)
+		}
 	}
 	if err != nil {
 		return err

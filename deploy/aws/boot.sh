@@ -66,6 +66,11 @@ mount_volume() {
 	mount "$folder"
 }
 
+# A manager makes the roles of a database that RDS runs.
+install_client() {
+	command -v psql >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql-client >/dev/null
+}
+
 member() { [[ $(docker info --format '{{.Swarm.LocalNodeState}}') = active ]]; }
 
 # first makes this machine the one that starts the Swarm, if there is none yet. Storing a parameter that exists fails, so
@@ -144,6 +149,7 @@ name_machine
 "$here/../machines/prepare.sh"
 set_clock
 install_agent
+[[ $ROLE != manager || $DATABASE_HOST = none ]] || install_client
 "$here/fetch.sh"
 enter_swarm
 every fetch 60 fetch.sh

@@ -40,7 +40,7 @@ load_settings() {
 	while IFS='=' read -r name value; do
 		case $name in
 			BUCKET | KEY | CHECKSUM | IMAGES | ECR | STATE | POLLS | WORKERS | REDIS_MAXMEMORY | QUEUE_MAXMEMORY | COPIES | \
-				PUBLIC_ORIGINS | VOLUME) printf -v "$name" %s "$value" ;;
+				PUBLIC_ORIGINS | VOLUME | DATABASE_HOST | DATABASE_SECRET) printf -v "$name" %s "$value" ;;
 		esac
 	done <<<"$text"
 }

@@ -142,8 +142,8 @@ func TestMachinesAreOutOfReachAndTheirVolumesEncrypted(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, all map[string]resource) {
 		templates := of(all, "AWS::EC2::LaunchTemplate")
-		if len(templates) != 5 {
-			t.Errorf("%d launch templates, want one for each role", len(templates))
+		if want := len(rolesOf(all)); len(templates) != want {
+			t.Errorf("%d launch templates, want %d, one for each role", len(templates), want)
 		}
 		for name, launch := range templates {
 			data := launch.properties["LaunchTemplateData"].(map[string]any)
@@ -170,6 +170,12 @@ func TestMachinesAreOutOfReachAndTheirVolumesEncrypted(t *testing.T) {
 		for name, volume := range of(all, "AWS::EC2::Volume") {
 			if volume.properties["Encrypted"] != "true" || volume.whole["DeletionPolicy"] != "Snapshot" {
 				t.Errorf("%s is not encrypted, or not kept", name)
+			}
+		}
+		for name, database := range of(all, "AWS::RDS::DBInstance") {
+			p := database.properties
+			if p["StorageEncrypted"] != "true" || p["PubliclyAccessible"] != "false" || p["MultiAZ"] != "true" || database.whole["DeletionPolicy"] != "Snapshot" || p["MasterUserPassword"] != nil {
+				t.Errorf("%s: %v", name, p)
 			}
 		}
 		for name, subnet := range of(all, "AWS::EC2::Subnet") {
@@ -250,7 +256,7 @@ func TestRolesMayDoWhatTheyDoAndNothingElse(t *testing.T) {
 					t.Errorf("%s: %s knows no resources, so %s allows nothing", role, action, resource)
 				}
 				secret := strings.HasPrefix(action, "ssm:Put") || strings.HasPrefix(action, "ssm:Delete") || strings.HasPrefix(resource, "att:State") ||
-					strings.HasSuffix(resource, "/manager-token") || strings.HasSuffix(resource, "/basic-auth-password") || strings.HasPrefix(action, "autoscaling:")
+					strings.HasSuffix(resource, "/manager-token") || strings.HasSuffix(resource, "/basic-auth-password") || strings.HasPrefix(action, "autoscaling:") || strings.HasPrefix(action, "secretsmanager:")
 				if secret && role != "ManagerRole" {
 					t.Errorf("%s may do %s", role, pair)
 				}
@@ -277,7 +283,7 @@ func TestScriptsAndTemplateAgree(t *testing.T) {
 			}
 		}
 		pairs := allowed(t, all, "ManagerRole")
-		for role, count := range map[string]string{"manager": "3", "edge": "2", "capture": "3", "worker": "2", "store": "1"} {
+		for role, count := range rolesOf(all) {
 			name := strings.ToUpper(role[:1]) + role[1:]
 			group := all[name+"Machines"]
 			if group.properties["AutoScalingGroupName"] != "demo-"+role || group.properties["DesiredCapacity"] != count || group.properties["MaxSize"] != count {
@@ -299,8 +305,10 @@ func TestScriptsAndTemplateAgree(t *testing.T) {
 				t.Errorf("%s: user data differs from user-data.sh:\n%s", role, script)
 			}
 		}
-		if all["StoreVolume"].properties["AvailabilityZone"] != all["Private1"].properties["AvailabilityZone"] ||
-			fmt.Sprint(all["StoreMachines"].properties["VPCZoneIdentifier"]) != "[ref:Private1]" {
+		if _, instance := all["StoreMachines"]; instance == (len(of(all, "AWS::RDS::DBInstance")) > 0) {
+			t.Error("Postgres is to be a machine or RDS")
+		} else if instance && (all["StoreVolume"].properties["AvailabilityZone"] != all["Private1"].properties["AvailabilityZone"] ||
+			fmt.Sprint(all["StoreMachines"].properties["VPCZoneIdentifier"]) != "[ref:Private1]") {
 			t.Error("the store's machine and its volume are not in one zone")
 		}
 		zones := map[any]bool{}
@@ -311,6 +319,15 @@ func TestScriptsAndTemplateAgree(t *testing.T) {
 			t.Errorf("managers are in zones %v, want three", zones)
 		}
 	})
+}
+
+// rolesOf maps each role to how many machines it has by default.
+func rolesOf(all map[string]resource) map[string]string {
+	counts := map[string]string{"manager": "3", "edge": "2", "capture": "3", "worker": "2", "store": "1"}
+	if len(of(all, "AWS::RDS::DBInstance")) > 0 {
+		delete(counts, "store")
+	}
+	return counts
 }
 
 func text(t *testing.T, name string) string {

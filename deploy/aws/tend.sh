@@ -25,7 +25,7 @@ look() {
 		leader: (.ManagerStatus.Leader // false), reachable: (.ManagerStatus.Reachability == "reachable")})')
 	members=$(aws autoscaling describe-auto-scaling-groups --auto-scaling-group-names "${groups[@]}" --output json |
 		jq -c --arg stack "$STACK-" --argjson nodes "$nodes" '[.AutoScalingGroups[]
-			| (.AutoScalingGroupName | ltrimstr($stack)) as $role | .Instances[]
+			| (.AutoScalingGroupName | ltrimstr($stack)) as $role | (.Instances // [])[]
 			| {instance: .InstanceId, life: .LifecycleState, role: $role, name: ($role + "-" + (.InstanceId | ltrimstr("i-")))}
 			| .name as $name | . + ([$nodes[] | select(.name == $name)] | sort_by(.state != "ready") | .[0] // {})]
 			| sort_by(.leader // false)')
@@ -230,10 +230,22 @@ save_state() {
 	put_parameter basic-auth-password SecureString <"$kept/local/basic-auth-password"
 }
 
+# prepare_database makes the roles in RDS, whose certificate is one of Amazon's own authority.
+prepare_database() {
+	local release=$1 secret statements=$opt/roles.sql
+	curl -fsS --proto =https --max-time 30 -o "$opt/rds.pem" "https://truststore.pki.rds.amazonaws.com/$AWS_DEFAULT_REGION/$AWS_DEFAULT_REGION-bundle.pem" &&
+		secret=$(aws secretsmanager get-secret-value --secret-id "$DATABASE_SECRET" --query SecretString --output text) &&
+		(cd "$release" && umask 077 && WAGGLE_STATE=$kept ./waggle roles >"$statements") &&
+		PGPASSWORD=$(jq -r .password <<<"$secret") psql --quiet --no-psqlrc --file "$statements" \
+			"host=$DATABASE_HOST user=$(jq -r .username <<<"$secret") dbname=postgres sslmode=verify-full sslrootcert=$opt/rds.pem" >"$opt/up.log" 2>&1 &&
+		rm "$statements"
+}
+
 # deploy brings the system up when what it is made of has changed. A Swarm config says what was deployed last.
 deploy() {
-	local release=$opt/$CHECKSUM role wanted mark result=0
-	for role in edge capture worker store; do
+	local release=$opt/$CHECKSUM role wanted mark result=0 needed=(edge capture worker) database=()
+	if [[ $DATABASE_HOST = none ]]; then needed+=(store); else database=(POSTGRES_HOSTS="$DATABASE_HOST" POSTGRES_CA="$opt/rds.pem"); fi
+	for role in "${needed[@]}"; do
 		if [[ -z $(of ".role == \"$role\" and .state == \"ready\" and .labels[\"waggle.$role\"] == \"true\"" name) ]]; then
 			status "waiting for a machine with role $role"
 			return
@@ -258,10 +270,14 @@ deploy() {
 	unlock
 	restore_state
 	status "deploying $KEY"
+	if [[ $DATABASE_HOST != none ]] && ! prepare_database "$release"; then
+		status "preparing the database failed: $(tail -1 "$opt/up.log" | cut -c1-500)"
+		return
+	fi
 	(
 		cd "$release"
-		WAGGLE_STATE=$kept PRELOADED=1 PORT=80 GATEWAYS=$(gateways | paste -sd,) WORKERS=$WORKERS REDIS_MAXMEMORY=$REDIS_MAXMEMORY \
-			QUEUE_MAXMEMORY=$QUEUE_MAXMEMORY COPIES=$COPIES PUBLIC_ORIGINS=${PUBLIC_ORIGINS/#none/} ./waggle up >"$opt/up.log" 2>&1
+		env "${database[@]}" WAGGLE_STATE="$kept" PRELOADED=1 PORT=80 GATEWAYS="$(gateways | paste -sd,)" WORKERS="$WORKERS" \
+			REDIS_MAXMEMORY="$REDIS_MAXMEMORY" QUEUE_MAXMEMORY="$QUEUE_MAXMEMORY" COPIES="$COPIES" PUBLIC_ORIGINS="${PUBLIC_ORIGINS/#none/}" ./waggle up >"$opt/up.log" 2>&1
 	) || result=$?
 	# Also after a failure: the Swarm has the passwords by then.
 	[[ ! -f $kept/local/basic-auth-password ]] || save_state

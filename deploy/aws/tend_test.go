@@ -24,8 +24,8 @@ type pass struct {
 	have   string
 	ledger map[string]any
 	queue  string
-	// release is the one that this machine has.
-	release string
+	// release is the one that this machine has; database is RDS's host, or none.
+	release, database string
 }
 
 const checksum = "abcabcabcabcabc"
@@ -33,7 +33,7 @@ const checksum = "abcabcabcabcabc"
 func newPass(t *testing.T) *pass {
 	t.Helper()
 	p := &pass{
-		t: t, dir: t.TempDir(), have: "99", release: checksum, queue: `{"pending":0,"running":0,"callbacks":0}`,
+		t: t, dir: t.TempDir(), have: "99", release: checksum, database: "none", queue: `{"pending":0,"running":0,"callbacks":0}`,
 		nodes: map[string]map[string]any{
 			"manager-0a1": {"Role": "manager", "Leader": true}, "manager-0a2": {"Role": "manager"}, "edge-0b1": {}, "capture-0c1": {}, "worker-0d1": {}, "store-0e1": {},
 		},
@@ -134,7 +134,7 @@ func (p *pass) run() string {
 	}
 	for name, value := range map[string]string{
 		"basic-auth-password": "secret",
-		"settings":            "BUCKET=b\nKEY=waggle-1.tar\nCHECKSUM=" + checksum + "\nIMAGES=archive\nSTATE=state\nPOLLS=none\nWORKERS=2\nREDIS_MAXMEMORY=16mb\nQUEUE_MAXMEMORY=16mb\nCOPIES=2 prefer\nPUBLIC_ORIGINS=none\nVOLUME=none\nDATABASE_HOST=none\n",
+		"settings":            "BUCKET=b\nKEY=waggle-1.tar\nCHECKSUM=" + checksum + "\nIMAGES=archive\nSTATE=state\nPOLLS=none\nWORKERS=2\nREDIS_MAXMEMORY=16mb\nQUEUE_MAXMEMORY=16mb\nCOPIES=2 prefer\nPUBLIC_ORIGINS=none\nVOLUME=none\nDATABASE_HOST=" + p.database + "\nDATABASE_SECRET=secret-of-rds\n",
 	} {
 		p.write("parameters/"+name, value+"\n")
 	}
@@ -208,6 +208,26 @@ func TestALeaderPublishesLabelsAndDeploysOnce(t *testing.T) {
 	p.nodes["capture-0c2"], p.have = map[string]any{}, "99"
 	if got := p.run(); !strings.Contains(got, "waggle up") {
 		t.Errorf("a new capture machine is not deployed to:\n%s", got)
+	}
+}
+
+func TestRDSStandsInForTheStore(t *testing.T) {
+	t.Parallel()
+	p := newPass(t)
+	p.database = "db.example"
+	delete(p.nodes, "store-0e1")
+	const want = "psql --quiet --no-psqlrc --file DIR/opt/roles.sql host=db.example user=master dbname=postgres sslmode=verify-full sslrootcert=DIR/opt/rds.pem PGPASSWORD=p ROLES\n" +
+		"waggle up GATEWAYS=http://10.0.0.1 COPIES=2 prefer PRELOADED=1 POSTGRES_HOSTS=db.example POSTGRES_CA=DIR/opt/rds.pem\n"
+	if got := p.run(); !strings.Contains(got, strings.ReplaceAll(want, "DIR", p.dir)) {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if _, err := os.Stat(filepath.Join(p.dir, "opt/roles.sql")); err == nil {
+		t.Error("the statements stay on the disk")
+	}
+	p = newPass(t)
+	p.database = "refuses.example"
+	if got := p.run(); strings.Contains(got, "waggle up") || p.parameter("status") != "preparing the database failed: FATAL: refused" {
+		t.Errorf("%sstatus %s", got, p.parameter("status"))
 	}
 }
 

@@ -165,10 +165,22 @@ func (i *Inventory) setDefaults() {
 	i.Network.MTU = cmp.Or(i.Network.MTU, 1450)
 	i.Capture.MaxMemory = cmp.Or(i.Capture.MaxMemory, "512mb")
 	i.Workers = cmp.Or(i.Workers, 1)
-	if len(i.Postgres.Hosts) > 0 {
-		i.Postgres.Port = cmp.Or(i.Postgres.Port, 5432)
-		i.Postgres.SSLMode = cmp.Or(i.Postgres.SSLMode, "verify-full")
+	i.Postgres.setDefaults()
+}
+
+func (p *Postgres) setDefaults() {
+	if len(p.Hosts) > 0 {
+		p.Port = cmp.Or(p.Port, 5432)
+		p.SSLMode = cmp.Or(p.SSLMode, "verify-full")
 	}
+}
+
+// External describes the Postgres of others at these hosts, for who has no inventory. The file ca has the authorities that
+// its certificate may be of. Without hosts it is the zero value: Postgres is ours.
+func External(hosts []string, ca string) (Postgres, error) {
+	p := Postgres{Hosts: hosts, CA: ca}
+	p.setDefaults()
+	return p, errors.Join(p.problems()...)
 }
 
 // resolve makes the paths absolute.

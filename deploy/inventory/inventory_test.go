@@ -138,3 +138,16 @@ func FuzzInventory(f *testing.F) {
 		}
 	})
 }
+
+func TestAPostgresOfOthersWithoutAnInventory(t *testing.T) {
+	t.Parallel()
+	if got, err := External(nil, ""); err != nil || len(got.Hosts) > 0 || got.Port != 0 {
+		t.Errorf("none: %+v, %v", got, err)
+	}
+	if got, err := External([]string{"db.example"}, "/ca.pem"); err != nil || got.Port != 5432 || got.SSLMode != "verify-full" || got.CA != "/ca.pem" {
+		t.Errorf("one: %+v, %v", got, err)
+	}
+	if _, err := External([]string{"db.example"}, ""); err == nil || !strings.Contains(err.Error(), "postgres: ca is empty") {
+		t.Errorf("without authorities: %v", err)
+	}
+}
