@@ -44,6 +44,25 @@ frontend public
 backend gateway
 	server one GATEWAY
 `},
+	"caddy": {"caddy", `{
+	admin off
+	auto_https off
+	storage file_system DIR
+}
+http://town.example:PORT {
+	handle_path /polls/* {
+		reverse_proxy GATEWAY
+	}
+}
+http://vote.example:PORT {
+	rewrite * /function/vote{uri}
+	reverse_proxy GATEWAY
+}
+http://results.example:PORT {
+	rewrite * /function/results{uri}
+	reverse_proxy GATEWAY
+}
+`},
 }
 
 func TestBehindRealProxies(t *testing.T) {
@@ -94,13 +113,16 @@ func startProxy(t *testing.T, binary, config, listen, gateway string) {
 	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "conf")
-	config = strings.NewReplacer("DIR", dir, "LISTEN", listen, "GATEWAY", gateway).Replace(config)
+	_, port, _ := net.SplitHostPort(listen)
+	config = strings.NewReplacer("DIR", dir, "LISTEN", listen, "PORT", port, "GATEWAY", gateway).Replace(config)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := map[string][]string{"nginx": {"-p", dir, "-c", file}, "haproxy": {"-q", "-f", file}}[binary]
+	args := map[string][]string{"nginx": {"-p", dir, "-c", file}, "haproxy": {"-q", "-f", file},
+		"caddy": {"run", "--adapter", "caddyfile", "--config", file}}[binary]
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir) // Caddy keeps its configuration
 	var output strings.Builder
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Start(); err != nil {
