@@ -103,7 +103,7 @@ func TestQueueRightsAreTheImages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(script), "#$(digest redis-queue) "+queueRights+"\n") {
+	if !strings.Contains(string(script), "$(digests redis-queue)"+queueRights+"\n") {
 		t.Errorf("deploy/images/redis/queue.sh gives the default user other rights than %q", queueRights)
 	}
 }
