@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -70,16 +71,24 @@ func TestCheckName(t *testing.T) {
 // TestReservedNamesAreTheStacks: a part that is added to the stack must be added to the list.
 func TestReservedNamesAreTheStacks(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../deploy/stack.yml")
-	if err != nil {
-		t.Fatal(err)
+	files, err := filepath.Glob("../../deploy/*.yml") // the stack, and what is added to it
+	if err != nil || len(files) < 2 {
+		t.Fatal(files, err)
 	}
-	services, _, _ := strings.Cut(strings.SplitAfter(string(text), "\nservices:\n")[1], "\nnetworks:\n")
 	names := []string{"localhost"}
-	for _, found := range regexp.MustCompile(`(?m)^  ([a-z0-9-]+):$`).FindAllStringSubmatch(services, -1) {
-		names = append(names, found[1])
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, services, _ := strings.Cut(string(text), "\nservices:\n")
+		services, _, _ = strings.Cut(services, "\nnetworks:\n")
+		for _, found := range regexp.MustCompile(`(?m)^  ([a-z0-9-]+):$`).FindAllStringSubmatch(services, -1) {
+			names = append(names, found[1])
+		}
 	}
 	slices.Sort(names)
+	names = slices.Compact(names)
 	if !slices.Equal(names, reservedNames) {
 		t.Errorf("reserved are %v, the stack has %v", reservedNames, names)
 	}
