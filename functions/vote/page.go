@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html"
 	"html/template"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +21,10 @@ var pageSource string
 var pageStyle string
 
 //go:embed script.js
-var pageScript string
+var scriptSource string
+
+// pageScript is the script without the lines that are comments: they are no voter's to load.
+var pageScript = regexp.MustCompile(`(?m)^//.*\n`).ReplaceAllString(scriptSource, "")
 
 // policy permits the page's own style and script, by their hashes, its own images and its own form; nothing else, and
 // no frame around it.

@@ -171,6 +171,51 @@ func TestTokensOfTheProvider(t *testing.T) {
 	}
 }
 
+// While the provider's keys cannot be read, nobody votes, and everybody is told to try again. A rotated key is taken when a
+// token brings it.
+func TestTheProviderIsAway(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	old, next := rsaKey(t, "old", 2048), ecKey(t, "new")
+	b := setup(t, func(c *config) { c.polls = onePoll(t, ssoPoll(p)) })
+	var late atomic.Int64
+	b.papers["pets"].login.mu.Lock()
+	b.papers["pets"].login.now = func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+	b.papers["pets"].login.mu.Unlock()
+	vote := func(k signingKey) *httptest.ResponseRecorder {
+		token := k.token(t, claimsWith(time.Now(), nil))
+		return b.send("POST", "/", `{"choice":"anna"}`, b.voter(), map[string]string{"Content-Type": "application/json", "Authorization": "Bearer " + token})
+	}
+	votes := 0
+	for _, step := range []struct {
+		name string
+		keys []jose.JSONWebKey
+		by   signingKey
+		want int
+	}{
+		{"away", nil, old, 503},
+		{"there", []jose.JSONWebKey{old.published()}, old, 200},
+		{"a key that it does not have", []jose.JSONWebKey{old.published()}, next, 403},
+		{"rotated", []jose.JSONWebKey{next.published()}, next, 200},
+		{"away again, with known keys", nil, next, 200},
+	} {
+		if p.set.Store(nil); step.keys != nil {
+			p.publish(step.keys...)
+		}
+		late.Add(int64(keysUnknownEvery)) // so that an unknown key may ask
+		w := vote(step.by)
+		if w.Code != step.want || (w.Header().Get("Retry-After") != "") != (step.want == 503) {
+			t.Errorf("%s: %d %v %s, want %d", step.name, w.Code, w.Header(), w.Body, step.want)
+		}
+		if step.want == 200 {
+			votes++
+		}
+		if n := len(b.stored()); n != votes {
+			t.Errorf("%s: %d votes stored, want %d", step.name, n, votes)
+		}
+	}
+}
+
 func TestTheProvidersKeysAreRefreshed(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
