@@ -50,7 +50,7 @@ var arrows = map[string][]string{
 	"worker/store":       {"worker/store"},
 	"worker/drain":       {"worker/drain", "worker/store", "functions/pollfile"},
 	"worker":             {"worker", "provider/settings", "template/go-http/liveness"},
-	"deploy/lab/bench":   {"deploy", "provider/feed", "provider/gateway"},
+	"deploy/lab/bench":   {"deploy", "provider/feed", "provider/gateway", "functions/vote", "template/go-http"},
 	"deploy/lab/loadsim": {"provider/autoscale", "provider/feed"},
 	"deploy/lab/chain":   {"deploy", "functions/vote", "functions/results", "worker"},
 	"deploy/lab/e2e":     {"deploy", "provider/autoscale"},

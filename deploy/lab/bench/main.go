@@ -3,7 +3,8 @@
 // It runs everything on loopback, one proxy after the other in front of the same function. It reads each
 // proxy's CPU time from the kernel, so the load generator and the function do not blur the figure. In: wrk, for
 // HTTP/2 h2load, and haproxy and nginx where they are installed. Out: a table on standard output. Absolute
-// figures are those of one machine; quote ratios. The case chain then measures the whole system, the engine and
+// figures are those of one machine; quote ratios. The case vote sets a vote to the disk beside the same vote in
+// Flask, gunicorn and Redis, where those are installed. The case chain then measures the whole system, the engine and
 // its logging included, on a Swarm of one node container.
 package main
 
@@ -26,7 +27,7 @@ func main() {
 	}
 	var b bench
 	only := flag.String("only", "", "comma-separated names of the proxies to measure; default: all")
-	cases := flag.String("cases", "reply12,reply64k,post64k,slow,chain", "comma-separated cases; slow is clients that trickle, chain is the whole system on a Swarm of its own, and needs Docker")
+	cases := flag.String("cases", "reply12,reply64k,post64k,slow,vote,chain", "comma-separated cases; slow is clients that trickle, vote is a vote to the disk beside the same in Flask, chain is the whole system on a Swarm of its own, and needs Docker")
 	flag.DurationVar(&b.time, "time", 2*time.Second, "length of each run, whole seconds")
 	flag.IntVar(&b.connections, "connections", 64, "client connections, 1 to 10000")
 	protocolName := flag.String("protocol", "http1", "what clients speak: http1, https1, h2c (HTTP/2 without TLS) or h2")
@@ -121,6 +122,11 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	if b.cases["slow"] {
 		if err := b.measureSlow(ctx, function); err != nil {
+			return err
+		}
+	}
+	if b.cases["vote"] {
+		if err := b.measureVote(ctx); err != nil {
 			return err
 		}
 	}

@@ -35,6 +35,8 @@ func runRole(name string, args []string) error {
 		return serve(ctx, address, protocols["http1"], "", http.HandlerFunc(hello))
 	case "gateway":
 		return runGateway(ctx, address, args[0], protocols[args[1]], args[2], args[3])
+	case "vote":
+		return runVote(ctx, address)
 	case "reverseproxy":
 		return serve(ctx, address, protocols[args[1]], args[2], reverseProxy(args[0]))
 	case "reverseproxy-pooled":
@@ -49,7 +51,7 @@ func runRole(name string, args []string) error {
 	case "blind-relay":
 		return blindRelay(ctx, address, args[0])
 	}
-	return fmt.Errorf("role is %q: legal is function, gateway, reverseproxy, reverseproxy-pooled, fasthttp, blind-relay", name)
+	return fmt.Errorf("role is %q: legal is function, gateway, vote, reverseproxy, reverseproxy-pooled, fasthttp, blind-relay", name)
 }
 
 // reverseProxy is the standard library's, quiet about clients that wrk cuts off at the end of a run.
