@@ -39,7 +39,7 @@ install_agent() {
 	architecture=$(dpkg --print-architecture)
 	if curl -fsS --proto =https --retry 5 -o "$package" \
 		"https://s3.$AWS_DEFAULT_REGION.amazonaws.com/amazon-ssm-$AWS_DEFAULT_REGION/latest/debian_$architecture/amazon-ssm-agent.deb"; then
-		if ! dpkg --install "$package" >/dev/null || ! systemctl enable --now amazon-ssm-agent; then
+		if ! apt-get -o DPkg::Lock::Timeout=300 install -y -qq "$package" >/dev/null || ! systemctl enable --now amazon-ssm-agent; then
 			say "the Session Manager agent does not start"
 		fi
 	else
@@ -68,7 +68,7 @@ mount_volume() {
 
 # A manager makes the roles of a database that RDS runs.
 install_client() {
-	command -v psql >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql-client >/dev/null
+	command -v psql >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq postgresql-client >/dev/null
 }
 
 member() { [[ $(docker info --format '{{.Swarm.LocalNodeState}}') = active ]]; }

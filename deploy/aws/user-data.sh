@@ -9,7 +9,7 @@ for pair in aws:awscli jq:jq curl:curl; do
 	command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
 done
 # The network of a new machine may need a moment.
-until ((${#packages[@]} == 0)) || { apt-get update -qq && apt-get install -y -qq "${packages[@]}" >/dev/null; }; do sleep 5; done
+until ((${#packages[@]} == 0)) || { apt-get update -qq && apt-get -o DPkg::Lock::Timeout=300 install -y -qq "${packages[@]}" >/dev/null; }; do sleep 5; done
 
 install -d -m 700 /etc/waggle /opt/waggle
 printf '%s\n' "ROLE=$ROLE" "RESOURCE=$RESOURCE" "STACK=$STACK" "AWS_DEFAULT_REGION=$AWS_DEFAULT_REGION" >/etc/waggle/machine.env
@@ -22,4 +22,4 @@ echo "$checksum  /opt/waggle/release.tar" | sha256sum --check --quiet
 install -d "/opt/waggle/$checksum"
 tar -C "/opt/waggle/$checksum" --strip-components=1 --no-same-owner -xf /opt/waggle/release.tar
 rm /opt/waggle/release.tar
-exec "/opt/waggle/$checksum/deploy/aws/boot.sh"
+until "/opt/waggle/$checksum/deploy/aws/boot.sh"; do sleep 15; done

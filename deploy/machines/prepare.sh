@@ -22,9 +22,14 @@ if ! installed chrony && ! installed systemd-timesyncd && ! installed ntpsec; th
 fi
 if ((${#packages[@]})); then
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get update -qq
+	# A machine that has just started may be busy with upgrades of its own.
+	for attempt in {1..10}; do
+		if apt-get update -qq; then break; fi
+		((attempt < 10)) || die "the packages cannot be listed: see above"
+		sleep 10
+	done
 	# With what they recommend: without AppArmor's parser there are systems on which no container starts.
-	apt-get install -y -qq "${packages[@]}" >/dev/null
+	apt-get -o DPkg::Lock::Timeout=300 install -y -qq "${packages[@]}" >/dev/null
 fi
 
 # An engine that restarts by itself stops every container of its node. Upgrade it while the node is drained.
