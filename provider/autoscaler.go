@@ -31,7 +31,7 @@ func newScaler(c config, cluster *swarm.Cluster, usages *feed.UsageBook, registr
 	})
 }
 
-// replay decides anew what a record of the autoscaler tells, and says where that differs.
+// replay repeats the decisions of an autoscaler's record, and says where they differ.
 func replay(name string, out io.Writer) error {
 	record, err := os.Open(name)
 	if err != nil {

@@ -65,7 +65,7 @@ type providerConfig struct {
 	FunctionLabel bool `envconfig:"function_label" default:"false"`
 	// RegistryConfig is a Docker config.json with credentials of private registries; one that is missing holds none.
 	RegistryConfig string `envconfig:"registry_config" default:"/run/secrets/registry-config"`
-	// SwarmControlSocket is the engine's other socket, where changes of tasks are told of; set but empty, it is not used.
+	// SwarmControlSocket is the engine's other socket, which sends task events; set but empty, it is not used.
 	SwarmControlSocket string `envconfig:"swarm_control_socket" default:"/var/run/docker/swarm/control.sock"`
 }
 

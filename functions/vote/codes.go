@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// Ballot codes are made by `make codes`; only their hashes come here, sorted, as the file codes/<slug>.codes. The file is
-// part of the binary, so the kernel keeps one copy of it per node and loads what is looked at.
+// Ballot codes are made by `make codes`; only their hashes come here, sorted, as the file codes/<slug>.codes. The
+// file is part of the binary, so the kernel keeps one copy of it per node and loads the pages that are read.
 //
 //go:embed codes
 var codeFiles embed.FS

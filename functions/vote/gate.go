@@ -84,7 +84,7 @@ func (g *gate) shut(reason error) {
 	}
 }
 
-// open lets votes through again; the first failure of any kind shuts it anew.
+// open lets votes through again; the first failure of any kind shuts it again.
 func (g *gate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -202,7 +202,7 @@ func TestIllegalScaleLabelsAreRefused(t *testing.T) {
 	}
 }
 
-// TestUnknownFieldsAreNamed: what is dropped is said, to the client that sent it.
+// TestUnknownFieldsAreNamed: the client that sent a field which is ignored is told so.
 func TestUnknownFieldsAreNamed(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -8,7 +8,7 @@ import (
 	"waggle/provider/queued"
 )
 
-// Pauses last as long as they are meant to, whatever becomes of the machine's clock.
+// Pauses last as long as they should, however the machine's clock is set.
 func TestClockThatIsPutRightDelaysNothing(t *testing.T) {
 	t.Parallel()
 	for name, by := range map[string]time.Duration{"forward": time.Hour, "back": -time.Hour} {

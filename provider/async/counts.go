@@ -8,7 +8,7 @@ type counts struct {
 	oldest int64
 }
 
-// counts looks at every call: a few milliseconds for a hundred thousand.
+// counts reads every call: a few milliseconds for a hundred thousand.
 func (x *index) counts() []counts {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -29,7 +29,7 @@ func (x *index) counts() []counts {
 	return all
 }
 
-// maxDue bounds how far due calls are counted: nothing is decided by more, and each looked at holds up the index.
+// maxDue bounds how far due calls are counted: no decision needs more, and counting blocks the index.
 const maxDue = 10_000
 
 // pending is the number of a function's calls that wait, and of those that are due at now, Unix ms, counted up to maxDue.

@@ -37,7 +37,7 @@ func (s state) kind() kind {
 //	waiting   running   cancel: it is being removed, without a place among those that run
 //	resting   storing   exhume: an operator queues it again, or removes it
 //
-// What waits or rests is outdated while another process may have changed it in Redis; then it is read anew.
+// What waits or rests is outdated while another process may have changed it in Redis; then it is read again.
 type life uint8
 
 const (
@@ -437,7 +437,7 @@ func (x *index) exhume(id string) *entry {
 	return again
 }
 
-// relapse undoes exhume. What Redis has made of the call is not certain: it may be found as something else.
+// relapse undoes exhume. The call's state in Redis is unknown: it may be read as another one.
 func (x *index) relapse(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

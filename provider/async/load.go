@@ -148,7 +148,7 @@ func (q *Queue) latest(st state) int64 {
 	return now.UnixMilli()
 }
 
-// watch polls Redis each second, and does what has to be done now and then, until ctx is done.
+// watch polls Redis each second, and does the periodic work, until ctx is done.
 func (q *Queue) watch(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()

@@ -23,7 +23,7 @@ func (q *queue) owns(t *testing.T, want bool) {
 	})
 }
 
-// A process that is no more has left its name: killed, or in a Redis that has come back with an older state.
+// A dead process has left its name: it was killed, or Redis has come back with an older state.
 func TestQueueOfAProcessThatIsNoMoreIsTakenOver(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)

@@ -12,7 +12,7 @@ var (
 	errStopping = errors.New("the gateway is stopping")
 	// errCancelled is why an attempt ends when its call is cancelled.
 	errCancelled = errors.New("the call was cancelled")
-	// errRemoved is why a call fails whose function is no more.
+	// errRemoved is why a call fails whose function was removed.
 	errRemoved = errors.New("the function was removed")
 )
 

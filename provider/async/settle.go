@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// again is the pause before a call is looked at again that could not be attempted.
+	// again is the pause before another attempt at a call that could not be attempted.
 	again = time.Second
 	// crowded is the longest pause where Redis lacks memory. A call waits to be made because its result could
 	// not be kept, or is made again because its outcome was not.

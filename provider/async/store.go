@@ -29,7 +29,7 @@ import (
 // not done with. A state in neither set was left by an interrupted write, and sweep.go removes it.
 type keys struct{ calls, state, results, due, dead, owner string }
 
-// store is everything that is said to Redis. Each write returns after Redis has it on disk.
+// store has every command that is sent to Redis. Each write returns after Redis has it on disk.
 type store struct {
 	client *redis.Client
 	keys   keys
@@ -54,7 +54,7 @@ func newStore(cfg Config) *store {
 			Network: "unix", Addr: cfg.Socket, Password: cfg.Password,
 			Protocol: 2, DisableIdentity: true,
 			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-			// What is to be said again after an unknown outcome is decided here.
+			// The command that follows an unknown outcome is decided here.
 			MaxRetries: -1, DialerRetries: 1,
 			ContextTimeoutEnabled: true,
 			DialTimeout:           300 * time.Millisecond, ReadTimeout: writeTimeout, WriteTimeout: writeTimeout,
@@ -372,7 +372,7 @@ func (s *store) newestDead(ctx context.Context, limit int64) ([]redis.Z, error) 
 	return s.client.ZRevRangeWithScores(ctx, s.keys.dead, 0, limit-1).Result()
 }
 
-// ownerLease is how long a process stays the owner that says no more: some looks at a Redis that answers slowly.
+// ownerLease is how long a silent process stays the owner: several polls of a Redis that answers slowly.
 const ownerLease = 10 * time.Second
 
 // own makes epoch the owner, whoever was.

@@ -257,7 +257,7 @@ func (s *Scaler) called(k key, from, to int, reason Reason, err error) {
 	f.note(from, to, reason, now)
 }
 
-// note tells of a change that has happened.
+// note records a change.
 func (f *function) note(from, to int, reason Reason, now time.Time) {
 	p, demand := f.tracker.Policy(), f.tracker.Demand()
 	f.seen.change(Change{At: now, From: from, To: to, Reason: reason, Load: demand})

@@ -37,7 +37,7 @@ type report struct {
 // last is the i-th newest.
 func (g *gateway) last(i int) *report { return &g.reports[(g.next-1-i+2*maxReports)%maxReports] }
 
-// note takes in a report. Counters that fall begin anew: their function was removed and is here again.
+// note takes in a report. Counters that fall have restarted: their function was removed and deployed again.
 func (g *gateway) note(l Load, at time.Time) {
 	if g.n > 0 && (l.Started < g.last(0).Started || l.Completed < g.last(0).Completed) {
 		g.n = 0

@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	// maxSamples are as many seconds as any rule looks at.
+	// maxSamples are as many seconds as any rule reads.
 	maxSamples = 16
 	// firstStart is what a start-up is taken to last before one was seen.
 	firstStart = 2 * time.Second
@@ -58,7 +58,7 @@ type Replicas struct {
 	Updating bool `json:"updating,omitempty"`
 }
 
-// History is what [Decide] may look at. The zero value has seen nothing; begin it with [History.Begin].
+// History is what [Decide] reads. The zero value has seen nothing; begin it with [History.Begin].
 type History struct {
 	samples samples
 	// fresh is an urgent report since the last second, steady the lower of the arrival rates of the last two short windows.

@@ -233,7 +233,7 @@ func (c *Client) Cancel(ctx context.Context, id string) error {
 	return c.post(ctx, "/feed/cancel", 5*time.Second, cancelLine{Cancel: id})
 }
 
-// AnswerCancel says what became here of a call that ClientConfig.Cancelled was told of.
+// AnswerCancel reports what happened here to a call that ClientConfig.Cancelled got.
 func (c *Client) AnswerCancel(ctx context.Context, answer CancelAnswer) error {
 	return c.post(ctx, "/feed/cancelled", 5*time.Second, answer)
 }

@@ -28,8 +28,8 @@ type ClientConfig struct {
 	// Urgent makes a partial report if there is something that cannot wait; nil: there never is. It is called by the
 	// goroutine of Report, 20 times a second.
 	Urgent func() (Report, bool)
-	// Cancelled is told of each asynchronous call that somebody wants cancelled, perhaps more than once; nil ignores them.
-	// It must not block: the stream waits for it.
+	// Cancelled is called for each asynchronous call to be cancelled, perhaps more than once; nil ignores them. It
+	// must not block: the stream waits for it.
 	Cancelled func(id string)
 	// ReportEvery is the time between reports; default 1 s.
 	ReportEvery time.Duration

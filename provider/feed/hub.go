@@ -19,7 +19,8 @@ type HubConfig struct {
 	Deployed func(ctx context.Context, name, namespace string) (bool, error)
 	// Usages takes what gateways read of replicas; default: a book of the hub's own.
 	Usages *UsageBook
-	// Reported is told of each report after its loads were taken in, and whether it came out of turn; nil passes over them.
+	// Reported is called for each report after its loads were stored, and says whether it came out of turn; nil
+	// ignores them.
 	Reported func(load GatewayLoad, urgent bool)
 	// Logger takes what changed; default: discard.
 	Logger *slog.Logger

@@ -10,7 +10,7 @@ import (
 const (
 	// silentAfter is how long a gateway may say nothing: two of its reports may be lost.
 	silentAfter = 3 * time.Second
-	// silentFor is how long one that says nothing is reckoned with.
+	// silentFor is how long a silent one is still counted.
 	silentFor = 5 * time.Minute
 	// maxGateways bounds how many gateway processes are remembered; the one silent for longest makes room.
 	maxGateways = 1024

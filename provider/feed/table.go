@@ -251,7 +251,7 @@ func (c *Client) follow(ctx context.Context) (lines int, err error) {
 	}
 }
 
-// heard tells of everything that comes: a long table over a slow line is no silence.
+// heard is called for all that arrives: a long table over a slow line is no silence.
 type heard struct {
 	io.Reader
 	note func()

@@ -106,8 +106,8 @@ func (rq *request) orStopping(status int, reason string) (int, string) {
 	return status, reason
 }
 
-// respond sends a whole response made here. What has not arrived of the request's body is not waited for: then the
-// connection ends.
+// respond sends a whole response made here. It does not wait for the rest of the request's body: then the connection
+// ends.
 func (rq *request) respond(status int, body []byte, extra string) (keep bool) {
 	rq.status = status
 	if !rq.complete {

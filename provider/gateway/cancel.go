@@ -50,8 +50,8 @@ func (g *Gateway) cancelElsewhere(ctx context.Context, id string) error {
 	return nil
 }
 
-// cancelled is told of cancellations that other gateways' clients asked for. It never blocks; what there is no room for
-// is lost, as it would be if it came while this gateway is away for long.
+// cancelled gets cancellations that other gateways' clients requested. It never blocks; what there is no room for is
+// lost, as it would be if it came while this gateway is away for long.
 func (g *Gateway) cancelled(id string) {
 	select {
 	case g.cancels <- id:

@@ -40,7 +40,7 @@ type Config struct {
 	HeaderTimeout time.Duration `envconfig:"header_timeout" default:"10s" legal:"1s to 24h"`
 	// IdleTimeout is how long a client's connection is kept between requests.
 	IdleTimeout time.Duration `envconfig:"idle_timeout" default:"75s" legal:"1s to 24h"`
-	// HoldTimeout bounds the wait for a replica: a function that wakes, a busy one; 0 means none is waited for.
+	// HoldTimeout bounds the wait for a replica: a function that wakes, a busy one; 0 means no wait.
 	HoldTimeout time.Duration `envconfig:"hold_timeout" default:"30s" legal:"0s to 24h"`
 	// StartupTimeout is how long a gateway that knows no function, by table or DNS, says that it is starting and
 	// holds requests. 0 means not at all. On a node that has just joined an overlay network, Swarm's DNS may know

@@ -120,8 +120,8 @@ type Gateway struct {
 	heldUnlisted atomic.Int64
 	unknown      unknownNames
 
-	// unready is set when shutdown begins, draining once connections are to be closed after their request, stopping once
-	// no request is waited for any longer.
+	// unready is set when shutdown begins, draining once connections are to be closed after their request, stopping
+	// once requests are cut.
 	unready, draining, stopping atomic.Bool
 
 	mu      sync.Mutex

@@ -26,7 +26,7 @@ type route struct {
 	free bool
 }
 
-// plain is what becomes of a request on the port without TLS where that only redirects.
+// plain says what happens to a request on the port without TLS where that only redirects.
 type plain uint8
 
 const (

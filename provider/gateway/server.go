@@ -20,8 +20,8 @@ const (
 	frozenAfter = time.Second
 	// thawing is how long requests that had come before the stop may still turn up.
 	thawing = 2 * time.Second
-	// farewell is how long a client's end may take to be read behind its request.
-	farewell = 50 * time.Millisecond
+	// endDelay is how long a client's end may take to be read behind its request.
+	endDelay = 50 * time.Millisecond
 )
 
 // stale reports whether a request may have lain here while this process was stopped, and its client has given up meanwhile. Such
@@ -32,7 +32,7 @@ func (rq *request) stale() bool {
 	if at-g.clock.Load() < int64(frozenAfter) && (thawed == 0 || at-thawed > int64(thawing)) {
 		return false
 	}
-	time.Sleep(farewell)
+	time.Sleep(endDelay)
 	return rq.c.sock.Gone()
 }
 

@@ -254,7 +254,7 @@ func TestLongStreams(t *testing.T) {
 	}
 }
 
-// watchHeap looks at the heap until it is asked for the most by which it grew.
+// watchHeap polls the heap until its largest growth is requested.
 func watchHeap(t *testing.T) (most func() int64) {
 	t.Helper()
 	inUse := func() int64 {
@@ -318,7 +318,7 @@ func TestLongChunkedBodyIsNotReadWhole(t *testing.T) {
 	}
 }
 
-// TestFraming checks what becomes of each way to frame a response, for clients old and new.
+// TestFraming checks how each framing of a response reaches clients old and new.
 func TestFraming(t *testing.T) {
 	t.Parallel()
 	const hello = "HTTP/1.1 200 OK\r\n"

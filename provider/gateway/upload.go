@@ -118,8 +118,8 @@ func (a *attempt) clientFault(err error) bool {
 	if u == nil {
 		return false
 	}
-	// When time is up both sides are unblocked; whoever was waited for is late. If that was the client, the upload may not
-	// have noticed yet.
+	// When time is up both sides are unblocked; the side that was waited for is late. If that was the client, the
+	// upload may not have noticed yet.
 	if u.gaveUp.Load() || errors.Is(err, os.ErrDeadlineExceeded) && u.reading.Load() {
 		<-u.finished
 		return u.status != 0

@@ -72,10 +72,10 @@ func (o *observed) TaskList(ctx context.Context, options client.TaskListOptions)
 }
 
 // BenchmarkReplicaChange is the way of a replica that fails, or is ready again, from the Swarm to a gateway: watcher,
-// table, encoding, HTTP, decoding. Two figures are reported. From the end of the first poll that finds the change to the
-// subscriber's having the table is what this program takes. From the change itself it takes the time in which events
-// gather, too. Where the engine's control socket is missing, no event tells of a container on another node, and the
-// wait for the next poll comes instead.
+// table, encoding, HTTP, decoding. Two figures are reported. From the end of the first poll that finds the change to
+// the subscriber's having the table is what this program takes. From the change itself it also takes the time in
+// which events are coalesced. Without the engine's control socket there is no event of a container on another node,
+// and the wait for the next poll takes its place.
 func BenchmarkReplicaChange(b *testing.B) {
 	b.Run("own-node", func(b *testing.B) { benchmarkReplicaChange(b, false, true) })
 	b.Run("other-node", func(b *testing.B) { benchmarkReplicaChange(b, true, true) })

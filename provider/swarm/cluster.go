@@ -82,8 +82,8 @@ type Config struct {
 	AllowedVolumes  []string
 	// User is the "uid:gid" functions run as; "" means what their image says.
 	User string
-	// FunctionLabel adds the label faas_function, a function's name, to what is said of it: OpenFaaS on Kubernetes does, and
-	// its conformance suite asks for it.
+	// FunctionLabel adds the label faas_function, a function's name, to its description, as OpenFaaS on Kubernetes
+	// does. OpenFaaS's conformance suite requires it.
 	FunctionLabel bool
 	// RegistryAuth gives the credentials for the registry at a host such as "ghcr.io", encoded for Docker's
 	// X-Registry-Auth header, or "". Nil means that no registry needs any.

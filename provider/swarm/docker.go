@@ -59,8 +59,8 @@ type EngineAPI interface {
 	DistributionInspect(ctx context.Context, image string, options client.DistributionInspectOptions) (client.DistributionInspectResult, error)
 }
 
-// TaskEvents tells of changes of tasks, of which Docker's API sends no events. [ControlSocket] does, and so does the
-// cluster in memory.
+// TaskEvents are events of tasks, which Docker's API does not send. [ControlSocket] does, and so does the cluster in
+// memory.
 type TaskEvents interface {
 	// FollowTasks calls begun once no later change will be missed. It then calls changed with the id of its
 	// service for each task that was created, changed or removed. It returns when ctx or the stream ends,

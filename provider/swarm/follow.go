@@ -36,9 +36,9 @@ type follower struct {
 	ours atomic.Pointer[map[string]bool]
 	// heard is filled when a task of ours has changed, and when the stream has begun or ended.
 	heard chan struct{}
-	// following is true while every change of a task is told of, or should be.
+	// following is true while every change of a task should cause an event.
 	following atomic.Bool
-	// doubted is true after a stream was silent about a change, until one tells of something.
+	// doubted is true after a stream missed a change, until one sends an event.
 	doubted atomic.Bool
 	// cut ends the newest stream.
 	cut atomic.Pointer[context.CancelCauseFunc]
@@ -79,8 +79,8 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-// follow takes one stream to its end and says whether it had begun. One that comes after a silent one is followed, but
-// trusted only once it has told of something: it may lead to another Swarm.
+// follow takes one stream to its end and says whether it had begun. One that comes after a silent one is followed,
+// but trusted only once it has sent an event: it may be of another Swarm.
 func (f *follower) follow(ctx context.Context) (begun bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -104,7 +104,7 @@ func (f *follower) follow(ctx context.Context) (begun bool, err error) {
 	return begun, err
 }
 
-// set notes whether changes are told of. Either way it is time for a poll: for what came before the stream, or at its end.
+// set notes whether events come. Either way a poll is due: for what happened before the stream, or at its end.
 func (f *follower) set(following bool) {
 	f.following.Store(following)
 	if following {
@@ -125,11 +125,11 @@ func (f *follower) wake() {
 // hear notes, in the watcher's loop, that heard was filled: the stream is not silent.
 func (f *follower) hear() { f.told, f.missed = true, time.Time{} }
 
-// excuse is called in place of judge after a poll for which more than tasks was suspected, or read.
+// excuse is called in place of judge after a poll that read, or had reason to read, more than tasks.
 func (f *follower) excuse() { f.told, f.missed = false, time.Time{} }
 
-// judge is called after each poll of tasks alone, with whether it found a change. A stream that did not tell of it, before
-// or soon after, has stalled or is of another Swarm: it is cut.
+// judge is called after each poll of tasks alone, with whether it found a change. A stream that sent no event of it,
+// before or soon after, has stalled or is of another Swarm: it is cut.
 func (f *follower) judge(now time.Time, found bool) {
 	told := f.told
 	f.told = false

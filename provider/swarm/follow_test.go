@@ -42,7 +42,7 @@ func wantMove(t *testing.T, engine *swarmtest.Engine, seen *publications, limit 
 }
 
 const (
-	// soon is the time to gather events, and some more; aSecond is what a table may take without them.
+	// soon is the time to coalesce events, and some more; aSecond is what a table may take without them.
 	soon    = 30 * time.Millisecond
 	aSecond = time.Second
 )
@@ -123,7 +123,7 @@ func TestWatcherLooksWhenAStreamBegins(t *testing.T) {
 	})
 }
 
-// TestAStalledStreamIsNotTrusted: it is open and tells of nothing, as one of another Swarm would.
+// TestAStalledStreamIsNotTrusted: it is open and sends no events, as one of another Swarm would.
 func TestAStalledStreamIsNotTrusted(t *testing.T) {
 	followed(t, func(t *testing.T, engine *swarmtest.Engine, seen *publications) {
 		engine.StallTasks(true)

@@ -9,10 +9,9 @@ const (
 	pollCalm = 800 * time.Millisecond
 	pollBusy = 200 * time.Millisecond
 	pollSoon = 50 * time.Millisecond
-	// pollTold lies between two polls at rest while events tell of tasks; while something is under way it is
-	// pollCalm. They find nothing new unless the stream has stalled silently. That delays one table by 5 s;
-	// then streams are not trusted until one tells of something. At 5 s polls cost a sixth of what they do
-	// without events.
+	// pollTold lies between two polls at rest while there are task events; while something is under way it is
+	// pollCalm. They find nothing new unless the stream has stalled silently. That delays one table by 5 s; then
+	// streams are not trusted until one sends an event. At 5 s polls cost a sixth of what they do without events.
 	pollTold = 5 * time.Second
 	// coalesce lets the events of one change arrive together.
 	coalesce = 5 * time.Millisecond
@@ -35,7 +34,7 @@ const (
 type pace struct {
 	// due is when.
 	due time.Time
-	// began and ended are the times of the last poll, moving that of the last change it found or that was heard of.
+	// began and ended are the times of the last poll, moving that of the last change or hint.
 	began, ended, moving time.Time
 	wait                 time.Duration
 }
@@ -57,7 +56,7 @@ func (p *pace) moved(now time.Time) {
 // begin notes that a poll begins.
 func (p *pace) begin(now time.Time) { p.began = now }
 
-// end notes that it has ended. Calm means that nothing is under way, told that events will say when to poll.
+// end notes that it has ended. Calm means that nothing is under way, told that there are task events.
 func (p *pace) end(now time.Time, calm, told bool) {
 	p.ended = now
 	wait := pollCalm

@@ -34,7 +34,7 @@ var memoryUnits = map[string]int64{
 	"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40,
 }
 
-// parseMemory reads a quantity of memory into bytes; what is legal is said if it is none. What no engine could start a
+// parseMemory reads a quantity of memory into bytes; legal says what is, if it is none. What no engine could start a
 // container with is raised to what one can.
 func parseMemory(text string) (bytes int64, raised bool, legal string) {
 	legal = "a number above 0 with one of Ki, Mi, Gi, k, M, G or, as Docker has them, m, g; at most 1Pi"
@@ -53,7 +53,7 @@ func parseMemory(text string) (bytes int64, raised bool, legal string) {
 	return floor(value), false, ""
 }
 
-// parseCPU reads a quantity of processors into billionths; what is legal is said if it is none.
+// parseCPU reads a quantity of processors into billionths; legal says what is, if it is none.
 func parseCPU(text string) (nanoCPUs int64, legal string) {
 	legal = "processors such as 0.5 or 2, or thousandths such as 100m; from 1m to 10000"
 	value, suffix, ok := parseNumber(text)

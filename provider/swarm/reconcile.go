@@ -33,8 +33,8 @@ func (c *Cluster) Reconcile(ctx context.Context) error {
 	return errors.Join(append(problems, c.collect(ctx))...)
 }
 
-// rebuild makes a function's spec anew of what its user sent, with the image it has and the secrets of now. One whose
-// update may still be rolled back is left as it is, for the next Reconcile.
+// rebuild makes a function's spec again from what its user sent, with its present image and the newest secrets. One
+// whose update may still be rolled back is left as it is, for the next Reconcile.
 func (c *Cluster) rebuild(ctx context.Context, namespace, name string) error {
 	defer c.lock(namespace, name)()
 	c.secretsMu.RLock()

@@ -68,7 +68,7 @@ func TestOfTwoWhoScaleAtOnceOneDoes(t *testing.T) {
 	}
 }
 
-// TestScaleFromDoesNotWait: whoever calls it each second decides anew then.
+// TestScaleFromDoesNotWait: its callers decide again each second.
 func TestScaleFromDoesNotWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

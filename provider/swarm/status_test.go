@@ -72,7 +72,7 @@ func TestAFunctionWhoseLabelIsSpoiledIsStillThere(t *testing.T) {
 	})
 }
 
-// TestFunctionLabel: it is said of each function, and a client that sends it back changes nothing.
+// TestFunctionLabel: each function's description has it, and a client that sends it back changes nothing.
 func TestFunctionLabel(t *testing.T) {
 	t.Parallel()
 	for _, wanted := range []bool{false, true} {

@@ -34,10 +34,10 @@ const (
 // service_id. (swarmkit, api/watch.proto and api/objects.proto.)
 var taskService = []protowire.Number{1, 2, 4, 4}
 
-// ControlSocket is the path of the socket on which the engine of a manager serves swarmkit's own API. The
-// engine reads its events of services and nodes there. Those of tasks are there as well (API Watch, since
-// 17.06), but it passes none on. A manager tells what its own store has taken over, while lists come from the
-// leader. Where the two differ, an event usually comes after the list shows its change.
+// ControlSocket is the path of the socket on which the engine of a manager serves swarmkit's own API. The engine
+// reads its events of services and nodes there. Those of tasks are there as well (API Watch, since 17.06), but it
+// passes none on. A manager sends events of what its own store has taken over, while lists come from the leader.
+// Where the two differ, an event usually comes after the list shows its change.
 //
 // The protocol is gRPC, a POST over HTTP/2 with one message up and many down. grpc-go would make the binary 1.7
 // times as large, swarmkit's package 2.1 times. Each health check is a process of that binary.
@@ -110,8 +110,8 @@ func watchRequest() []byte {
 	return append(framed, message...)
 }
 
-// readEvents reads messages until they end, which is io.EOF. The first is empty: the manager has begun, and tells of
-// everything from here on.
+// readEvents reads messages until they end, which is io.EOF. The first is empty: the manager has begun, and sends
+// every event from here on.
 func readEvents(stream io.Reader, begun func(), changed func(service string)) error {
 	in := bufio.NewReader(stream)
 	var message bytes.Buffer

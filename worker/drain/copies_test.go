@@ -94,7 +94,7 @@ func TestWhatADiskForgetsItsCopiesGiveBack(t *testing.T) {
 	}
 }
 
-// closeAll closes what stays open until somebody has looked at it, so that any other drift shows.
+// closeAll closes what stays open until an operator closes it, so that any other drift shows.
 func closeAll(b *bench, r *harness.RedisServer) {
 	b.t.Helper()
 	if _, _, err := b.store.CloseLosses(b.t.Context(), r.Node()); err != nil {

@@ -208,7 +208,7 @@ func (d *Drain) Run(ctx context.Context) error {
 	defer cut()
 	g, soft := errgroup.WithContext(ctx)
 	defer context.AfterFunc(soft, func() { time.AfterFunc(d.cfg.ShutdownTimeout, cut) })()
-	// A heartbeat that is under way at the end is waited for: cut off, it could land after the leave.
+	// It waits for a heartbeat under way at the end: cut off, it could arrive after the leave.
 	g.Go(func() error {
 		return d.every(soft, heartbeatEvery, func(context.Context) error { return d.heartbeat(hard) })
 	})

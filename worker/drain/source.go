@@ -160,7 +160,7 @@ func (s *redisSource) identify(ctx context.Context) (inc, node string, err error
 	return inc, f[5], nil
 }
 
-// read asks for fewer entries while those at hand are too large to be read at once. A single entry that is too large
+// read requests fewer entries while the next ones are too large to be read at once. A single entry that is too large
 // stops this stream, which then turns missing in the ledger, and no other.
 func (s *redisSource) read(ctx context.Context, inc, after string, count int) (reading, error) {
 	reconnected := false

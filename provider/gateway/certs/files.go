@@ -42,8 +42,8 @@ func (s *Store) reload() (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// followFiles looks at the files now and then. Two files cannot be replaced at once, so a pair that does not work is
-// looked at again, and complained of once.
+// followFiles polls the files. Two files cannot be replaced at once, so a pair that does not work is read again, and
+// logged once.
 func (s *Store) followFiles(ctx context.Context) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()

@@ -69,7 +69,7 @@ func (c *Conn) quit(code wire.ErrCode) wire.ErrCode {
 	c.mu.Lock()
 	c.failStreams()
 	c.out.goAway(c.lastID, code)
-	c.flush(farewell)
+	c.flush(closeTimeout)
 	for (c.out.flushing || len(c.out.b) > 0) && !c.dead {
 		c.out.drained.Wait()
 	}
@@ -77,7 +77,7 @@ func (c *Conn) quit(code wire.ErrCode) wire.ErrCode {
 	c.mu.Unlock()
 	c.sock.Rearm()
 	c.sock.CloseWrite()
-	c.readBy.Store(c.cfg.Now() + int64(farewell))
+	c.readBy.Store(c.cfg.Now() + int64(closeTimeout))
 	rest := inputs.Get().(*sock.Buffer)
 	defer inputs.Put(rest)
 	for total := 0; total < connWindow; {

@@ -88,9 +88,9 @@ const (
 	// drainPause is the time between the two GOAWAY frames of a shutdown (RFC 9113 §6.8). It is longer than a
 	// round trip, so that no request crosses the second.
 	drainPause = time.Second
-	// farewell is how long the last bytes may take, and how long a client may go on sending after them. Data
-	// that arrives at a closed socket resets it, and the reset can overtake the GOAWAY.
-	farewell = time.Second
+	// closeTimeout is how long the last bytes may take, and how long a client may go on sending after them. Data that
+	// arrives at a closed socket resets it, and the reset can overtake the GOAWAY.
+	closeTimeout = time.Second
 )
 
 // Conn is one client connection. Make it with New and run it once with Serve. One other goroutine may call
@@ -136,7 +136,7 @@ const (
 	draining            // streams above lastID are ignored
 )
 
-// expired in place of a deadline says that it has gone by.
+// expired in place of a deadline says that it has passed.
 const expired = -1
 
 // New makes a connection of s, which the caller closes. take hands a stream to another goroutine, which reads

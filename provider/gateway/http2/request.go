@@ -27,7 +27,7 @@ type request struct {
 	hasHost bool
 	trails  bool // trailers were announced
 
-	// What becomes of the body.
+	// How the body is sent.
 	chunked  bool
 	declared int64
 }

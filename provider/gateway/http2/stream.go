@@ -259,7 +259,7 @@ func (s *Stream) Quiet() bool {
 	return s.readAll || s.deaf || s.closed
 }
 
-// SetDeadline knows two deadlines: one that has gone by makes Read and writes fail, the zero one ends that.
+// SetDeadline knows two deadlines: one that has passed makes Read and writes fail, the zero one ends that.
 func (s *Stream) SetDeadline(t time.Time) error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()

@@ -47,7 +47,7 @@ type Conn struct {
 	quiet                        bool // what tryPeek saw
 }
 
-// writeState is a write under way: two pieces, of which left bytes are still to go.
+// writeState is a write under way: two parts, of which left bytes are still to go.
 type writeState struct {
 	iov  [2]syscall.Iovec
 	left int
@@ -55,7 +55,7 @@ type writeState struct {
 	msg  syscall.Msghdr
 }
 
-// bothWriter is a connection without a socket that would rather have the two pieces of a write together.
+// bothWriter is a connection without a socket that wants both parts of a write at once.
 type bothWriter interface {
 	// WriteBoth sends a, then b, whole, and returns how many bytes went out.
 	WriteBoth(a, b []byte) (int, error)
@@ -96,7 +96,7 @@ func (c *Conn) Abort() {
 	case *net.TCPConn:
 		_ = nc.SetLinger(0)
 	case *tls.Conn:
-		c.secure.under.Abort() // no farewell: it would make what was sent look whole, and can block
+		c.secure.under.Abort() // no close_notify: it would make what was sent look whole, and can block
 		return
 	case interface{ Abort() }:
 		nc.Abort()
@@ -116,7 +116,7 @@ func (c *Conn) CloseWrite() {
 	}
 }
 
-// past is a deadline that has gone by.
+// past is a deadline that has passed.
 var past = time.Unix(1, 0)
 
 // Unblock makes reads and writes return os.ErrDeadlineExceeded, now and until Rearm.

@@ -102,9 +102,9 @@ func (c *carrier) send() error {
 	return c.sock.Write(c.held.B[:n], nil)
 }
 
-// SetWriteDeadline implements net.Conn. Package tls sets one for its farewell alone, of five seconds.
+// SetWriteDeadline implements net.Conn. Package tls sets one for its close_notify alone, of five seconds.
 func (c *carrier) SetWriteDeadline(t time.Time) error {
-	if latest := time.Now().Add(goodbye); t.After(latest) {
+	if latest := time.Now().Add(closeNotifyTimeout); t.After(latest) {
 		t = latest
 	}
 	return c.Conn.SetWriteDeadline(t)
@@ -116,8 +116,8 @@ const (
 	// smallWrite is what package tls puts into one record even at the beginning of a connection, where its records are
 	// as short as TCP segments.
 	smallWrite = 1 << 10
-	// goodbye is how long the farewell may wait for room in a full socket.
-	goodbye = time.Second
+	// closeNotifyTimeout is how long close_notify may wait for room in a full socket.
+	closeNotifyTimeout = time.Second
 )
 
 var (
@@ -161,7 +161,7 @@ func (s *secure) read(p []byte) (int, error) {
 	}
 	n, err := s.tls.Read(p)
 	if n > 0 {
-		err = nil // in TLS 1.2 a farewell comes together with the bytes before it; the next read gives it again
+		err = nil // in TLS 1.2 a close_notify comes together with the bytes before it; the next read gives it again
 	}
 	return n, err
 }
@@ -207,7 +207,7 @@ func (s *secure) quiet() bool {
 	return !s.hasEarly && s.under.Quiet()
 }
 
-// closeWrite says goodbye in TLS, so that the peer knows that nothing was cut off, and then in TCP.
+// closeWrite sends close_notify, so that the peer knows that nothing was cut off, and then TCP's FIN.
 func (s *secure) closeWrite() {
 	_ = s.tls.CloseWrite()
 	s.under.CloseWrite()

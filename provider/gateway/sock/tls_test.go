@@ -105,7 +105,7 @@ func TestTLSReads(t *testing.T) {
 			if !c.Quiet() || c.Gone() {
 				t.Error("an open, silent connection is not quiet, or gone")
 			}
-			// Half a request, and the client's farewell behind it.
+			// Half a request, and the client's close_notify after it.
 			_, _ = client.Write([]byte("xy"))
 			_ = client.CloseWrite()
 			if c.Quiet() || c.Gone() {
@@ -194,7 +194,7 @@ func (j *joined) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// SetWriteDeadline keeps package tls from shutting the connection behind its farewell, which has yet to go out.
+// SetWriteDeadline keeps package tls from shutting the connection behind its close_notify, which has yet to go out.
 func (j *joined) SetWriteDeadline(time.Time) error { return nil }
 
 type reader struct{ c *Conn }
@@ -290,8 +290,8 @@ func TestTLSGoodbyeIsShort(t *testing.T) {
 	c := &carrier{Conn: r}
 	now := time.Now()
 	_ = c.SetWriteDeadline(now.Add(5 * time.Second))
-	if latest := time.Now().Add(goodbye); r.deadline.After(latest) || r.deadline.Before(now) {
-		t.Errorf("the farewell may last until %s, want %s at most", r.deadline, latest)
+	if latest := time.Now().Add(closeNotifyTimeout); r.deadline.After(latest) || r.deadline.Before(now) {
+		t.Errorf("the close_notify may last until %s, want %s at most", r.deadline, latest)
 	}
 	if _ = c.SetWriteDeadline(now.Add(-time.Second)); !r.deadline.Before(now) {
 		t.Errorf("a deadline that has gone by became %s", r.deadline)

@@ -25,7 +25,7 @@ var (
 	ErrLeft = errors.New("client left")
 	// ErrRemoved: the function was removed while the request waited for it.
 	ErrRemoved = errors.New("function was removed")
-	// ErrStale: what DNS said of the function no longer holds; whoever asks again finds it anew.
+	// ErrStale: DNS's answer for the function is stale; a new look-up finds it.
 	ErrStale = errors.New("the function's set of replicas is no longer in use; find it again")
 	// ErrTooManyLookups: too many DNS look-ups of functions are under way already.
 	ErrTooManyLookups = errors.New("the provider cannot list the functions, and too many DNS look-ups are under way")

@@ -145,7 +145,7 @@ func TestReplicaThatRunsAndDoesNotAnswer(t *testing.T) {
 	})
 }
 
-// A replica that takes a moment to listen is not told of.
+// A replica that takes a moment to listen is not reported.
 func TestReplicaThatStartsIsNotReported(t *testing.T) {
 	w := &town{}
 	w.set("a:8080", 0)

@@ -39,7 +39,7 @@ type Set struct {
 	waking   bool                // guarded by mu
 }
 
-// view is what a pick looks at. It is immutable.
+// view is what a pick reads. It is immutable.
 type view struct {
 	fn feed.Function
 	// replicas can be picked; those on this node come first.
@@ -53,7 +53,7 @@ type view struct {
 // be preferred. The network costs a request more than a short queue does, but less than a long one.
 const nodeMargin = 3
 
-// scanAll is the number of replicas up to which a pick looks at all; beyond, it draws two of each group.
+// scanAll is the number of replicas up to which a pick compares all; beyond, it draws two of each group.
 const scanAll = 16
 
 // Function is the function as the newest table has it.
@@ -81,8 +81,8 @@ func (s *Set) Pick(tried []*Replica) *Replica {
 		}
 		n := r.inflight.Add(1)
 		s.inflight.Add(1)
-		// Draining sets out first and looks at the reservations afterwards; a pick does it in the opposite order.
-		// So one of the two sees the other, and a draining replica is never handed out.
+		// Draining sets out first and reads the reservations afterwards; a pick does the opposite. So one of the two
+		// sees the other, and a draining replica is never handed out.
 		if !r.out.Load() && n <= r.room.Load() && (v.fn.MaxInflight <= 0 || n <= int64(v.fn.MaxInflight)) {
 			return r
 		}

@@ -17,7 +17,7 @@ import (
 const (
 	// maxPage bounds what is read of one replica's answer. A watchdog's has a few KiB.
 	maxPage = 1 << 20
-	// maxLine bounds a line that is looked at; ours have less than 100 bytes.
+	// maxLine bounds a line that is parsed; ours have less than 100 bytes.
 	maxLine = 4 << 10
 )
 
@@ -30,8 +30,8 @@ type sample struct {
 	cpu, memory float64
 }
 
-// since is the average use of processors between two samples, in thousandths. Ok is false without a sample before, or if
-// its counter has begun anew.
+// since is the average use of processors between two samples, in thousandths. Ok is false without a sample before, or
+// if its counter has restarted.
 func (s sample) since(before sample) (milliCPU float64, ok bool) {
 	elapsed := s.at.Sub(before.at)
 	if before.at.IsZero() || elapsed <= 0 || s.cpu < before.cpu {

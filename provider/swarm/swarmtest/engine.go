@@ -36,7 +36,7 @@ type Engine struct {
 	remote   map[string]remoteImage
 	logs     map[string]*taskLog
 	watchers map[chan events.Message]bool
-	// followers are streams of task events; mute means that there are none to be had, stalled that they tell of nothing.
+	// followers are streams of task events; mute means that they are unavailable, stalled that they send nothing.
 	followers     map[*follower]bool
 	followed      int
 	mute, stalled bool

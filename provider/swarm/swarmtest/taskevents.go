@@ -23,7 +23,7 @@ func (e *Engine) MuteTasks(mute bool) {
 	}
 }
 
-// StallTasks says whether streams of task events stay open but tell of nothing.
+// StallTasks says whether streams of task events stay open but send nothing.
 func (e *Engine) StallTasks(stalled bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -92,13 +92,13 @@ func (e *Engine) dropFollowers() {
 	}
 }
 
-// putTask stores a new or changed task and tells of it.
+// putTask stores a new or changed task and sends an event.
 func (e *Engine) putTask(task swarm.Task) {
 	e.tasks[task.ID] = task
 	e.tellTask(task)
 }
 
-// dropTask forgets a task and tells of it.
+// dropTask removes a task and sends an event.
 func (e *Engine) dropTask(id string) {
 	task := e.tasks[id]
 	delete(e.tasks, id)

@@ -6,7 +6,7 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// touched writes a service as it is, which makes managers look at it again and replaces no replica.
+// touched writes a service as it is, which makes managers check it again and replaces no replica.
 func touched(t *testing.T, b *bench) {
 	d := b.function(t, "touched")
 	b.deploy(t, d)

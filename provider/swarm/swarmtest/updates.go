@@ -13,7 +13,7 @@ func (e *Engine) Delay() {
 	e.slow = true
 }
 
-// Lose makes the managers forget the next n changes of services: nothing comes of them until the service changes again.
+// Lose makes the managers forget the next n changes of services: they have no effect until the service changes again.
 func (e *Engine) Lose(n int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
