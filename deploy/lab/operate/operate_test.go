@@ -304,6 +304,14 @@ func (l *lab) testRollback(t *testing.T) {
 	if out, err := exec.Command("git", "clone", "--quiet", "--local", l.root, next).CombinedOutput(); err != nil {
 		t.Fatalf("copying the sources: %v: %s", err, out)
 	}
+	// Images say where their sources are found: both versions come from the same place.
+	origin := []string{"-C", next, "remote", "remove", "origin"}
+	if url, err := exec.Command("git", "-C", l.root, "config", "remote.origin.url").Output(); err == nil {
+		origin = []string{"-C", next, "remote", "set-url", "origin", strings.TrimSpace(string(url))}
+	}
+	if out, err := exec.Command("git", origin...).CombinedOutput(); err != nil {
+		t.Fatalf("copying the sources: %v: %s", err, out)
+	}
 	hba := filepath.Join(next, "deploy/images/postgres/pg_hba.conf")
 	text, err := os.ReadFile(hba)
 	if err == nil {
