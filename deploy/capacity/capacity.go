@@ -28,30 +28,28 @@ type Config struct {
 
 // What a vote costs, in microseconds of a processor, measured on shared machines: docs/capacity.md.
 const (
-	gatewayCost = 400
-	ballotCost  = 600
-	redisCost   = 300
-	workerCost  = 150
-	storeCost   = 200
+	gatewayCost = 560
+	ballotCost  = 810
+	redisCost   = 305
+	workerCost  = 125
+	storeCost   = 160
 )
 
 const (
 	// busy is the share of a processor that is planned with: what is above it makes requests wait.
 	busy = 0.5
-	// redisRate is the most votes a second that one Redis is planned with: it has one thread, and each batch waits for the disk.
-	redisRate = 20000
 	// captureBytes is a vote with its copy in Redis until it is counted and trimmed. Before a log is written anew, disks hold
 	// diskFactor of that: old, new and what came meanwhile.
 	captureBytes = 220
 	diskFactor   = 3
-	// storeBytes is a vote in Postgres with its indexes; storeFactor adds the log and room for vacuum.
-	storeBytes  = 330
-	storeFactor = 2
+	// storeBytes is a vote in Postgres with its indexes. storeFactor adds changed votes, the log and room for vacuum.
+	storeBytes  = 180
+	storeFactor = 3
 	// wireBytes is what a voter's browser and the gateway exchange: the ballot, the press, a look at the results.
 	// insideBytes is what a vote moves between machines.
 	wireBytes   = 20000
 	insideBytes = 3000
-	// queueBytes is Redis's default for asynchronous calls.
+	// systemMemory is for everything else on a machine.
 	systemMemory = 2 << 30
 )
 
@@ -108,9 +106,9 @@ func For(c Config) (Plan, error) {
 	machines := func(cost float64) int {
 		return int(math.Ceil(p.Busiest * cost / 1e6 / (float64(c.Cores) * busy)))
 	}
-	// Two at least: one may be lost, drained or restarted at any time, and a vote needs two disks.
+	// A Redis has one thread. Two at least: one may be lost, drained or restarted at any time, and a vote needs two disks.
 	p.Edge = max(2, machines(gatewayCost))
-	p.Capture = max(2, machines(ballotCost+redisCost), int(math.Ceil(p.Busiest/redisRate)))
+	p.Capture = max(2, machines(ballotCost+redisCost), int(math.Ceil(p.Busiest*redisCost/1e6/busy)))
 	p.Workers = max(1, machines(workerCost))
 	p.Store = 1
 	// One capture machine may be away: the others hold everything that an outage leaves uncounted.

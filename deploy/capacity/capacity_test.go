@@ -83,7 +83,7 @@ func TestThePageHasTheFigures(t *testing.T) {
 			t.Errorf("the page has no row %q", row)
 		}
 	}
-	for _, value := range []int{captureBytes, storeBytes, redisRate, wireBytes, insideBytes} {
+	for _, value := range []int{captureBytes, storeBytes, wireBytes, insideBytes} {
 		if !strings.Contains(string(page), strconv.Itoa(value)) {
 			t.Errorf("the page does not have %d", value)
 		}
