@@ -90,7 +90,8 @@ func (c config) validate() error {
 	return errors.Join(errs...)
 }
 
-// check joins what is wrong outside of the settings: what they name cannot be had. It is for a worker that does not run yet.
+// check joins what is wrong outside of the settings: what they name is unavailable. It is for a worker that does not
+// run yet.
 func (c config) check() error {
 	_, pollsErr := drain.LoadPolls(c.PollsFile)
 	if pollsErr != nil {

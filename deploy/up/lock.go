@@ -53,7 +53,8 @@ func readHolder(text string) (holder, error) {
 	return holder{fields[0], process, since}, errors.Join(err1, err2)
 }
 
-// gone reports whether h was a process of this machine and user that is no more: an interrupted run, which the next continues.
+// gone reports whether h was a process of this machine and user that has ended: an interrupted run, which the next
+// continues.
 func (h holder) gone(now holder) bool {
 	return h.name == now.name && (h.process == now.process || errors.Is(syscall.Kill(h.process, 0), syscall.ESRCH))
 }

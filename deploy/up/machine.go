@@ -42,7 +42,7 @@ func (s *System) checkMachine(ctx context.Context) (string, error) {
 	return found + " on " + machines, err
 }
 
-// checkDisk looks at the file system of the builder's data root, if that is on this machine.
+// checkDisk checks the file system of the builder's data root, if that is on this machine.
 func (s *System) checkDisk(ctx context.Context) error {
 	root, err := s.Target.Builder.Run(ctx, "info", "--format", "{{.DockerRootDir}}")
 	if err != nil {

@@ -44,8 +44,8 @@ type Target struct {
 	Distribute func(ctx context.Context, images ...string) error
 	// Preloaded says that something else brings the images to every node.
 	Preloaded bool
-	// Check looks at the machines before anything is changed, and Form makes one Swarm of them; each says what it found
-	// or did. Nil: the manager is this machine's engine, or a Swarm that exists.
+	// Check checks the machines before anything is changed, and Form makes one Swarm of them; each returns what it
+	// found or did. Nil: the manager is this machine's engine, or a Swarm that exists.
 	Check, Form func(ctx context.Context) (string, error)
 	// Gateways are the base URLs of the gateways as seen from here, the preferred one first; never empty.
 	Gateways []string

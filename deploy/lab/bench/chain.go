@@ -72,7 +72,7 @@ func chainConfig(target up.Target, root, dir string) up.Config {
 		RedisMaxMemory: "64mb", QueueMaxMemory: "64mb", Out: os.Stderr}
 }
 
-// minChainRun holds its share of what the node does now and then, such as health checks.
+// minChainRun holds its share of the node's periodic work, such as health checks.
 const minChainRun = 10 * time.Second
 
 func (c *chain) run(ctx context.Context) error {
@@ -171,7 +171,7 @@ func tree(root int) map[string]time.Duration {
 	return used
 }
 
-// since is what was used between two looks at a tree, divided by the requests, the most expensive first.
+// since is what was used between two readings of a tree, divided by the requests, the most expensive first.
 func since(before, after map[string]time.Duration, requests float64) []share {
 	var shares []share
 	for name, used := range after {

@@ -16,7 +16,7 @@ const trickleEvery = time.Second
 // maxSlowRun is below the time that the gateway gives a request's head: the slow clients last as long as the run.
 const maxSlowRun = 8 * time.Second
 
-// measureSlow prints what becomes of a load when slow clients trickle their requests beside it. Runs with and without
+// measureSlow prints how a load is served while slow clients trickle their requests beside it. Runs with and without
 // them alternate, and the medians count, since the machine's own noise would be taken for an effect otherwise.
 func (b *bench) measureSlow(ctx context.Context, function *process) error {
 	gateway := proxies[slices.IndexFunc(proxies, func(p proxy) bool { return p.name == "waggle" })]
@@ -60,7 +60,7 @@ func medianP99(runs []result) result {
 	return runs[len(runs)/2]
 }
 
-// trickle opens connections that send a byte of a request now and then until stop is called. They take turns, because
+// trickle opens connections that send a request byte by byte, slowly, until stop is called. They take turns, because
 // real ones would not be in step either.
 func trickle(ctx context.Context, connections int, address string) (stop func(), err error) {
 	conns := make([]net.Conn, connections)

@@ -158,7 +158,7 @@ func (n *Node) Unpause(ctx context.Context) error {
 	return err
 }
 
-// pollEvery is how often something awaited is looked at: an engine takes about two seconds to start.
+// pollEvery is how often an awaited state is polled: an engine takes about two seconds to start.
 const pollEvery = 200 * time.Millisecond
 
 // await calls done until it is true, fails, or the cluster's deadline has passed.

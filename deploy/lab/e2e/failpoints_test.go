@@ -190,7 +190,7 @@ func (l *lab) die(t *testing.T, op operation, point provider.Failpoint) {
 	l.steady = l.start(t, nil)
 }
 
-// settled waits until what is there is what was before or what was asked for, as far as the point leaves a choice.
+// settled waits until the state is that before or the requested one, as far as the point leaves a choice.
 func (l *lab) settled(t *testing.T, op operation, point provider.Failpoint, changes int, before, asked provider.Picture) (found provider.Picture) {
 	t.Helper()
 	testbed.Eventually(t, 20*time.Second, func() error {

@@ -110,8 +110,8 @@ func (p *project) drainNode(t *testing.T, node *cluster.Node) {
 	health(`200 {"status":"ok"`)
 }
 
-// withoutProvider takes the provider away: what the gateways know, they serve; what they would have to ask for, they
-// say they cannot. When it is back, they can.
+// withoutProvider stops the provider. Gateways serve what they know, and refuse with a reason what needs the
+// provider. When it is back, they can.
 func (p *project) withoutProvider(t *testing.T, long time.Duration) {
 	t.Helper()
 	p.deploy(t, p.probe("asleep", nil))

@@ -50,7 +50,7 @@ func (s *system) containersOf(t *testing.T, service string) map[docker.Engine][]
 	return found
 }
 
-// testPrivileges looks at running containers from outside, as an attacker who owns one would find them inside.
+// testPrivileges inspects running containers from outside for what an attacker inside would find.
 func (s *system) testPrivileges(t *testing.T) {
 	for _, service := range []string{"vote", "results", "waggle_gateway", "waggle_queue"} {
 		for engine, all := range s.containersOf(t, service) {

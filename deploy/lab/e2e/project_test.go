@@ -38,7 +38,7 @@ type project struct {
 	background context.Context
 }
 
-// testControlPlane holds the API to what unmodified clients, impatient ones and a killed provider make of it.
+// testControlPlane tests the API with unmodified clients, impatient ones and a killed provider.
 func (s *system) testControlPlane(t *testing.T) {
 	p := s.newProject(t)
 	t.Run("every command of a client", p.testCommands)

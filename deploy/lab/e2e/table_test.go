@@ -14,8 +14,8 @@ import (
 	"waggle/deploy/docker"
 )
 
-// awaitCount runs in the gateway's network on its node. It prints the moment at which the gateway counts so
-// many replicas of a function as ready, in nanoseconds. From outside, each poll would cost a tenth of a second.
+// awaitCount runs in the gateway's network on its node. It prints the moment at which the gateway counts so many
+// replicas of a function as ready, in nanoseconds. From outside, each poll would cost a tenth of a second.
 const awaitCount = `
 for look in $(seq 1500); do
 	exec 3<>/dev/tcp/127.0.0.1/8082

@@ -23,7 +23,7 @@ type report struct {
 	Load    load           `json:"load"`
 	Ledger  *books.Growth  `json:"ledger,omitempty"`
 	Seed    uint64         `json:"seed"`
-	// DrainSeconds is from the last vote to the second calm look at the ledger.
+	// DrainSeconds is from the last vote to the second calm reading of the ledger.
 	DrainSeconds float64 `json:"drain_seconds"`
 	// Unjudged says why the verdict is no proof: votes may still be on their way, or the results could not be compared.
 	Unjudged []string `json:"unjudged,omitempty"`

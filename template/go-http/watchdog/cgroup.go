@@ -19,8 +19,8 @@ type cgroup struct {
 
 var containerGroup = cgroup{mount: "/sys/fs/cgroup", self: "/proc/self/cgroup"}
 
-// usage is the processor time used so far, in seconds, and the memory that could not be had back by dropping caches, in
-// bytes. Ok is false where either cannot be read.
+// usage is the processor time used so far, in seconds, and the memory that dropping caches would not free, in bytes.
+// Ok is false where either cannot be read.
 func (c cgroup) usage() (cpuSeconds, memory float64, ok bool) {
 	if dir, found := c.unified(); found {
 		microseconds, hasTime := counter(filepath.Join(dir, "cpu.stat"), "usage_usec")

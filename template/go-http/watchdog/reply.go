@@ -19,8 +19,8 @@ type reply struct {
 	start    time.Time
 	draining bool
 	header   http.Header
-	// ctx is the request's, with the time limit; nil: there is none. A handler that returns because it has ended must not
-	// win over the 504, hence the look at it whenever a reply begins.
+	// ctx is the request's, with the time limit; nil: there is none. A handler that returns because it has ended must
+	// not win over the 504. So it is checked whenever a reply begins.
 	ctx   context.Context //nolint:containedctx // it lives as long as the reply
 	limit time.Duration
 	by    string // whose limit it is
