@@ -106,7 +106,7 @@ func (c *copier) collect(batch []*entry) []*entry {
 	return batch
 }
 
-// copy has the stored votes of a batch copied. The mode decides what happens to the others.
+// copy has the stored votes of a batch copied. The mode decides what happens to those that no peer takes.
 func (c *copier) copy(batch []*entry, again *writer) {
 	stored := slices.DeleteFunc(slices.Clone(batch), func(e *entry) bool { return e.err != nil })
 	if len(stored) == 0 {
