@@ -84,7 +84,7 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 	go test -run '^$$' -bench . -benchtime 1x ./provider/... ./worker/... ./functions/... ./template/... >/dev/null  # so that benchmarks cannot rot
 
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
-	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/machines ./deploy/vagrant ./deploy/lab/e2e
+	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/machines ./deploy/vagrant ./deploy/aws ./deploy/lab/e2e
 
 liveness: ## slow parts are left alone, hung ones replaced, on a whole system under votes (10 minutes)
 	go test -tags e2e -count=1 -v -timeout 30m ./deploy/lab/liveness

@@ -345,6 +345,7 @@ func TestScriptsPassShellcheck(t *testing.T) {
 	if err != nil || len(scripts) < 6 {
 		t.Fatalf("scripts %v: %v", scripts, err)
 	}
+	scripts = append(scripts, "testdata/aws", "testdata/waggle")
 	if out, err := exec.CommandContext(t.Context(), "shellcheck", append([]string{"--external-sources"}, scripts...)...).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
