@@ -169,8 +169,10 @@ func (s *System) deploy(ctx context.Context, d Deployment) error {
 	files := map[string]string{filepath.Join("functions", "polls.json"): string(s.polls)}
 	// Images are named by content already. Managers pass the credentials of whoever deploys on to the nodes that pull.
 	args := []string{"stack", "deploy", "--resolve-image", "never", "--with-registry-auth", "--prune"}
+	for name, text := range d.Files {
+		files[filepath.Join("deploy", name)] = text
+	}
 	for _, name := range d.Layers {
-		files[filepath.Join("deploy", name)] = d.Files[name]
 		args = append(args, "--compose-file", filepath.Join(root, "deploy", name))
 	}
 	for name, text := range files {

@@ -110,3 +110,34 @@ func TestOnlyOldImagesOfOursArePruned(t *testing.T) {
 		t.Errorf("%d removed, %v: %s", removed, err, got)
 	}
 }
+
+// A deployment is handed over as a whole: what its layers name by path lies beside them.
+func TestADeploymentIsLaidOutAsItWas(t *testing.T) {
+	dir := t.TempDir()
+	const script = `#!/bin/sh
+for file; do case $file in */deploy/*) cd "$(dirname "$file")"; ls . ../functions; cat stack.yml postgres-ca.pem ../functions/polls.json; env | grep -E '^(PORT|SECRET_REDIS_DRAIN)='; exit;; esac; done >"$(dirname "$0")/seen"
+`
+	if err := os.WriteFile(filepath.Join(dir, "docker"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	s := newTestSystem(t, nil)
+	s.polls = []byte("the polls\n")
+	if err := s.state.write("redis-drain", "secret"); err != nil {
+		t.Fatal(err)
+	}
+	d := deployed("the stack\n", "aaaaaaaaaaaa", "bbbbbbbbbbbb", "p")
+	d.Files[postgresCAFile] = "the authorities\n"
+	if err := s.deploy(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	seen, err := os.ReadFile(filepath.Join(dir, "seen"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"postgres-ca.pem\nstack.yml\n", "the stack\nthe authorities\nthe polls\n", "PORT=80\n", "SECRET_REDIS_DRAIN=waggle-redis-drain-"} {
+		if !strings.Contains(string(seen), want) {
+			t.Errorf("docker saw %q, want %q in it", seen, want)
+		}
+	}
+}
