@@ -46,6 +46,9 @@ func (s *System) RestoreVotes(ctx context.Context, from, passphrase string) erro
 			if engine, id, err = s.container(ctx, "postgres"); err != nil {
 				return "", err
 			}
+			if _, err = s.remember(ctx); err != nil {
+				return "", err
+			}
 			scaled, err = s.stopWorkers(ctx)
 			return "stopped", err
 		}},
