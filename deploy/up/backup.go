@@ -131,7 +131,7 @@ func sealFile(path, passphrase string, write func(io.Writer) error) (size int64,
 	if err != nil {
 		return 0, "", fmt.Errorf("writing a backup: %w", err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // what is written is on disk by then
 	digest := sha256.New()
 	buffered := bufio.NewWriterSize(io.MultiWriter(file, digest), 1<<20)
 	sealed, err := age.Encrypt(buffered, recipient)
@@ -189,7 +189,7 @@ func readManifest(from, name string) (manifest, error) {
 	if err != nil {
 		return m, fmt.Errorf("reading the backup: %w", err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // it was only read
 	digest := sha256.New()
 	if _, err := io.Copy(digest, file); err != nil {
 		return m, fmt.Errorf("reading the backup: %w", err)
@@ -202,16 +202,17 @@ func readManifest(from, name string) (manifest, error) {
 
 // writeState archives the files of a state directory.
 func writeState(w io.Writer, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("archiving the state directory: %w", err)
+	}
+	defer func() { _ = root.Close() }() // it was only read
 	archive := tar.NewWriter(w)
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() || strings.HasSuffix(path, ".new") {
+	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() || strings.HasSuffix(name, ".new") {
 			return err
 		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		text, err := os.ReadFile(path)
+		text, err := root.ReadFile(name)
 		if err != nil {
 			return err
 		}
@@ -219,7 +220,7 @@ func writeState(w io.Writer, dir string) error {
 		if err != nil {
 			return err
 		}
-		header := &tar.Header{Name: filepath.ToSlash(name), Mode: 0o600, Size: int64(len(text)), ModTime: info.ModTime(), Format: tar.FormatPAX}
+		header := &tar.Header{Name: name, Mode: 0o600, Size: int64(len(text)), ModTime: info.ModTime(), Format: tar.FormatPAX}
 		if err := archive.WriteHeader(header); err != nil {
 			return err
 		}
@@ -266,11 +267,16 @@ func RestoreState(dir, from, passphrase string) error {
 	return nil
 }
 
-// readState unpacks an archive of writeState and returns the names of its files.
+// readState unpacks an archive of writeState, below dir and nowhere else, and returns the names of its files.
 func readState(r io.Reader, dir string) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = root.Close() }() // each file in it is on disk by then
 	var names []string
 	for archive := tar.NewReader(r); ; {
 		header, err := archive.Next()
@@ -284,15 +290,15 @@ func readState(r io.Reader, dir string) ([]string, error) {
 		if header.Typeflag != tar.TypeReg || !filepath.IsLocal(header.Name) {
 			return nil, fmt.Errorf("the archive has %q, which is no file of a state directory", header.Name)
 		}
-		path := filepath.Join(dir, header.Name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		if err := root.MkdirAll(filepath.Dir(header.Name), 0o700); err != nil {
 			return nil, err
 		}
-		text, err := io.ReadAll(archive)
+		file, err := root.OpenFile(header.Name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return nil, err
 		}
-		if err := writeSynced(path, string(text)); err != nil {
+		_, err = io.CopyN(file, archive, header.Size)
+		if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 			return nil, err
 		}
 		names = append(names, header.Name)

@@ -179,7 +179,7 @@ func (s *System) stopCapture(ctx context.Context, name string) (string, error) {
 	err = s.await(ctx, func(ctx context.Context) error {
 		running, err := s.runningOn(ctx, name, stackName+"_redis")
 		if err == nil && len(running) > 0 {
-			err = fmt.Errorf("Redis still runs on %s", name) //nolint:revive // a name
+			err = fmt.Errorf("the Redis of %s still runs", name)
 		}
 		return err
 	})
