@@ -207,5 +207,16 @@ func Keep(t *testing.T, name string, content []byte) {
 // Picture keeps a picture of the whole page.
 func Picture(t *testing.T, tab context.Context, name string) {
 	t.Helper()
-	Keep(t, name+".png", Value(t, tab, chromedp.FullScreenshot(100)))
+	for {
+		picture, err := chromedp.Run(tab, chromedp.FullScreenshot(100))
+		// Right after a navigation Chromium may still be changing the process that has the page.
+		if err != nil && strings.Contains(err.Error(), "Not attached to an active page") && tab.Err() == nil {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		Keep(t, name+".png", picture)
+		return
+	}
 }
