@@ -21,6 +21,7 @@ import (
 //	the watchdog had no room (429)                whichever replica has, within hold_timeout
 //	503                                           if harmless, another replica if there is one
 //	part of a response, nonsense, or silence      502 or 504
+//	silence, or the client left after a second    a probe tells whether the replica hangs, if there is another
 
 // verdict is what to do about an exchange that broke before a response.
 type verdict uint8
@@ -36,12 +37,16 @@ const (
 func (a *attempt) judge(err error) verdict {
 	var malformed *http1.Error
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
-	if a.clientFault(err) || a.c.left.Load() || a.control && !a.conn.Reused {
+	atFault := a.clientFault(err)
+	if !atFault && a.c.left.Load() && time.Since(a.started) >= longWait {
+		a.replica.Deserted()
+	}
+	if atFault || a.c.left.Load() || a.control && !a.conn.Reused {
 		return hopeless
 	}
 	switch {
 	case timedOut:
-		a.replica.Failed()
+		a.replica.Late()
 	case !a.conn.Reused:
 		a.replica.Broke()
 	}
@@ -61,6 +66,10 @@ func (a *attempt) judge(err error) verdict {
 	a.repeats++
 	return otherReplica
 }
+
+// longWait is how long a client must have waited before its end is a reason to look at the replica. Browsers that leave
+// pages at once are none.
+const longWait = time.Second
 
 // neverArrived asks the kernel. A peer that closed the connection as we wrote answers the data with a reset, which may
 // be a round trip away.

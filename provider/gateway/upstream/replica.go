@@ -212,6 +212,21 @@ func (r *Replica) Failed() {
 	}
 }
 
+// Late notes that a request waited in vain for an answer. A probe tells at once whether the replica hangs, if the function
+// has another one. Otherwise three requests in a row would have to wait in vain.
+func (r *Replica) Late() {
+	r.Failed()
+	r.Deserted()
+}
+
+// Deserted notes that a client gave up its wait for an answer. That says nothing of a replica by itself: a probe decides,
+// if the function has another one.
+func (r *Replica) Deserted() {
+	if r.set.others(r) {
+		r.set.check(r)
+	}
+}
+
 // Answered notes that the replica gave an answer.
 func (r *Replica) Answered() {
 	if r.failures.Load() != 0 {
