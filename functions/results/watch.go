@@ -11,8 +11,9 @@ const (
 	// interval is the time between two readings by the replica that reads for all.
 	interval = time.Second
 	// minPatience and maxPatience bound how long a replica waits for another's reading before it reads itself. Each wait
-	// is of another random length, so that one replica steps in and not all at once.
-	minPatience, maxPatience = 1500 * time.Millisecond, 2500 * time.Millisecond
+	// is of another random length, so that one replica steps in and not all at once. They are
+	// long enough that a reader which is late by a second, as on a busy machine, has no second one beside it.
+	minPatience, maxPatience = 2500 * time.Millisecond, 4 * time.Second
 	// firstPatience is the most that a replica listens before its first reading.
 	firstPatience = 500 * time.Millisecond
 	// readTimeout bounds a reading and a connection attempt, retryPause the time between two attempts.

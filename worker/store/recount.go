@@ -82,6 +82,7 @@ func (r *Recount) countRows(rows pgx.Rows) error {
 	defer rows.Close()
 	var current *PollRecount
 	var digest hash.Hash
+	var row []byte
 	finish := func() {
 		if current != nil {
 			current.Digest = hex.EncodeToString(digest.Sum(nil))
@@ -99,9 +100,11 @@ func (r *Recount) countRows(rows pgx.Rows) error {
 			finish()
 			current, digest = r.poll(poll), sha256.New()
 		}
+		row = row[:0]
 		for _, column := range columns {
-			digest.Write(column)
+			row = append(row, column...)
 		}
+		digest.Write(row)
 		current.Votes[int16(binary.BigEndian.Uint16(columns[2]))]++
 		r.Votes++
 	}
