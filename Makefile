@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status drain remove retire rotate rollback prune backup restore roles capacity polls codes preview release summary verify cluster cluster-down test unit e2e liveness operate arm64 fuzz lint voters bench
+.PHONY: help up down purge status drain remove retire rotate rollback prune backup restore roles capacity polls codes preview release summary verify cluster cluster-down test unit e2e liveness copies operate arm64 fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,7 +76,7 @@ cluster-down: ## remove it without a trace
 	@$(DEPLOY) cluster-down
 
 test: export FUZZTIME ?= 10s
-test: unit e2e fuzz ## run every test but the long ones, `make liveness` and the figures
+test: unit e2e fuzz ## run every test but the long ones, `make liveness` and `make copies`, and the figures
 
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
 	go vet ./... && go vet -tags e2e ./...
@@ -88,6 +88,9 @@ e2e: ## end-to-end tests on real Swarms of node containers; this machine's own S
 
 liveness: ## slow parts are left alone, hung ones replaced, on a whole system under votes (10 minutes)
 	go test -tags e2e -count=1 -v -timeout 30m ./deploy/lab/liveness
+
+copies: ## a capture node is frozen 20 times, cut off and lost for good under voters, and both disks at once (35 minutes)
+	E2E_LONG=1 go test -tags e2e -count=1 -v -timeout 60m -run TestCopies ./deploy/lab/e2e
 
 arm64: ## compile a gateway and function vote for arm64 and ask them for an answer (qemu-user-static has to be installed)
 	go test -tags qemu -count=1 -v -timeout 30m -run TestArm64 ./deploy/release

@@ -348,7 +348,11 @@ type Ledger struct {
 	Pending  int64     `json:"pending"`
 	Rejected int64     `json:"rejected"`
 	Lost     int64     `json:"lost"`
-	Missing  int64     `json:"missing"`
+	// Recovered is the part of Counted that only copies gave.
+	Recovered int64 `json:"recovered"`
+	// Single is the part of Captured that was confirmed with one copy.
+	Single  int64 `json:"single"`
+	Missing int64 `json:"missing"`
 	// Whole means that every captured vote is accounted for; Reasons say what is in the way.
 	Whole   bool     `json:"whole"`
 	Reasons []Reason `json:"reasons"`

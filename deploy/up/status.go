@@ -74,6 +74,12 @@ func (s *System) Status(ctx context.Context) error {
 // String is the ledger's sum, in the words of the results page.
 func (l Ledger) String() string {
 	text := fmt.Sprintf("%d captured = %d counted + %d pending + %d rejected + %d lost", l.Captured, l.Counted, l.Pending, l.Rejected, l.Lost)
+	if l.Recovered > 0 {
+		text += fmt.Sprintf("; %d of the counted were recovered from copies", l.Recovered)
+	}
+	if l.Single > 0 {
+		text += fmt.Sprintf("; %d were confirmed with one copy", l.Single)
+	}
 	if l.Whole {
 		text += "; every captured vote is accounted for"
 	}

@@ -31,6 +31,10 @@ func TestLedgerForPeople(t *testing.T) {
 	if got != want {
 		t.Errorf("troubles\n%s\nwant\n%s", got, want)
 	}
+	l = Ledger{Captured: 2, Counted: 2, Recovered: 1, Single: 2}
+	if got, want := l.String(), "; 1 of the counted were recovered from copies; 2 were confirmed with one copy"; !strings.HasSuffix(got, want) {
+		t.Errorf("ledger = %q, want it to end in %q", got, want)
+	}
 	l = Ledger{Captured: 2, Counted: 2, Whole: true}
 	if got := l.String(); !strings.HasSuffix(got, "every captured vote is accounted for") {
 		t.Errorf("whole ledger = %q", got)

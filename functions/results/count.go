@@ -37,9 +37,10 @@ type stream struct {
 	Pending     int64  `json:"pending"`
 	Rejected    int64  `json:"rejected"`
 	Lost        int64  `json:"lost"`
-	// Recovered are those of the counted that only copies on other nodes had. LostClosed are those of the lost that
-	// an operator has examined and closed.
+	// Recovered are those of the counted that only copies on other nodes had, Single those of the captured that were
+	// confirmed with one copy. LostClosed are those of the lost that an operator has examined and closed.
 	Recovered  int64     `json:"recovered"`
+	Single     int64     `json:"single"`
 	LostClosed int64     `json:"lost_closed"`
 	SeenAt     time.Time `json:"seen_at"`
 }

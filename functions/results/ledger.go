@@ -7,7 +7,8 @@ import (
 
 // ledger accounts for every entry that a stream ever took. Captured is what a node's Redis took and voters were told
 // of. Counted is in the tally, pending is not read yet, and rejected was no valid vote. Lost was captured and can no
-// longer be read. Recovered are those of the counted that only a copy had. Missing counts the nodes that nobody has
+// longer be read. Recovered are those of the counted that only a copy had. Single are those of the captured that were
+// confirmed with one copy. Missing counts the nodes that nobody has
 // read lately.
 type ledger struct {
 	Streams  []stream `json:"streams"`
@@ -18,6 +19,7 @@ type ledger struct {
 	Lost     int64    `json:"lost"`
 	// Lost is at least this many: Gaps are the times of which nobody can know.
 	Recovered int64   `json:"recovered"`
+	Single    int64   `json:"single"`
 	Gaps      []gap   `json:"gaps"`
 	Missing   int     `json:"missing"`
 	Checks    []check `json:"checks"`
@@ -65,6 +67,7 @@ func newLedger(c *count, stale bool) ledger {
 		l.Pending += s.Pending
 		l.Rejected += s.Rejected
 		l.Recovered += s.Recovered
+		l.Single += s.Single
 		l.lostClosed += s.LostClosed
 		if s.State == streamMissing {
 			l.Missing++

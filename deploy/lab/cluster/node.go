@@ -146,6 +146,38 @@ func (n *Node) Start(ctx context.Context) error {
 	return n.cluster.awaitMember(ctx, n)
 }
 
+// Destroy removes the node for good: its container, its disk and what it left on the machine. The Swarm still lists it.
+func (n *Node) Destroy(ctx context.Context) error {
+	nodes, err := inspectNodes(ctx, n.cluster.engine, n.cluster.Name)
+	if err != nil {
+		return fmt.Errorf("removing %s: %w", n.Name, err)
+	}
+	for _, node := range nodes {
+		if strings.TrimPrefix(node.Name, "/") != n.Container {
+			continue
+		}
+		_, err := n.cluster.engine.Run(ctx, "rm", "--force", "--volumes", n.Container)
+		if err == nil {
+			_, err = n.cluster.engine.Run(ctx, "volume", "rm", n.Container+"-docker")
+		}
+		if err == nil {
+			err = removeCgroups(ctx, n.cluster.engine, []nodeContainer{node})
+		}
+		if err == nil {
+			err = removeSocketDir(node.Config.Labels[socketLabel])
+		}
+		if err != nil {
+			return fmt.Errorf("removing %s: %w", n.Name, err)
+		}
+	}
+	return nil
+}
+
+// Exec runs a program in the node, as a person at its console does, and returns what it prints.
+func (n *Node) Exec(ctx context.Context, command ...string) (string, error) {
+	return n.cluster.engine.Run(ctx, append([]string{"exec", n.Container}, command...)...)
+}
+
 // Pause makes the node hang: nothing in it runs, its connections stay open.
 func (n *Node) Pause(ctx context.Context) error {
 	_, err := n.cluster.engine.Run(ctx, "pause", n.Container)

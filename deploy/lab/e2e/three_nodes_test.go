@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"waggle/deploy/lab/cluster"
 	"waggle/deploy/lab/testbed"
 )
 
@@ -158,16 +159,7 @@ func (s *system) testLostDisk(t *testing.T) {
 	const votes = 200
 	node := s.Cluster.Nodes[1]
 	s.voteThrough(t, s.Target.Gateways[1], votes)
-	id, err := node.Engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name=waggle_redis")
-	if err != nil || id == "" {
-		t.Fatalf("the Redis of %s: %q, %v", node.Name, id, err)
-	}
-	if _, err := node.Engine.Run(t.Context(), "exec", id, "rm", "-rf", "/data/redis"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := node.Engine.Run(t.Context(), "kill", id); err != nil {
-		t.Fatal(err)
-	}
+	s.wipeRedis(t, node)
 	s.scale(t, "waggle_worker", 1)
 	testbed.Eventually(t, 2*time.Minute, func() error {
 		r, err := s.Results()
@@ -182,11 +174,43 @@ func (s *system) testLostDisk(t *testing.T) {
 		}
 		return nil
 	})
-	worker, err := s.Cluster.Nodes[0].Engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name=waggle_worker")
-	if err != nil || worker == "" {
-		t.Fatalf("the worker: %q, %v", worker, err)
-	}
-	if _, err := s.Cluster.Nodes[0].Engine.Run(t.Context(), "exec", worker, "/worker", "close", "-node", node.Name); err != nil {
+	s.asWorker(t, "close", "-node", node.Name)
+}
+
+// wipeRedis loses the disk of a node's Redis, and with it what only that disk had.
+func (s *system) wipeRedis(t *testing.T, node *cluster.Node) {
+	t.Helper()
+	id := s.containerOn(t, node, "waggle_redis")
+	if _, err := node.Engine.Run(t.Context(), "exec", id, "rm", "-rf", "/data/redis"); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := node.Engine.Run(t.Context(), "kill", id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// containerOn is the container of a service on a node.
+func (s *system) containerOn(t *testing.T, node *cluster.Node, service string) string {
+	t.Helper()
+	id, err := node.Engine.Run(t.Context(), "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name="+service)
+	if err != nil || id == "" || strings.Contains(id, "\n") {
+		t.Fatalf("the container of %s on %s: %q, %v", service, node.Name, id, err)
+	}
+	return id
+}
+
+// asWorker runs a command of the worker, as an operator does.
+func (s *system) asWorker(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := s.tryAsWorker(t, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func (s *system) tryAsWorker(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	node := s.Cluster.Nodes[0]
+	return node.Engine.Run(t.Context(), append([]string{"exec", s.containerOn(t, node, "waggle_worker"), "/worker"}, args...)...)
 }

@@ -206,7 +206,7 @@ func (s *System) Judge(t *testing.T, args ...string) {
 	if out, err := exec.Command("go", "build", "-o", binary, "waggle/deploy/lab/voters").CombinedOutput(); err != nil {
 		t.Fatalf("building voters: %v\n%s", err, out)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, binary, append(s.VotersArgs(), args...)...)
 	command.Dir = s.root
