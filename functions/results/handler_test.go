@@ -76,6 +76,7 @@ func TestJSON(t *testing.T) {
 	t.Parallel()
 	d := harness.Postgres(t)
 	fill(t, d)
+	d.SQL(`UPDATE drain_stream SET single = 2 * id; INSERT INTO drain_effect (stream, inserted, changed, stale, unseen) VALUES (1, 0, 0, 0, 5)`)
 	w := get(setup(t, d), "/", "application/json")
 	if w.Code != 200 || w.Header().Get("Cache-Control") != "public, max-age=1" {
 		t.Fatalf("results = %d %v %s", w.Code, w.Header(), w.Body)
@@ -98,7 +99,10 @@ func TestJSON(t *testing.T) {
 		t.Errorf("a closed poll = %+v", p)
 	}
 	l := got.Ledger
-	if l.Captured != 65 || l.Counted != 49 || l.Pending != 12 || l.Rejected != 1 || l.Lost != 3 || l.Missing != 1 || l.AsOf.IsZero() || got.Stale {
+	if l.Recovered != 5 || l.Single != 2+4 || l.Streams[0].Single != 2 {
+		t.Errorf("%d recovered and %d single, want 5 and 6: %+v", l.Recovered, l.Single, l.Streams)
+	}
+	if l.Captured != 65+5 || l.Counted != 49+5 || l.Pending != 12 || l.Rejected != 1 || l.Lost != 3 || l.Missing != 1 || l.AsOf.IsZero() || got.Stale {
 		t.Errorf("ledger = %+v", l)
 	}
 	if len(l.Gaps) != 1 || l.Gaps[0].Node != "node2" || l.Gaps[0].ClosedAt != nil || codes(l.Reasons) != "pending silent lost gap" {
@@ -113,10 +117,11 @@ func TestPage(t *testing.T) {
 	t.Parallel()
 	d := harness.Postgres(t)
 	fill(t, d)
+	d.SQL(`UPDATE drain_stream SET single = 2 WHERE id = 1; INSERT INTO drain_effect (stream, inserted, changed, stale, unseen) VALUES (1, 0, 0, 0, 1)`)
 	h := setup(t, d)
 	page := get(h, "/", "text/html").Body.String()
 	for _, part := range []string{"Cats or &lt;dogs&gt;?", "21 votes", "71.4\u00a0%", "3 captured votes are lost", "node node2 is silent since ",
-		"is shown when voting has closed", `<noscript><meta http-equiv="refresh"`, `href="/function/vote"`, "Not final"} {
+		"1 counted vote came from its copy", "2 votes were confirmed with one copy", "is shown when voting has closed", `<noscript><meta http-equiv="refresh"`, `href="/function/vote"`, "Not final"} {
 		if !strings.Contains(page, part) {
 			t.Errorf("the page lacks %q:\n%s", part, page)
 		}

@@ -15,9 +15,7 @@ import (
 func castCopied(t testing.TB, origin, peer *harness.RedisServer, ballots ...ballot) {
 	t.Helper()
 	own := capture(t, origin)
-	copying := redis.NewClient(&redis.Options{Addr: peer.Addr(), Username: "copy", Password: harness.RedisPassword,
-		Protocol: 2, DisableIdentity: true, MaxRetries: -1, ReadTimeout: patience})
-	defer copying.Close()
+	copying := copier(t, peer)
 	key := copiesKey + origin.Incarnation()
 	for len(ballots) > 0 {
 		some := ballots[:min(len(ballots), 50)]
@@ -38,6 +36,15 @@ func castCopied(t testing.TB, origin, peer *harness.RedisServer, ballots ...ball
 			t.Fatalf("copying: %v", err)
 		}
 	}
+}
+
+// copier is a client with the rights of function vote on another node than its own, but patient.
+func copier(t testing.TB, r *harness.RedisServer) *redis.Client {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: r.Addr(), Username: "copy", Password: harness.RedisPassword,
+		Protocol: 2, DisableIdentity: true, MaxRetries: -1, ReadTimeout: patience})
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 func held(r *harness.RedisServer) (n int) {

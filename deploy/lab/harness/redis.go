@@ -60,7 +60,7 @@ func (r *RedisServer) launch() {
 		if fresh {
 			r.port = FreePort(r.t)
 		}
-		cut := r.cut()
+		torn := r.Torn()
 		r.process = process{name: "redis-server", dir: r.dir, args: r.command()}
 		r.start(r.t)
 		if err := os.WriteFile(filepath.Join(r.dir, "pid"), []byte(strconv.Itoa(r.cmd.Process.Pid)), 0o644); err != nil {
@@ -69,7 +69,7 @@ func (r *RedisServer) launch() {
 		if r.tryAwait(r.answers) {
 			if !r.queue {
 				r.genesis()
-				if cut {
+				if torn {
 					r.Do("XADD", "votes:torn", "*", "node", r.node)
 				}
 			}
@@ -82,8 +82,8 @@ func (r *RedisServer) launch() {
 	r.await(r.t, r.answers)
 }
 
-// cut reports, as the image does before it starts the server, whether the log ends in the middle of a command.
-func (r *RedisServer) cut() bool {
+// Torn reports, as the image does before it starts the server, whether the log ends in the middle of a command.
+func (r *RedisServer) Torn() bool {
 	manifest := filepath.Join(r.dir, "appendonlydir", "appendonly.aof.manifest")
 	if _, err := os.Stat(manifest); err != nil {
 		return false
