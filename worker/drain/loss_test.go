@@ -174,8 +174,8 @@ func losses() map[string]loss {
 	return all
 }
 
-// suffer has a node capture votes, lose some of them, and go on; it returns the votes, and how far they had been counted before if
-// that is known.
+// suffer has a node capture votes, lose some of them, and go on. It returns the votes, the incarnation that suffered, and
+// when. If workers were stopped, position is how far they had counted.
 func (b *bench) suffer(l loss, origin, peer *harness.RedisServer) (votes *load, inc, position string, began, ended time.Time) {
 	b.t.Helper()
 	servers := []*harness.RedisServer{origin}
