@@ -105,6 +105,7 @@ func TestRedisUsersMayDoTheirPartAndNothingElse(t *testing.T) {
 		"drain counts":               {"drain", []string{"XLEN", "votes"}, false},
 		"drain inspects":             {"drain", []string{"XINFO", "STREAM", "votes"}, false},
 		"drain trims":                {"drain", []string{"XTRIM", "votes", "MINID", "0-1"}, false},
+		"drain lists":                {"drain", []string{"SCAN", "0", "MATCH", "copies:*"}, false},
 		"drain pings":                {"drain", []string{"PING"}, false},
 		"drain adds nothing":         {"drain", []string{"XADD", "votes", "*", "p", "1"}, true},
 		"drain sets nothing":         {"drain", []string{"SET", "votes:inc", "x"}, true},

@@ -18,8 +18,8 @@ import (
 // poll, voter, choice, sequence and time. A copy is made after the origin has stored its entry, so what has a copy
 // was at the origin. Two rules follow:
 //
-//   - If the origin answers, a copy whose id it does not hold was lost. It is compared when a connection to it is new, for
-//     then its log may have been cut, and before its entries are trimmed (drainer.compare).
+//   - If the origin answers, a copy whose id it does not hold was lost. It is compared when a connection to it is new,
+//     for then its log may have been cut, and when entries are missing (drainer.compare).
 //   - If the origin is silent or gone, every copy beyond its position is a vote that is not counted yet (Drain.orphans).
 //
 // A vote counted from its copy has the order key of its entry, so the entry itself changes nothing should it come after all.
@@ -31,8 +31,10 @@ const (
 	// maxDisorder is how much older than the batch before it a batch may be, in ms. A copy that was not confirmed
 	// within 15 s of its entry (functions/vote, maxCopyAge) belongs to a vote that nobody was told is recorded.
 	maxDisorder = 60_000
-	// maxCopies bounds what is held in memory at once: some 250 MB.
+	// maxCopies bounds what is held in memory at once: some 250 MB. What is beyond it is read when that has been counted.
 	maxCopies = 1_000_000
+	// copyAge is how old a vote may be when it is confirmed by its copy: function vote's maxCopyAge, and a margin.
+	copyAge = 20 * time.Second
 	// compareEvery is the pause between two attempts to compare a stream with copies that could not all be read.
 	compareEvery = 2 * time.Second
 	// peerTimeout is how long another node may take to say who it is; peerPause is how long it is left alone if it does not.
@@ -40,14 +42,39 @@ const (
 	peerPause   = 15 * time.Second
 )
 
-var errTooManyCopies = fmt.Errorf("more than %d votes have to be compared at once", maxCopies)
+// copySet gathers copies of an origin's entries, whatever their order. Repeated ones are the same. It holds no more than
+// most: when there are more, it keeps those with the lowest ids.
+type copySet struct {
+	after streamID               // only later entries are wanted
+	skip  func(at streamID) bool // and not these
+	most  int
+	// upTo is the last id that is still wanted, once there were too many; else zero.
+	upTo  streamID
+	votes map[streamID]entry
+}
 
-// copies reads the copies of an origin's entries after an id, newest batch first, into found. Repeated ones are the same.
-func (s *redisSource) copies(ctx context.Context, origin, after string, found map[streamID]entry) error {
+func (d *Drain) newCopySet(after string, skip func(streamID) bool) (*copySet, error) {
 	from, err := parseID(after)
-	if err != nil {
-		return err
+	return &copySet{after: from, skip: skip, most: d.mostCopies, votes: map[streamID]entry{}}, err
+}
+
+// full reports whether there were too many, so that entries after upTo are still to be read.
+func (c *copySet) full() bool { return c.upTo != streamID{} }
+
+func (c *copySet) add(e entry) {
+	if e.at.compare(c.after) <= 0 || c.full() && e.at.compare(c.upTo) > 0 || c.skip(e.at) {
+		return
 	}
+	if c.votes[e.at] = e; len(c.votes) <= c.most {
+		return
+	}
+	order := slices.SortedFunc(maps.Keys(c.votes), streamID.compare)
+	c.upTo = order[len(order)/2]
+	maps.DeleteFunc(c.votes, func(at streamID, _ entry) bool { return at.compare(c.upTo) > 0 })
+}
+
+// copies reads the copies of an origin's entries into a set, newest batch first.
+func (s *redisSource) copies(ctx context.Context, origin string, set *copySet) error {
 	for upTo := "+"; ; {
 		asking, cancel := context.WithTimeout(ctx, readTimeout)
 		reply, err := s.client.Do(asking, "XREVRANGE", copiesKey+origin, upTo, "-", "COUNT", copyPage).Result()
@@ -59,27 +86,24 @@ func (s *redisSource) copies(ctx context.Context, origin, after string, found ma
 		if err != nil {
 			return err
 		}
+		// One old batch shows nothing: a replica that was frozen sends its copies late. A page of them ends the search.
+		old := true
 		for _, batch := range batches {
-			newest, err := parseCopies(batch, from, found)
+			newest, err := parseCopies(batch, set)
 			if err != nil {
 				return err
 			}
-			if newest.ms+maxDisorder < from.ms {
-				return nil
-			}
-			if len(found) > maxCopies {
-				return errTooManyCopies
-			}
+			old = old && newest.ms+maxDisorder < set.after.ms
 		}
-		if len(batches) < copyPage {
+		if old || len(batches) < copyPage {
 			return nil
 		}
 		upTo = "(" + batches[len(batches)-1].id
 	}
 }
 
-// parseCopies adds the votes of a batch after an id to found, and returns the newest id in it.
-func parseCopies(batch entry, after streamID, found map[streamID]entry) (newest streamID, err error) {
+// parseCopies adds the votes of a batch to a set, and returns the newest id in it.
+func parseCopies(batch entry, set *copySet) (newest streamID, err error) {
 	if len(batch.fields) != 4 || batch.fields[2] != "v" {
 		return newest, fmt.Errorf("copies %s: not the fields n and v", batch.id)
 	}
@@ -95,11 +119,35 @@ func parseCopies(batch entry, after streamID, found map[streamID]entry) (newest 
 		if at.compare(newest) > 0 {
 			newest = at
 		}
-		if at.compare(after) > 0 {
-			found[at] = entry{id: f[0], at: at, fields: []string{"p", f[1], "v", f[2], "c", f[3], "s", f[4], "t", f[5]}}
-		}
+		set.add(entry{id: f[0], at: at, fields: []string{"p", f[1], "v", f[2], "c", f[3], "s", f[4], "t", f[5]}})
 	}
 	return newest, nil
+}
+
+// uuidLength is that of an incarnation; a probe of function vote names none.
+const uuidLength = 36
+
+// origins lists the incarnations that have copies here. What was dropped leaves an empty stream.
+func (s *redisSource) origins(ctx context.Context) (incs []string, err error) {
+	for keys := s.client.Scan(ctx, 0, copiesKey+"*", 1000).Iterator(); ; {
+		if !keys.Next(ctx) {
+			if err := keys.Err(); err != nil {
+				return nil, fmt.Errorf("listing the origins of copies: %w", err)
+			}
+			return incs, nil
+		}
+		inc := strings.TrimPrefix(keys.Val(), copiesKey)
+		if len(inc) != uuidLength {
+			continue
+		}
+		n, err := s.client.XLen(ctx, keys.Val()).Result()
+		if err != nil {
+			return nil, fmt.Errorf("looking for copies: %w", err)
+		}
+		if n > 0 {
+			incs = append(incs, inc)
+		}
+	}
 }
 
 // lastCopy is the id of the newest batch of an origin's copies, or "" if there is none.
@@ -164,35 +212,56 @@ func (d *Drain) failedLately(addr string) bool {
 	return failed && time.Since(at.(time.Time)) < peerPause
 }
 
-// readCopies gathers what all peers have of an origin's entries after an id.
-func (d *Drain) readCopies(ctx context.Context, origin, after string) (found map[streamID]entry, unread []string, err error) {
-	found = map[streamID]entry{}
-	unread, err = d.eachPeer(ctx, origin, func(_ string, from source) error { return from.copies(ctx, origin, after, found) })
-	return found, unread, err
+// readCopies gathers what all peers have of an origin's entries into a set.
+func (d *Drain) readCopies(ctx context.Context, origin string, set *copySet) (unread []string, err error) {
+	return d.eachPeer(ctx, origin, func(_ string, from source) error { return from.copies(ctx, origin, set) })
+}
+
+// copied returns the entries of a stream that were counted from copies and that it has not delivered.
+func (d *Drain) copied(ctx context.Context, of store.Stream) (map[streamID]bool, error) {
+	ids, err := d.tally.Copied(ctx, of)
+	if err != nil {
+		return nil, &storeError{"reading what was counted from copies", err}
+	}
+	known := make(map[streamID]bool, len(ids))
+	for _, id := range ids {
+		if at, err := parseID(id); err == nil {
+			known[at] = true
+		}
+	}
+	return known, nil
 }
 
 // compare finds the entries that the stream has lost since Sure, by their copies, and counts them. The stream is sure again
-// when the copies of every node have been read.
+// when the copies of every node have been read, and no more of them can come. Too many for one time are compared in
+// several.
 func (d *drainer) compare(ctx, hard context.Context) error {
-	if time.Now().Before(d.nextCompare) {
+	now := time.Now()
+	if now.Before(d.nextCompare) {
 		return nil
 	}
-	d.nextCompare = time.Now().Add(compareEvery)
 	if d.unsureSince.IsZero() {
-		d.unsureSince = time.Now()
+		d.unsureSince = now
 	}
-	missing, unread, err := d.readCopies(ctx, d.inc, d.state.Sure)
+	if d.compared == "" {
+		d.compared = d.state.Sure
+	}
+	d.nextCompare = now.Add(max(compareEvery, now.Sub(d.unsureSince)/4)) // a node may be away for long
+	known, err := d.copied(ctx, d.state)
 	if err != nil {
 		return err
 	}
-	known, err := d.tally.Copied(ctx, d.state)
+	set, err := d.newCopySet(d.compared, func(at streamID) bool { return known[at] || d.delivered[at] })
 	if err != nil {
-		return &storeError{"reading what was counted from copies", err}
+		return err
 	}
-	for _, id := range known {
-		if at, err := parseID(id); err == nil && missing[at].id == "" {
-			missing[at] = entry{id: id, at: at} // only to learn whether the origin holds it
-		}
+	unread, err := d.readCopies(ctx, d.inc, set)
+	if err != nil {
+		return err
+	}
+	missing := set.votes
+	for at := range known {
+		missing[at] = entry{id: at.String(), at: at} // only to learn whether the origin holds it
 	}
 	if len(missing) > 0 {
 		if err := d.strikeHeld(ctx, missing); err != nil {
@@ -202,8 +271,16 @@ func (d *drainer) compare(ctx, hard context.Context) error {
 			return err
 		}
 	}
-	if len(unread) == 0 || time.Since(d.unsureSince) > d.cfg.Retention {
+	late := now.Sub(d.unsureSince) > d.cfg.Retention
+	if set.full() && (len(unread) == 0 || late) {
+		d.compared, d.nextCompare = set.upTo.String(), time.Time{}
+		return nil
+	}
+	// Copies of what the last server has lost may still come, and confirm it.
+	settled := len(unread) == 0 && now.Sub(d.reconnectedAt) >= d.copyAge
+	if settled || late {
 		d.unsure, d.unsureSince = false, time.Time{}
+		clear(d.delivered)
 	}
 	after := d.state
 	after.Unread = unread
@@ -232,17 +309,27 @@ func (d *drainer) strikeHeld(ctx context.Context, missing map[streamID]entry) er
 }
 
 // restore counts the missing entries that are not known, and notes of the known ones that the origin will not deliver them.
-func (d *drainer) restore(hard context.Context, missing map[streamID]entry, known []string) error {
-	var gone []string
-	for _, id := range known {
-		if at, err := parseID(id); err == nil && missing[at].id != "" {
-			gone = append(gone, id)
-			delete(missing, at)
+func (d *drainer) restore(hard context.Context, missing map[streamID]entry, known map[streamID]bool) error {
+	vouched, _ := parseID(d.vouched)
+	left := d.state.Unexplained(false)
+	var gone, seen []string
+	for at := range known {
+		if missing[at].id == "" {
+			continue
 		}
+		gone = append(gone, missing[at].id)
+		if left > 0 && at.compare(vouched) <= 0 {
+			seen = append(seen, missing[at].id)
+			left--
+		}
+		delete(missing, at)
 	}
 	if len(gone) > 0 {
-		if err := d.tally.Settle(hard, d.state, gone); err != nil {
+		if err := d.tally.Settle(hard, d.state, gone, seen); err != nil {
 			return &storeError{"settling copies", err}
+		}
+		if err := d.reread(hard); err != nil {
+			return err
 		}
 	}
 	if len(missing) == 0 {
@@ -262,6 +349,7 @@ func (d *Drain) countCopies(hard context.Context, st store.Stream, entries map[s
 	for part := range slices.Chunk(order, d.cfg.BatchSize) {
 		var valid []entry
 		var copies []store.Copy
+		explained := int64(0)
 		for _, at := range part {
 			e := entries[at]
 			if _, why := decode(e, st.ID, d.cfg.Polls); why != "" {
@@ -271,6 +359,7 @@ func (d *Drain) countCopies(hard context.Context, st store.Stream, entries map[s
 			seen := at.compare(known) <= 0 && left > 0
 			if seen {
 				left--
+				explained++
 			}
 			valid = append(valid, e)
 			copies = append(copies, store.Copy{ID: e.id, Seen: seen, Early: early})
@@ -288,6 +377,11 @@ func (d *Drain) countCopies(hard context.Context, st store.Stream, entries map[s
 		}
 		st.Revision++
 		st.Recovered += int64(len(copies))
+		if early {
+			st.Early += explained
+		} else {
+			st.Restored += explained
+		}
 		d.metrics.recovered.Add(float64(len(copies)))
 		d.log.Info("counted votes from copies", "node", st.Node, "incarnation", st.Inc, "votes", len(copies), "early", early)
 	}

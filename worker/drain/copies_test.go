@@ -75,7 +75,7 @@ func TestWhatADiskForgetsItsCopiesGiveBack(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, seen by a worker %v", name, known), func(t *testing.T) {
 				t.Parallel()
 				b, origin, peer, other := newBench(t), harness.Redis(t), harness.Redis(t), harness.Redis(t)
-				limited := &limitedTally{tally: b.store, most: 100}
+				limited := limitTo(b.store, 100)
 				castCopied(t, origin, peer, crowd(0, 100)...)
 				if known {
 					castCopied(t, origin, other, crowd(100, uncounted)...)
@@ -159,7 +159,7 @@ func TestASilentNodeThatComesBackDeliversItsOwnVotes(t *testing.T) {
 	t.Parallel()
 	b, origin, peer := newBench(t), harness.Redis(t), harness.Redis(t)
 	castCopied(t, origin, peer, crowd(0, 100)...)
-	limited := &limitedTally{tally: b.store, most: 50}
+	limited := limitTo(b.store, 50)
 	stop := b.run(b.worker("w", func(d *Drain) { d.tally, d.cfg.BatchSize = limited, 50 }, origin, peer))
 	b.eventually(`SELECT max(added), max(n) FROM drain_stream`, "100|50")
 	stop()

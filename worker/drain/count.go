@@ -49,6 +49,11 @@ func (d *drainer) commit(hard context.Context, seen store.Account, entries []ent
 	d.wrote = time.Now()
 	d.state.Account = after
 	d.state.Revision++
+	if d.unsure {
+		for _, e := range entries {
+			d.delivered[e.at] = true
+		}
+	}
 	d.metrics.commit.Observe(d.wrote.Sub(began).Seconds())
 	d.metrics.batch.Observe(float64(len(entries)))
 	for name, n := range map[string]int64{"inserted": effect.Inserted, "changed": effect.Changed, "stale": effect.Stale,

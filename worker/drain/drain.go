@@ -54,9 +54,10 @@ type tally interface {
 // recovery is what counting from copies needs of the store besides.
 type recovery interface {
 	Active(ctx context.Context) (map[string]string, error)
+	Unknown(ctx context.Context, incs []string) ([]string, error)
 	Orphans(ctx context.Context, silent, kept time.Duration) ([]store.Stream, error)
 	Copied(ctx context.Context, of store.Stream) ([]string, error)
-	Settle(ctx context.Context, of store.Stream, ids []string) error
+	Settle(ctx context.Context, of store.Stream, ids, seen []string) error
 	NoteUnread(ctx context.Context, of store.Stream, nodes []string) error
 }
 
@@ -160,10 +161,14 @@ type Drain struct {
 	roster  roster
 	dial    func(addr string) source
 	live    atomic.Pointer[[]string]
-	beat    atomic.Int64 // Unix nanoseconds of the supervisor's last scan; 0 before the first
-	beaten  time.Time    // of the heartbeat's goroutine: the last one that Postgres took
-	failed  sync.Map     // of addresses that gave no copies: the time
-	steady  atomic.Int64 // Unix nanoseconds since when heartbeats have come without a break
+	beat    atomic.Int64         // Unix nanoseconds of the supervisor's last scan; 0 before the first
+	beaten  time.Time            // of the heartbeat's goroutine: the last one that Postgres took
+	unknown map[string]time.Time // incarnations that only copies name, and since when; of the goroutine that counts orphans
+	failed  sync.Map             // of addresses that gave no copies: the time
+	// mostCopies and copyAge are the constants maxCopies and copyAge, except in tests.
+	mostCopies int
+	copyAge    time.Duration
+	steady     atomic.Int64 // Unix nanoseconds since when heartbeats have come without a break
 
 	// mu guards the fields below.
 	mu sync.Mutex
@@ -184,6 +189,7 @@ func New(cfg Config) (*Drain, error) {
 	d := &Drain{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer), tally: cfg.Store, roster: cfg.Store,
 		named: map[string]bool{}, running: map[string]bool{}, claimed: map[string]string{},
+		mostCopies: maxCopies, copyAge: copyAge,
 	}
 	d.dial = func(addr string) source { return dialRedis(addr, cfg.User, cfg.Password) }
 	d.live.Store(&[]string{cfg.Worker})

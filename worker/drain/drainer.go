@@ -42,6 +42,9 @@ type drainer struct {
 	torn          string       // its last note that its log was cut
 	unsure        bool         // entries after Sure may be lost, and have not been compared with their copies
 	unsureSince   time.Time
+	delivered     map[streamID]bool // counted while unsure: should the stream lose them now, nothing is missing
+	reconnectedAt time.Time
+	compared      string // up to this id, entries have been compared with their copies on this connection
 	vouched       string // up to this id, entries that are missing now are in Added
 	nextCompare   time.Time
 	copyKeep      copyKeeper
@@ -62,7 +65,7 @@ type readAheadResult struct {
 }
 
 func newDrainer(d *Drain, addr string) *drainer {
-	return &drainer{Drain: d, addr: addr, node: addr, log: d.log.With("address", addr), source: d.dial(addr), answered: time.Now()}
+	return &drainer{Drain: d, addr: addr, node: addr, log: d.log.With("address", addr), source: d.dial(addr), answered: time.Now(), delivered: map[streamID]bool{}}
 }
 
 // run drains until ctx ends, the address is forgotten or only a human can help. hard outlives ctx by the shutdown timeout.
@@ -128,6 +131,7 @@ func (d *drainer) session(ctx, hard context.Context) error {
 		return &storeError{"registering a stream", err}
 	}
 	if d.inc != inc {
+		clear(d.delivered)
 		d.log.Info("draining a stream", "node", d.state.Node, "incarnation", inc, "position", d.state.Pos)
 	}
 	d.inc, d.node, d.stealing = inc, d.state.Node, false
@@ -169,9 +173,8 @@ func (d *drainer) step(ctx, hard context.Context) (time.Duration, error) {
 	}
 	d.answered = time.Now()
 	if d.reconnected {
-		if !d.unsure {
-			d.unsure, d.vouched, d.nextCompare = true, d.state.LastID, time.Time{}
-		}
+		d.unsure, d.compared, d.vouched, d.nextCompare = true, "", d.state.LastID, time.Time{}
+		d.reconnectedAt = time.Now()
 		if d.torn, err = d.source.torn(ctx); err != nil {
 			return 0, err
 		}
@@ -234,6 +237,8 @@ func (d *drainer) reconcile(l reading) (seen store.Account, cause string) {
 		if cause == store.NoGap {
 			d.vouched = l.last // Redis's counter has them all
 		}
+		// Nobody has to restart Redis to remove entries.
+		d.unsure, d.compared, d.nextCompare = true, "", time.Time{}
 	}
 	return seen, cause
 }

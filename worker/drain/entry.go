@@ -31,6 +31,8 @@ func parseID(s string) (streamID, error) {
 	return streamID{ms, seq}, nil
 }
 
+func (a streamID) String() string { return fmt.Sprintf("%d-%d", a.ms, a.seq) }
+
 func (a streamID) compare(b streamID) int {
 	return cmp.Or(cmp.Compare(a.ms, b.ms), cmp.Compare(a.seq, b.seq))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -87,7 +88,7 @@ func TestCutLogIsReportedExactly(t *testing.T) {
 	cast(t, c, crowd(0, 200)...)
 	before := r.Do("XLEN", "votes")
 	// A worker that sees 200 entries and counts the first 100.
-	limited := &limitedTally{tally: b.store, most: 100}
+	limited := limitTo(b.store, 100)
 	stop := b.run(b.worker("w", func(d *Drain) { d.tally, d.cfg.BatchSize = limited, 100 }, r))
 	b.eventually(`SELECT added, n FROM drain_stream`, "200|100")
 	stop()
@@ -132,11 +133,17 @@ func TestLogCutBehindTheCursorMissesNoLaterVote(t *testing.T) {
 // limitedTally refuses to count beyond a number of entries, as if Postgres were out of reach for commits.
 type limitedTally struct {
 	tally
-	most int64
+	most atomic.Int64
+}
+
+func limitTo(s tally, most int64) *limitedTally {
+	l := &limitedTally{tally: s}
+	l.most.Store(most)
+	return l
 }
 
 func (l *limitedTally) Commit(ctx context.Context, b store.Batch) (store.Effect, error) {
-	if b.After.N > l.most {
+	if b.After.N > l.most.Load() {
 		return store.Effect{}, errors.New("out of reach")
 	}
 	return l.tally.Commit(ctx, b)
@@ -163,7 +170,7 @@ func TestLostVolumeIsReportedAndTheNewStreamCounted(t *testing.T) {
 	t.Parallel()
 	b, r := newBench(t), harness.Redis(t)
 	cast(t, capture(t, r), crowd(0, 100)...)
-	limited := &limitedTally{tally: b.store, most: 60}
+	limited := limitTo(b.store, 60)
 	d := b.worker("w", func(d *Drain) { d.tally, d.cfg.BatchSize = limited, 60 }, r)
 	b.run(d)
 	b.eventually(`SELECT added, n FROM drain_stream`, "100|60")

@@ -295,7 +295,7 @@ func TestNoLossOfAnOnlyCopyIsPassedOver(t *testing.T) {
 func TestBothDisksOfAPairAreLost(t *testing.T) {
 	t.Parallel()
 	b, origin, peer := newBench(t), harness.Redis(t), harness.Redis(t)
-	limited := &limitedTally{tally: b.store, most: 100}
+	limited := limitTo(b.store, 100)
 	stop := b.run(b.worker("w", func(d *Drain) { d.tally, d.cfg.BatchSize = limited, 100 }, origin, peer))
 	castCopied(t, origin, peer, crowd(0, 140)...)
 	castCopied(t, peer, origin, crowd(1000, 30)...)
@@ -339,5 +339,34 @@ func TestVotesWithOneCopyAreANumber(t *testing.T) {
 		}
 	}
 	b.eventually(`SELECT counted, single FROM result_ledger`, "47|7")
+	b.noDrift()
+}
+
+// TestADiskThatIsLostBeforeAnyWorkerLooked is known from its copies alone.
+func TestADiskThatIsLostBeforeAnyWorkerLooked(t *testing.T) {
+	t.Parallel()
+	b, origin, peer := newBench(t), harness.Redis(t), harness.Redis(t)
+	castCopied(t, origin, peer, crowd(0, 70)...)
+	inc := origin.Incarnation()
+	origin.Lose()
+	origin.Restart()
+	b.run(b.worker("w", func(d *Drain) { d.cfg.RecoverAfter = 300 * time.Millisecond }, origin, peer))
+	b.eventually(`SELECT sum(votes) FROM result_tally`, "70")
+	b.eventually(`SELECT node, counted, recovered, lost FROM result_ledger WHERE incarnation = '`+inc+`'`, "unknown-"+inc[:8]+"|70|70|0")
+	b.noDrift()
+}
+
+// TestATrimBesideAWorkerIsMadeGoodFromCopies: the worker keeps its connection, and has not counted what is trimmed.
+func TestATrimBesideAWorkerIsMadeGoodFromCopies(t *testing.T) {
+	t.Parallel()
+	b, origin, peer := newBench(t), harness.Redis(t), harness.Redis(t)
+	limited := limitTo(b.store, 50)
+	b.run(b.worker("w", func(d *Drain) { d.tally, d.cfg.BatchSize = limited, 50 }, origin, peer))
+	castCopied(t, origin, peer, crowd(0, 150)...)
+	b.eventually(`SELECT max(added), max(n) FROM drain_stream`, "150|50")
+	origin.Do("XTRIM", "votes", "MAXLEN", "=", "30")
+	limited.most.Store(1000)
+	b.eventually(`SELECT sum(votes) FROM result_tally`, "150")
+	b.eventually(`SELECT sum(captured), sum(counted), sum(recovered), sum(lost), sum(pending) FROM (SELECT *, added AS captured FROM result_ledger) AS l`, "150|150|70|0|0")
 	b.noDrift()
 }

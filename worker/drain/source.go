@@ -52,8 +52,10 @@ type source interface {
 	trim(ctx context.Context, inc, before string) (removed int64, err error)
 	// torn returns the id of the last note that the server's log was cut, or "0-0".
 	torn(ctx context.Context) (string, error)
+	// origins lists the incarnations of which this node holds copies.
+	origins(ctx context.Context) ([]string, error)
 	// copies, lastCopy and trimCopies are of the copies that this node holds of another one's entries.
-	copies(ctx context.Context, origin, after string, found map[streamID]entry) error
+	copies(ctx context.Context, origin string, set *copySet) error
 	lastCopy(ctx context.Context, origin string) (string, error)
 	trimCopies(ctx context.Context, origin, upTo string) error
 	close() error

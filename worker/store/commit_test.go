@@ -335,6 +335,13 @@ func TestRegisterClosesASilentFormerIncarnationOnly(t *testing.T) {
 	if err != nil || st.Node != "unknown-00000000" {
 		t.Errorf("registering a stream without genesis = %q, %v; want it under a made-up name", st.Node, err)
 	}
+	if st, err = s.Register(t.Context(), "m", st.Inc); err != nil || st.Node != "m" {
+		t.Errorf("registering it when its node is known = %q, %v; want m", st.Node, err)
+	}
+	unknown, err := s.Unknown(t.Context(), []string{st.Inc, "probe", "00000000-0000-4000-8000-00000000beef"})
+	if len(unknown) != 1 || unknown[0] != "00000000-0000-4000-8000-00000000beef" || err != nil {
+		t.Errorf("unknown streams = %q, %v; want the one that is not registered", unknown, err)
+	}
 }
 
 func TestRetireRefusesANodeThatAnswers(t *testing.T) {

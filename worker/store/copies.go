@@ -34,6 +34,22 @@ func (s *Store) Active(ctx context.Context) (map[string]string, error) {
 	return active, s.check(ctx, "listing the active streams", err)
 }
 
+// Unknown returns those of the incarnations that are UUIDs and no stream's, sorted.
+func (s *Store) Unknown(ctx context.Context, incs []string) ([]string, error) {
+	if len(incs) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, `SELECT inc FROM unnest($1::text[]) AS u (inc)
+		WHERE inc ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' AND NOT EXISTS (SELECT 1 FROM drain_stream s WHERE s.inc::text = u.inc) ORDER BY inc`, incs)
+	if err != nil {
+		return nil, s.check(ctx, "looking for unknown streams", err)
+	}
+	unknown, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return unknown, s.check(ctx, "looking for unknown streams", err)
+}
+
 // Orphans returns the streams that have been silent for a time, and those that were closed and whose copies may still be kept.
 func (s *Store) Orphans(ctx context.Context, silent, kept time.Duration) ([]Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
@@ -59,14 +75,27 @@ func (s *Store) Copied(ctx context.Context, of Stream) ([]string, error) {
 	return ids, s.check(ctx, "listing counted copies", err)
 }
 
-// Settle notes that the stream will not deliver entries that were counted early. Idempotent.
-func (s *Store) Settle(ctx context.Context, of Stream, ids []string) error {
+// Settle notes that the stream will not deliver entries that were counted early. Those of seen have been found to be part
+// of Added meanwhile. Idempotent.
+func (s *Store) Settle(ctx context.Context, of Stream, ids, seen []string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	_, err := s.pool.Exec(ctx, `WITH settled AS (
-			UPDATE drain_copy SET early = false WHERE stream = $1 AND early AND id = ANY ($2::text[]) RETURNING seen
-		), moved AS (SELECT count(*) FILTER (WHERE seen) AS n FROM settled)
-		UPDATE drain_effect SET early = early - n, restored = restored + n FROM moved WHERE stream = $1`, of.ID, ids)
+	if seen == nil {
+		seen = []string{}
+	}
+	_, err := s.pool.Exec(ctx, `WITH was AS (
+			SELECT id, seen, early FROM drain_copy WHERE stream = $1 AND id = ANY ($2::text[]) FOR UPDATE
+		), settled AS (
+			UPDATE drain_copy c SET early = false, seen = c.seen OR c.id = ANY ($3::text[]) FROM was
+			 WHERE c.stream = $1 AND c.id = was.id AND (was.early OR NOT was.seen AND c.id = ANY ($3::text[]))
+			RETURNING was.seen AS was_seen, was.early AS was_early, c.seen
+		), moved AS (
+			SELECT count(*) FILTER (WHERE was_seen AND was_early) AS early, count(*) FILTER (WHERE seen) AS restored,
+			       count(*) FILTER (WHERE seen AND NOT was_seen) AS unseen
+			  FROM settled
+		)
+		UPDATE drain_effect e SET early = e.early - moved.early, restored = e.restored + moved.restored, unseen = e.unseen - moved.unseen
+		  FROM moved WHERE stream = $1`, of.ID, ids, seen)
 	return s.check(ctx, "settling copies", err)
 }
 

@@ -192,18 +192,25 @@ func (s *Store) Register(ctx context.Context, node, inc string) (Stream, error) 
 	st, err := scanStream(s.pool.QueryRow(ctx, selectStream+`WHERE inc = $1::uuid`, inc))
 	if errors.Is(err, pgx.ErrNoRows) {
 		if node == "" {
-			node = fmt.Sprintf("unknown-%.8s", inc)
+			node = madeUp(inc)
 		}
 		_, err = s.pool.Exec(ctx, `INSERT INTO drain_stream (node, inc) VALUES ($1, $2::uuid) ON CONFLICT (inc) DO NOTHING`, node, inc)
 		if err == nil {
 			st, err = scanStream(s.pool.QueryRow(ctx, selectStream+`WHERE inc = $1::uuid`, inc))
 		}
 	}
+	if err == nil && node != "" && st.Node != node && st.Node == madeUp(inc) {
+		st.Node = node
+		_, err = s.pool.Exec(ctx, `UPDATE drain_stream SET node = $2 WHERE id = $1`, st.ID, node)
+	}
 	if err == nil {
 		_, err = s.pool.Exec(ctx, replaceSQL, st.Node, st.ID)
 	}
 	return st, s.check(ctx, "registering a stream", err)
 }
+
+// madeUp names the node of an incarnation that does not say where it is.
+func madeUp(inc string) string { return fmt.Sprintf("unknown-%.8s", inc) }
 
 // Read returns the stream of an incarnation as it is now.
 func (s *Store) Read(ctx context.Context, inc string) (Stream, error) {

@@ -78,7 +78,7 @@ main() {
 user default reset off
 user capture reset on $(digests redis-capture)~votes ~votes:torn %R~votes:inc -@all +xadd +get +ping +hello +auth
 user copy reset on $(digests redis-copies)~copies:* %R~votes:inc -@all +xadd +get +ping +hello +auth
-user drain reset on $(digests redis-drain)~votes ~votes:inc ~votes:torn ~copies:* -@all +xrange +xrevrange +xtrim +xlen +xinfo|stream +get +ping +hello +auth
+user drain reset on $(digests redis-drain)~votes ~votes:inc ~votes:torn ~copies:* -@all +xrange +xrevrange +xtrim +xlen +xinfo|stream +scan +get +ping +hello +auth
 ACL
   if [[ -d $data ]]; then
     [[ -s $data/incarnation ]] || refuse "$data has no incarnation note: restore the volume, or remove it to start a new incarnation"

@@ -30,13 +30,29 @@ func (s *system) together(t *testing.T, fault func(*testing.T), voters ...string
 	t.Run("beside", func(t *testing.T) {
 		t.Run("voters", func(t *testing.T) {
 			t.Parallel()
-			s.Judge(t, append([]string{"-alone", "-concurrency", "4000", "-retries", "100", "-drain-timeout", "6m"}, voters...)...)
+			s.JudgeDirectly(t, append([]string{"-alone", "-concurrency", "4000", "-retries", "100", "-drain-timeout", "6m"}, voters...)...)
 		})
 		t.Run("fault", func(t *testing.T) {
 			t.Parallel()
-			time.Sleep(5 * time.Second) // The crowd is to be at it.
+			s.voted(t, 500)
 			fault(t)
 		})
+	})
+}
+
+// voted waits until the crowd is at it.
+func (s *system) voted(t *testing.T, more int64) {
+	t.Helper()
+	before, err := s.Results()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testbed.Eventually(t, 5*time.Minute, func() error {
+		now, err := s.Results()
+		if err == nil && now.Ledger.Counted-before.Ledger.Counted < more {
+			err = fmt.Errorf("%d votes are counted", now.Ledger.Counted-before.Ledger.Counted)
+		}
+		return err
 	})
 }
 

@@ -108,7 +108,7 @@ func (r *RedisServer) command() []string {
 		standard,
 		"capture on >" + RedisPassword + " resetkeys ~votes ~votes:torn %R~votes:inc -@all +xadd +get +ping +hello +auth",
 		"copy on >" + RedisPassword + " resetkeys ~copies:* %R~votes:inc -@all +xadd +get +ping +hello +auth",
-		"drain on >" + RedisPassword + " resetkeys ~votes ~votes:inc ~votes:torn ~copies:* -@all +xrange +xrevrange +xtrim +xinfo|stream +xlen +get +ping +hello +auth",
+		"drain on >" + RedisPassword + " resetkeys ~votes ~votes:inc ~votes:torn ~copies:* -@all +xrange +xrevrange +xtrim +xinfo|stream +xlen +scan +get +ping +hello +auth",
 		"admin on >" + RedisPassword + " ~* &* +@all",
 	} {
 		args = append(append(args, "--user"), strings.Fields(rules)...)

@@ -202,13 +202,34 @@ func (s *System) Counts(t *testing.T, within time.Duration, cats, dogs int64) {
 // Judge runs the load program against every gateway; it exits 1 unless every acknowledged vote is counted once.
 func (s *System) Judge(t *testing.T, args ...string) {
 	t.Helper()
+	s.judge(t, append(s.VotersArgs(), args...))
+}
+
+// JudgeDirectly is Judge at the nodes' own addresses. Behind the loopback ports is a proxy of Docker's. It takes
+// connections for a node that is frozen, and ends when they are too many.
+func (s *System) JudgeDirectly(t *testing.T, args ...string) {
+	t.Helper()
+	direct := []string{"-allow-remote"}
+	for given := s.VotersArgs(); len(given) > 1; given = given[2:] {
+		if given[0] != "-url" {
+			direct = append(direct, given[0], given[1])
+		}
+	}
+	for _, gateway := range s.NodeGateways() {
+		direct = append(direct, "-url", gateway+"/function/vote")
+	}
+	s.judge(t, append(direct, args...))
+}
+
+func (s *System) judge(t *testing.T, args []string) {
+	t.Helper()
 	binary := filepath.Join(t.TempDir(), "voters")
 	if out, err := exec.Command("go", "build", "-o", binary, "waggle/deploy/lab/voters").CombinedOutput(); err != nil {
 		t.Fatalf("building voters: %v\n%s", err, out)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
 	defer cancel()
-	command := exec.CommandContext(ctx, binary, append(s.VotersArgs(), args...)...)
+	command := exec.CommandContext(ctx, binary, args...)
 	command.Dir = s.root
 	out, err := command.CombinedOutput()
 	t.Logf("%s", out)
