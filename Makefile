@@ -79,7 +79,7 @@ test: export FUZZTIME ?= 10s
 test: unit e2e fuzz ## run every test but the long ones, `make liveness` and `make copies`, and the figures
 
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
-	go vet ./... && go vet -tags e2e ./...
+	go vet ./... && go vet -tags 'e2e copies figures' ./...
 	go test -race -timeout 10m ./...
 	go test -run '^$$' -bench . -benchtime 1x ./provider/... ./worker/... ./functions/... ./template/... >/dev/null  # so that benchmarks cannot rot
 
@@ -90,7 +90,7 @@ liveness: ## slow parts are left alone, hung ones replaced, on a whole system un
 	go test -tags e2e -count=1 -v -timeout 30m ./deploy/lab/liveness
 
 copies: ## a capture node is frozen 20 times, cut off and lost for good under voters, and both disks at once (35 minutes)
-	E2E_LONG=1 go test -tags e2e -count=1 -v -timeout 60m -run TestCopies ./deploy/lab/e2e
+	E2E_LONG=1 go test -tags 'e2e copies' -count=1 -v -timeout 60m -run TestCopies ./deploy/lab/e2e
 
 arm64: ## compile a gateway and function vote for arm64 and ask them for an answer (qemu-user-static has to be installed)
 	go test -tags qemu -count=1 -v -timeout 30m -run TestArm64 ./deploy/release
