@@ -78,12 +78,15 @@ func TestBrowserWaitsForABusyFunction(t *testing.T) {
 	one.MaxInflight = 1
 	e := start(t, func(c *Config) { c.WaitingPageAfter = time.Millisecond }, one)
 	const raw = "GET /function/one HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n"
+	s := e.registry.Lookup([]byte("one"))
+	for s.Ready() == 0 { // else the first request gets the page, as it should
+		time.Sleep(time.Millisecond)
+	}
 	first, fromFirst := e.dial(t)
 	_, _ = io.WriteString(first, raw)
 	<-entered
 	second, fromSecond := e.dial(t)
 	_, _ = io.WriteString(second, raw)
-	s := e.registry.Lookup([]byte("one"))
 	for s.Queued() == 0 {
 		time.Sleep(time.Millisecond)
 	}
