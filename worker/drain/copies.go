@@ -33,8 +33,6 @@ const (
 	maxDisorder = 60_000
 	// maxCopies bounds what is held in memory at once: some 250 MB. What is beyond it is read when that has been counted.
 	maxCopies = 1_000_000
-	// copyAge is how old a vote may be when it is confirmed by its copy: function vote's maxCopyAge, and a margin.
-	copyAge = 20 * time.Second
 	// compareEvery is the pause between two attempts to compare a stream with copies that could not all be read.
 	compareEvery = 2 * time.Second
 	// peerTimeout is how long another node may take to say who it is; peerPause is how long it is left alone if it does not.
@@ -233,8 +231,7 @@ func (d *Drain) copied(ctx context.Context, of store.Stream) (map[streamID]bool,
 }
 
 // compare finds the entries that the stream has lost since Sure, by their copies, and counts them. The stream is sure again
-// when the copies of every node have been read, and no more of them can come. Too many for one time are compared in
-// several.
+// when the copies of every node have been read. Too many for one time are compared in several.
 func (d *drainer) compare(ctx, hard context.Context) error {
 	now := time.Now()
 	if now.Before(d.nextCompare) {
@@ -276,9 +273,7 @@ func (d *drainer) compare(ctx, hard context.Context) error {
 		d.compared, d.nextCompare = set.upTo.String(), time.Time{}
 		return nil
 	}
-	// Copies of what the last server has lost may still come, and confirm it.
-	settled := len(unread) == 0 && now.Sub(d.reconnectedAt) >= d.copyAge
-	if settled || late {
+	if len(unread) == 0 || late {
 		d.unsure, d.unsureSince = false, time.Time{}
 		clear(d.delivered)
 	}

@@ -165,9 +165,8 @@ type Drain struct {
 	beaten  time.Time            // of the heartbeat's goroutine: the last one that Postgres took
 	unknown map[string]time.Time // incarnations that only copies name, and since when; of the goroutine that counts orphans
 	failed  sync.Map             // of addresses that gave no copies: the time
-	// mostCopies and copyAge are the constants maxCopies and copyAge, except in tests.
+	// mostCopies is maxCopies, except in tests.
 	mostCopies int
-	copyAge    time.Duration
 	steady     atomic.Int64 // Unix nanoseconds since when heartbeats have come without a break
 
 	// mu guards the fields below.
@@ -189,7 +188,7 @@ func New(cfg Config) (*Drain, error) {
 	d := &Drain{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer), tally: cfg.Store, roster: cfg.Store,
 		named: map[string]bool{}, running: map[string]bool{}, claimed: map[string]string{},
-		mostCopies: maxCopies, copyAge: copyAge,
+		mostCopies: maxCopies,
 	}
 	d.dial = func(addr string) source { return dialRedis(addr, cfg.User, cfg.Password) }
 	d.live.Store(&[]string{cfg.Worker})

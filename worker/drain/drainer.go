@@ -43,9 +43,8 @@ type drainer struct {
 	unsure        bool         // entries after Sure may be lost, and have not been compared with their copies
 	unsureSince   time.Time
 	delivered     map[streamID]bool // counted while unsure: should the stream lose them now, nothing is missing
-	reconnectedAt time.Time
-	compared      string // up to this id, entries have been compared with their copies on this connection
-	vouched       string // up to this id, entries that are missing now are in Added
+	compared      string            // up to this id, entries have been compared with their copies on this connection
+	vouched       string            // up to this id, entries that are missing now are in Added
 	nextCompare   time.Time
 	copyKeep      copyKeeper
 	nextCopies    time.Time
@@ -174,7 +173,6 @@ func (d *drainer) step(ctx, hard context.Context) (time.Duration, error) {
 	d.answered = time.Now()
 	if d.reconnected {
 		d.unsure, d.compared, d.vouched, d.nextCompare = true, "", d.state.LastID, time.Time{}
-		d.reconnectedAt = time.Now()
 		if d.torn, err = d.source.torn(ctx); err != nil {
 			return 0, err
 		}

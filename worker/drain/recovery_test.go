@@ -80,7 +80,7 @@ func (w *world) newWorker() {
 	w.worker = w.b.worker("w", func(d *Drain) {
 		d.cfg.BatchSize = rapid.IntRange(1, 5).Draw(w.t, "batch")
 		d.mostCopies = rapid.IntRange(1, 6).Draw(w.t, "copies at once")
-		d.cfg.Retention, d.copyAge = rapid.SampledFrom([]time.Duration{1, time.Hour}).Draw(w.t, "retention"), 0
+		d.cfg.Retention = rapid.SampledFrom([]time.Duration{1, time.Hour}).Draw(w.t, "retention")
 	})
 	w.worker.steady.Store(0)
 	w.worker.dial = func(addr string) source { return &memorySource{w: w, addr: addr} }
