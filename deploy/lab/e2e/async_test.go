@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -27,7 +26,6 @@ func (p *project) testAsync(t *testing.T) {
 	for _, name := range []string{"flaky", "collector"} {
 		testbed.Eventually(t, time.Minute, func() error { return p.answers("/function/"+name+"/x", "GET /x") })
 	}
-	t.Run("longer than upstream_timeout", p.testLongCall)
 	t.Run("cancelled before and during a run", p.testCancel)
 	t.Run("5,000 calls while the gateway is killed twice", p.testKilledGateway)
 }
@@ -107,27 +105,6 @@ func (p *project) queueBecomes(t *testing.T, within time.Duration, holds func(qu
 		}
 		return err
 	})
-}
-
-// testLongCall makes a call that takes longer than a synchronous one may: it runs once, to its end.
-func (p *project) testLongCall(t *testing.T) {
-	limit := func(ctx context.Context, value string) {
-		if _, err := p.Target.Manager.Run(ctx, "service", "update", "--env-add", "upstream_timeout="+value, "waggle_gateway"); err != nil {
-			t.Fatal(err)
-		}
-		testbed.Eventually(t, time.Minute, func() error { return p.answers("/function/flaky/x", "GET /x") })
-	}
-	limit(t.Context(), "2s")
-	defer limit(p.background, "60s")
-	status, text, err := p.ask(t, http.MethodGet, "/function/flaky/slow?for=6s", nil)
-	if err != nil || status != http.StatusGatewayTimeout || !strings.Contains(text, "upstream_timeout") {
-		t.Errorf("the synchronous call: %d %q, %v", status, text, err)
-	}
-	p.submit(t, "long", "flaky/nap?for=6s", "http://gateway:8080/function/collector/note")
-	p.queueBecomes(t, time.Minute, func(q queue) bool { return q.Pending+q.Running+q.Callbacks == 0 })
-	if runs, told := p.noted(t, "flaky").Runs["long"], p.noted(t, "collector").Told["long"]; runs != 1 || told != "200" {
-		t.Errorf("the asynchronous call ran %d times, and its callback was told %q; want once and 200", runs, told)
-	}
 }
 
 func (p *project) testCancel(t *testing.T) {

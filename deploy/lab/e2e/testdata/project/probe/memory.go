@@ -12,19 +12,18 @@ import (
 // memory is what a replica remembers of asynchronous calls, by call id.
 type memory struct {
 	mu        sync.Mutex
-	Runs      map[string]int    // guarded by mu
+	runs      map[string]int    // guarded by mu
 	Succeeded map[string]int    // guarded by mu; runs of flaky that succeeded
 	Told      map[string]string // guarded by mu; the status that a callback named
 }
 
 // remember adds what asynchronous calls are tried with.
 func remember(mux *http.ServeMux) {
-	m := &memory{Runs: map[string]int{}, Told: map[string]string{}, Succeeded: map[string]int{}}
+	m := &memory{runs: map[string]int{}, Told: map[string]string{}, Succeeded: map[string]int{}}
 	mux.HandleFunc("/flaky", m.flaky)
 	mux.HandleFunc("/note", m.note)
 	mux.HandleFunc("/noted", m.noted)
 	mux.HandleFunc("/sleep", sleep)
-	mux.HandleFunc("/nap", m.nap)
 }
 
 // flaky fails three times in ten, half of that with a time to come back; a call whose id ends in "-doomed" always.
@@ -32,9 +31,9 @@ func (m *memory) flaky(w http.ResponseWriter, r *http.Request) {
 	id := r.Header.Get("X-Call-Id")
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.Runs[id]++
+	m.runs[id]++
 	h := fnv.New32a()
-	fmt.Fprint(h, id, " ", m.Runs[id])
+	fmt.Fprint(h, id, " ", m.runs[id])
 	switch chance := h.Sum32() % 100; {
 	case chance < 15 || strings.HasSuffix(id, "-doomed"):
 		http.Error(w, "failed", http.StatusInternalServerError)
@@ -43,16 +42,8 @@ func (m *memory) flaky(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "busy", http.StatusServiceUnavailable)
 	default:
 		m.Succeeded[id]++
-		fmt.Fprintf(w, "run %d", m.Runs[id])
+		fmt.Fprintf(w, "run %d", m.runs[id])
 	}
-}
-
-// nap counts its runs and answers after a while.
-func (m *memory) nap(w http.ResponseWriter, r *http.Request) {
-	m.mu.Lock()
-	m.Runs[r.Header.Get("X-Call-Id")]++
-	m.mu.Unlock()
-	slow(w, r)
 }
 
 // note takes a callback.
