@@ -96,39 +96,6 @@ func TestThreeNodes(t *testing.T) {
 			return nil
 		})
 	})
-
-	t.Run("a capture node is drained, and its votes are counted", s.testDrain)
-}
-
-// testDrain is the last: one capture node is left. make operate has it under load.
-func (s *system) testDrain(t *testing.T) {
-	before, err := s.Results()
-	if err != nil {
-		t.Fatal(err)
-	}
-	node := s.Cluster.Nodes[2]
-	const votes = 50
-	s.voteThrough(t, s.Target.Gateways[2], votes)
-	if err := s.Drain(t.Context(), node.Name); err != nil {
-		s.Dump(t)
-		t.Fatal(err)
-	}
-	after, err := s.Results()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if after.Ledger.Counted-before.Ledger.Counted != votes || after.Ledger.Pending != 0 || after.Ledger.Lost != before.Ledger.Lost || after.Ledger.Active() != 1 {
-		t.Errorf("ledger: %+v, before: %+v", after.Ledger, before.Ledger)
-	}
-	for _, stream := range after.Ledger.Streams {
-		if stream.Node == node.Name && stream.State == "active" {
-			t.Errorf("%s is still expected: %+v", node.Name, stream)
-		}
-	}
-	s.newVoter(t).voteByForm("cats")
-	if err := s.Drain(t.Context(), s.Cluster.Nodes[1].Name); err == nil || !strings.Contains(err.Error(), "is the only capture node that takes votes") {
-		t.Errorf("draining the last: %v", err)
-	}
 }
 
 // scale asks Swarm for another number of replicas and waits until it is so.
