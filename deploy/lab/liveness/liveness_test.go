@@ -40,7 +40,7 @@ func TestLiveness(t *testing.T) {
 		t.Run("votes", func(t *testing.T) {
 			t.Parallel()
 			total := int(3 * afflicted.Seconds() * votesPerSecond)
-			n.Judge(t, "-voters", fmt.Sprint(total), "-rate", fmt.Sprint(votesPerSecond), "-concurrency", "4000", "-retries", "60", "-drain-timeout", "5m")
+			n.JudgeDirectly(t, "-voters", fmt.Sprint(total), "-rate", fmt.Sprint(votesPerSecond), "-concurrency", "4000", "-retries", "60", "-drain-timeout", "5m")
 		})
 		t.Run("afflictions", func(t *testing.T) {
 			t.Parallel()
