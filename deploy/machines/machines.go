@@ -184,7 +184,7 @@ func (m *Machine) copyProbe(ctx context.Context, probes *probeBuilder) error {
 		return fmt.Errorf("reading the probe: %w", err)
 	}
 	defer program.Close()
-	m.probe, err = m.run(ctx, program, `f=$(mktemp /tmp/waggle-probe.XXXXXX) && cat >"$f" && chmod 700 "$f" && echo "$f"`)
+	m.probe, err = m.run(ctx, program, `f=$(mktemp) && cat >"$f" && chmod 700 "$f" && echo "$f"`)
 	return err
 }
 
