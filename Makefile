@@ -86,7 +86,7 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
 	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/machines ./deploy/vagrant ./deploy/aws ./deploy/lab/e2e
 
-liveness: ## slow parts are left alone, hung ones replaced, on a whole system under votes (10 minutes)
+liveness: ## slow parts are left alone, hung ones replaced, on a whole system under votes (15 minutes)
 	go test -tags e2e -count=1 -v -timeout 30m ./deploy/lab/liveness
 
 copies: ## a capture node is frozen 20 times, cut off and lost for good under voters, and both disks at once (35 minutes)

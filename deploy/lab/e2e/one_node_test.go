@@ -65,6 +65,8 @@ func TestOneNode(t *testing.T) {
 
 	t.Run("receipts, a live page and a signed summary", s.testResults)
 
+	t.Run("a voter's browser", s.testBrowser)
+
 	t.Run("the control plane", s.testControlPlane)
 
 	t.Run("20,000 voters", func(t *testing.T) {
