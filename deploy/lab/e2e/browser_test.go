@@ -11,8 +11,8 @@ import (
 	"waggle/deploy/lab/harness/chrome"
 )
 
-// testBrowser votes in Chromium on the running system, changes the vote on a bad network, sees the count follow on an open
-// page, and looks the receipt up. The functions' own tests have the other cases.
+// testBrowser votes in Chromium on the running system and changes the vote on a bad network. The count follows on an open
+// page, and the receipt is looked up. The functions' own tests have the other cases.
 func (s *system) testBrowser(t *testing.T) {
 	browser := chrome.Start(t, "")
 	count := chrome.Visitor(t, browser, s.Gateway+"/function/results", 360)

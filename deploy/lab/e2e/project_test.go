@@ -48,6 +48,7 @@ func (s *system) testControlPlane(t *testing.T) {
 	t.Run("log lines of every length arrive whole", p.testLogLines)
 	t.Run("logs follow replicas that come and go", p.testFollow)
 	t.Run("a ready replica is in the gateway's table", p.testTable)
+	t.Run("a function is called as soon as its deploy is accepted", p.testCalledAtOnce)
 	t.Run("500 calls at once wake a function", p.testCrowdAtZero)
 	t.Run("names of functions that do not exist", p.testStrangeNames)
 	t.Run("clients that send a byte at a time", p.testTricklers)

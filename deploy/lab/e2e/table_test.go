@@ -5,6 +5,8 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +41,26 @@ func (p *project) besideGateway(t *testing.T, script string, args ...string) (st
 		t.Fatal(err)
 	}
 	return docker.Engine{}.Run(t.Context(), append([]string{"exec", "--env", "AUTHORIZATION=" + p.Authorization(t), p.Cluster.Nodes[0].Container, "nsenter", "--target", pid, "--net", "bash", "-c", script}, args...)...)
+}
+
+// testCalledAtOnce is a pipeline that deploys and calls: no call after the 202 may find no such function.
+func (p *project) testCalledAtOnce(t *testing.T) {
+	for i := range 5 {
+		d := p.probe(fmt.Sprintf("atonce%d", i), nil)
+		p.call(t, http.MethodPost, "/system/functions", d, http.StatusAccepted)
+		t.Cleanup(func() { p.remove(t, d.Service) })
+		for _, path := range []string{"/async-function/", "/function/"} {
+			response, err := http.Post(p.Gateway+path+d.Service, "text/plain", strings.NewReader("bee"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, _ := io.ReadAll(response.Body)
+			response.Body.Close()
+			if response.StatusCode >= 300 {
+				t.Errorf("%s%s right after its deploy: %s %s", path, d.Service, response.Status, text)
+			}
+		}
+	}
 }
 
 // testTable measures how long after Swarm called a replica running the gateway has it in rotation. How long is in the
