@@ -43,6 +43,8 @@ const (
 	maxWaitingText = 1000
 	// maxStopGrace bounds how long a removed replica may linger.
 	maxStopGrace = 24 * time.Hour
+	// maxWatchdogTimeout is more than any gateway waits.
+	maxWatchdogTimeout = 24 * time.Hour
 )
 
 // options is what a deployment asks for through labels, annotations and environment, parsed.
@@ -147,18 +149,20 @@ func parseInflight(environment given) int {
 // healthcheck_interval for its callers to notice, then up to write_timeout for running calls. Two seconds more
 // let it end by itself.
 func parseStopGrace(annotations, environment given) time.Duration {
-	write := watchdogDuration(environment.values["write_timeout"], defaultWriteTimeout)
+	write := watchdogDuration(environment.values["write_timeout"],
+		max(defaultWriteTimeout, watchdogDuration(environment.values["exec_timeout"], 0)))
 	interval := watchdogDuration(environment.values["healthcheck_interval"], write)
 	return annotations.duration(annotationStopGrace, min(write+interval+2*time.Second, maxStopGrace), 0, maxStopGrace)
 }
 
-// watchdogDuration reads a duration as watchdogs do: of Go, or whole seconds; anything else is their default.
+// watchdogDuration reads a duration as watchdogs do: of Go, or whole seconds; anything else is their default. More than
+// a day is as good as a day.
 func watchdogDuration(text string, absent time.Duration) time.Duration {
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
+		return min(time.Duration(seconds)*time.Second, maxWatchdogTimeout)
 	}
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 && d < maxStopGrace {
-		return d
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return min(d, maxWatchdogTimeout)
 	}
 	return absent
 }

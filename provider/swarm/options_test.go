@@ -29,8 +29,9 @@ func TestParseOptions(t *testing.T) {
 	}{
 		"nothing asked for":          {want: base},
 		"grace from timeouts":        {env: map[string]string{"write_timeout": "5s", "healthcheck_interval": "3"}, want: with(func(o *options) { o.stopGrace, o.writeTimeout = 10*time.Second, 5*time.Second })},
+		"a day is the most":          {env: map[string]string{"exec_timeout": "48h"}, want: with(func(o *options) { o.stopGrace, o.execTimeout = maxStopGrace, 24*time.Hour })},
 		"grace from one timeout":     {env: map[string]string{"write_timeout": "4"}, want: with(func(o *options) { o.stopGrace, o.writeTimeout = 10*time.Second, 4*time.Second })},
-		"time for one call":          {env: map[string]string{"exec_timeout": "5m"}, want: with(func(o *options) { o.execTimeout = 5 * time.Minute })},
+		"time for one call":          {env: map[string]string{"exec_timeout": "5m"}, want: with(func(o *options) { o.stopGrace, o.execTimeout = 602*time.Second, 5*time.Minute })},
 		"every origin":               {annotations: map[string]string{annotationCORSOrigins: "*"}, want: with(func(o *options) { o.cors = &feed.CORS{Origins: []string{"*"}} })},
 		"origin with a path":         {annotations: map[string]string{annotationCORSOrigins: "https://a.example/x"}, wrong: annotationCORSOrigins},
 		"origin without a scheme":    {annotations: map[string]string{annotationCORSOrigins: "a.example"}, wrong: annotationCORSOrigins},

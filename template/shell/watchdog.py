@@ -63,6 +63,8 @@ class Settings:
             refuse("port", f"{PORT}: gateways call functions there")
         self.write = duration("write_timeout", "30s")
         self.exec = duration("exec_timeout", f"{min(30000, int(self.write * 1000))}ms")
+        if not os.environ.get("write_timeout"):
+            self.write = max(self.write, self.exec)
         if self.exec > self.write:
             refuse("exec_timeout", f"at most write_timeout ({self.write:g}s)")
         self.drain = duration("healthcheck_interval", "2s")

@@ -20,7 +20,8 @@ type Config struct {
 	Port, MetricsPort int
 	// ReadTimeout bounds the reading of one request with its body (read_timeout, default 30 s).
 	ReadTimeout time.Duration
-	// WriteTimeout bounds one request from its headers to the end of its reply, and the drain (write_timeout, 30 s).
+	// WriteTimeout bounds one request from its headers to the end of its reply, and the drain (write_timeout;
+	// default 30 s or exec_timeout, whichever is more).
 	WriteTimeout time.Duration
 	// ExecTimeout is how long a handler may take before the caller gets a 504 (exec_timeout; default 30 s or
 	// write_timeout, whichever is less). 0 means no limit but WriteTimeout.
@@ -68,6 +69,9 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 		LogRequests:  env.boolean("log_requests"),
 	}
 	c.ExecTimeout = env.duration("exec_timeout", min(defaultTimeout, c.WriteTimeout), 0)
+	if getenv("write_timeout") == "" {
+		c.WriteTimeout = max(c.WriteTimeout, c.ExecTimeout)
+	}
 	if c.ExecTimeout > c.WriteTimeout {
 		env.fail("exec_timeout", c.ExecTimeout.String(),
 			fmt.Sprintf("must not exceed write_timeout (%s): the connection would close before the 504", c.WriteTimeout))

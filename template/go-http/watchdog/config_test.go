@@ -22,6 +22,8 @@ func TestConfigFromEnv(t *testing.T) {
 				DrainWait: 2 * time.Second, MaxInflight: 7, LogRequests: true}, nil},
 		"exec follows a shorter write_timeout": {map[string]string{"write_timeout": "10s", "healthcheck_interval": "0"},
 			Config{Port: 8080, MetricsPort: 8081, ReadTimeout: 30 * time.Second, WriteTimeout: 10 * time.Second, ExecTimeout: 10 * time.Second}, nil},
+		"write follows a longer exec_timeout": {map[string]string{"exec_timeout": "5m"},
+			Config{Port: 8080, MetricsPort: 8081, ReadTimeout: 30 * time.Second, WriteTimeout: 5 * time.Minute, ExecTimeout: 5 * time.Minute, DrainWait: 2 * time.Second}, nil},
 		"every mistake is named": {map[string]string{"read_timeout": "soon", "max_inflight": "-1", "port": "70000", "log_requests": "maybe"}, Config{},
 			[]string{`read_timeout="soon"`, `max_inflight="-1"`, `port="70000"`, `log_requests="maybe"`}},
 		"another port where none is called": {map[string]string{"port": "9000"}, Config{Port: 9000, MetricsPort: 8081, ReadTimeout: 30 * time.Second,
