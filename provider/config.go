@@ -56,6 +56,9 @@ type providerConfig struct {
 	// AllowedNetworks and AllowedVolumes are what annotations may name, comma separated.
 	AllowedNetworks []string `envconfig:"allowed_networks"`
 	AllowedVolumes  []string `envconfig:"allowed_volumes"`
+	// FunctionsGateway is the host:port of the gateway that is asked for /function/ on the provider's own port; empty: the
+	// replicas themselves are.
+	FunctionsGateway string `envconfig:"functions_gateway"`
 	// Autoscale lets functions follow their load; false leaves their numbers of replicas to operators and alerts.
 	Autoscale bool `envconfig:"autoscale" default:"true"`
 	// AutoscaleRecord is a file that takes all that the autoscaler is told and decides, to be read by autoscale replay; none

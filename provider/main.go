@@ -139,7 +139,7 @@ func startProvider(ctx context.Context, group *errgroup.Group, c config, logger 
 		return err
 	}
 	handler, err := api.New(api.Config{
-		Closing: ctx, Cluster: cluster, Autoscaler: scaler, Invocations: hub, Feed: hub.Handler(), Table: func() feed.Table { return hub.Newest().Table }, Credentials: c.credentials,
+		Closing: ctx, Cluster: cluster, Autoscaler: scaler, Invocations: hub, Feed: hub.Handler(), Table: func() feed.Table { return hub.Newest().Table }, Gateway: c.provider.FunctionsGateway, Credentials: c.credentials,
 		Timeout: c.provider.UpstreamTimeout, Release: version, Commit: revision, Metrics: registry, Logger: logger,
 	})
 	if err != nil {

@@ -99,6 +99,8 @@ type Config struct {
 	Feed http.Handler
 	// Table gives the newest replica table, by which /function/ finds replicas; nil: the API has no /function/.
 	Table func() feed.Table
+	// Gateway is the host:port of a gateway that answers /function/ instead, for a provider that cannot reach replicas.
+	Gateway string
 	// Credentials are what /system and /feed ask for; the zero value asks for nothing.
 	Credentials settings.Credentials
 	// Closing is done when the process is to end, and ends the streams. Nil: they end with their clients.
@@ -170,7 +172,7 @@ func New(config Config) (*API, error) {
 	a := &API{cfg: config, cluster: config.Cluster}
 	a.handler = newMetrics(config.Metrics).observe(a.routes())
 	if config.Table != nil {
-		a.functions = functionProxy(config.Table)
+		a.functions = functionProxy(config.Table, config.Gateway)
 	}
 	return a, nil
 }

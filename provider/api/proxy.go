@@ -14,37 +14,39 @@ import (
 	"waggle/provider/feed"
 )
 
-// functionProxy forwards calls to functions plainly and slowly, for those who put OpenFaaS' own gateway in
-// front of the provider. Each call goes to a random ready replica. The provider must be on the functions'
-// network for that; the stack leaves that network to Waggle's gateway. It wakes nothing: OpenFaaS' gateway does
-// that itself.
-func functionProxy(newest func() feed.Table) http.Handler {
+// functionProxy forwards calls to functions plainly and slowly, for those who put OpenFaaS' own gateway in front of the
+// provider. A call goes to the gateway, which knows and wakes functions, or without one to a random ready replica. For that
+// the provider must be on the functions' network, and it wakes nothing: OpenFaaS' gateway does that itself.
+func functionProxy(newest func() feed.Table, gateway string) http.Handler {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
 		MaxIdleConnsPerHost: 64, IdleConnTimeout: 10 * time.Second,
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rest := strings.TrimPrefix(r.URL.EscapedPath(), "/function/")
-		address, path, _ := strings.Cut(rest, "/")
-		replica, status, reason := pick(newest(), address)
-		if reason != "" {
-			w.Header().Set("X-OpenFaaS-Internal", "proxy")
-			http.Error(w, reason, status)
-			return
+		asked, path, who := gateway, r.URL.EscapedPath(), "the gateway at "+gateway+" did not answer"
+		if gateway == "" {
+			address, rest, _ := strings.Cut(strings.TrimPrefix(path, "/function/"), "/")
+			replica, status, reason := pick(newest(), address)
+			if reason != "" {
+				w.Header().Set("X-OpenFaaS-Internal", "proxy")
+				http.Error(w, reason, status)
+				return
+			}
+			// The function sees the path behind its name as it was sent.
+			asked, path, who = replica, "/"+rest, "a replica of "+address+" did not answer the provider, which must be on the functions' network"
 		}
 		proxy := &httputil.ReverseProxy{
 			Transport: transport, FlushInterval: -1,
 			Rewrite: func(p *httputil.ProxyRequest) {
-				p.Out.URL.Scheme, p.Out.URL.Host = "http", replica
-				// The function sees the path behind its name as it was sent.
-				p.Out.URL.RawPath = "/" + path
-				p.Out.URL.Path, _ = url.PathUnescape(p.Out.URL.RawPath) // it has been parsed once
+				p.Out.URL.Scheme, p.Out.URL.Host = "http", asked
+				p.Out.URL.RawPath = path
+				p.Out.URL.Path, _ = url.PathUnescape(path) // it has been parsed once
 				p.Out.Header["X-Forwarded-For"] = p.In.Header["X-Forwarded-For"]
 				p.Out.Header.Set("X-Forwarded-Host", cmp.Or(p.In.Header.Get("X-Forwarded-Host"), p.In.Host))
 			},
 			ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 				w.Header().Set("X-OpenFaaS-Internal", "proxy")
-				http.Error(w, "a replica of "+address+" did not answer the provider, which must be on the functions' network: "+err.Error(), http.StatusBadGateway)
+				http.Error(w, who+": "+err.Error(), http.StatusBadGateway)
 			},
 		}
 		proxy.ServeHTTP(w, r)

@@ -82,6 +82,38 @@ func TestBehindOpenFaaSOwnGateway(t *testing.T) {
 	}
 }
 
+// TestFunctionsByTheGateway: the stack's provider reaches no replica, so a gateway is asked with the path as it was sent.
+func TestFunctionsByTheGateway(t *testing.T) {
+	t.Parallel()
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Method+" "+r.RequestURI+" "+r.Header.Get("X-Forwarded-For"))
+	}))
+	quiet := slog.New(slog.DiscardHandler)
+	cluster, err := swarm.New(swarm.Config{Docker: swarmtest.NewEngine("waggle-functions"), Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, err := api.New(api.Config{Cluster: cluster, Autoscaler: noScaler{}, Metrics: prometheus.NewRegistry(), Logger: quiet,
+		Table: func() feed.Table { return feed.Table{} }, Gateway: gateway.Listener.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() *httptest.ResponseRecorder {
+		request := httptest.NewRequest("POST", "/function/fn.dev/a//b%2Fc?x=%20&y", strings.NewReader("body"))
+		request.Header.Set("X-Forwarded-For", "198.51.100.7:1234")
+		recorder := httptest.NewRecorder()
+		served.ServeHTTP(recorder, request)
+		return recorder
+	}
+	if got := ask(); got.Code != 200 || got.Body.String() != "POST /function/fn.dev/a//b%2Fc?x=%20&y 198.51.100.7:1234" {
+		t.Errorf("by the gateway: %d %q", got.Code, got.Body)
+	}
+	gateway.Close()
+	if got := ask(); got.Code != 502 || !strings.Contains(got.Body.String(), "the gateway at 127.0.0.1") || got.Header().Get("X-OpenFaaS-Internal") != "proxy" {
+		t.Errorf("without it: %d %q", got.Code, got.Body)
+	}
+}
+
 // noScaler knows no function.
 type noScaler struct{}
 
