@@ -91,8 +91,8 @@ func (h *handler) answerFailed(v *visit, p *problem) {
 // answerNotRecorded is the 503 of a vote with sequence seq that Redis did not confirm. The cookie keeps its sequence,
 // so the same request again is the same vote. A gateway that knows the function to be idempotent first repeats it on
 // another replica. The form on the page has the next sequence. So a new press is newer than this vote, which may have
-// been stored, whatever the clocks of the two nodes say. Where the first vote counts, note keeps the voter to the
-// same choice.
+// been stored, whatever the clocks of the two nodes say. With note the page promises neither this vote nor the one
+// before. Where the first vote counts, it keeps the voter to the same choice.
 func (h *handler) answerNotRecorded(v *visit, seq int64, note string, err error) {
 	p := newProblem(http.StatusServiceUnavailable, "unconfirmed")
 	v.token.seq = min(seq+1, maxSeq)
@@ -101,10 +101,8 @@ func (h *handler) answerNotRecorded(v *visit, seq int64, note string, err error)
 		p.code = "try_again"
 	} else {
 		h.stats.unconfirmed.Add(1)
-		if v.paper.poll.KeepsFirst() {
-			v.cookies.setPending(v.w, note, v.paper.poll.ID)
-			v.pending = note
-		}
+		v.cookies.setPending(v.w, note, v.paper.poll.ID)
+		v.pending = note
 	}
 	h.answerFailed(v, p)
 }
@@ -116,7 +114,7 @@ func (h *handler) answerPage(v *visit, status int, p *problem) {
 		v.paper = h.current()
 	}
 	poll := v.paper.poll
-	shown := view{token: v.token, code: v.code, nonce: h.keys.nonce(v.token.voter, poll.ID, v.token.seq), kept: v.query.Has("kept")}
+	shown := view{token: v.token, code: v.code, nonce: h.keys.nonce(v.token.voter, poll.ID, v.token.seq), kept: poll.KeepsFirst() && v.query.Has("kept")}
 	voter := ""
 	if poll.Mode == modeSSO {
 		// Whoever is signed in sees their own vote, and not that of who used this browser before.

@@ -104,6 +104,29 @@ func TestAnUnconfirmedFirstVoteIsNotReplaced(t *testing.T) {
 	}
 }
 
+// TestAnUnconfirmedChangeIsNotDenied: it may be stored, so the page promises neither this vote nor the one before.
+func TestAnUnconfirmedChangeIsNotDenied(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	lossy := newLossy(t, b.redis.Socket())
+	other := setupWith(t, func(c *config) { c.socket = lossy.path })
+	other.probe()
+	j := jar{}
+	page := b.send("GET", "/?poll=pets", "", j, browser).Body.String()
+	b.send("POST", "/", press(t, page, "cats"), j, browser)
+	page = b.send("GET", "/?poll=pets", "", j, browser).Body.String()
+	lossy.drop.Store(true)
+	failed := other.send("POST", "/", press(t, page, "dogs"), j, browser)
+	after := b.send("GET", "/?poll=pets", "", j, browser).Body.String()
+	if failed.Code != 503 || strings.Contains(failed.Body.String(), "stands") || strings.Contains(after, "Your vote is in") || !strings.Contains(after, "not confirmed yet") {
+		t.Fatalf("vote without an answer = %d:\n%s\nand after a reload:\n%s", failed.Code, failed.Body, after)
+	}
+	b.send("POST", "/", press(t, after, "cats"), j, browser)
+	if page := b.send("GET", "/?poll=pets", "", j, browser).Body.String(); !strings.Contains(page, "Your vote is in") || !strings.Contains(page, `aria-pressed="true" value="cats"`) && !strings.Contains(page, `value="cats" aria-pressed="true"`) {
+		t.Errorf("after another press:\n%s", page)
+	}
+}
+
 func TestSentencesFitTheState(t *testing.T) {
 	t.Parallel()
 	b := setup(t, nil)
@@ -150,7 +173,7 @@ func TestBallotCodes(t *testing.T) {
 			}
 		}
 		phone, laptop := jar{}, jar{}
-		page := b.send("GET", "/?poll=pets&code="+code, "", phone, browser).Body.String()
+		page := b.send("GET", "/?poll=pets&code=none&code="+code, "", phone, browser).Body.String()
 		if !strings.Contains(page, `name="code" value="`+code+`"`) {
 			t.Errorf("the address's code is not in the form:\n%s", page)
 		}

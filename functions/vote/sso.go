@@ -150,26 +150,24 @@ func (l *login) find(kid string) any {
 	return nil
 }
 
-// subject returns who signed in, by the bearer token of the request (RFC 6750).
+// subject returns who signed in, by the first bearer token of the request (RFC 6750) that is valid.
 func (l *login) subject(v *visit) (string, *problem) {
-	text := ""
+	problem := newProblem(http.StatusUnauthorized, "no_login")
 	for _, line := range v.r.Header["Authorization"] {
-		if scheme, rest, ok := strings.Cut(line, " "); ok && strings.EqualFold(scheme, "Bearer") {
-			text = strings.TrimSpace(rest)
-			break
+		scheme, text, _ := strings.Cut(line, " ")
+		if text = strings.TrimSpace(text); text == "" || !strings.EqualFold(scheme, "Bearer") {
+			continue
 		}
+		subject, reason, err := l.verify(v.r.Context(), text, v.now)
+		switch {
+		case err != nil:
+			return "", newProblem(http.StatusServiceUnavailable, "try_again")
+		case reason == "":
+			return subject, nil
+		}
+		problem = newProblem(http.StatusForbidden, "bad_login", reason)
 	}
-	if text == "" {
-		return "", newProblem(http.StatusUnauthorized, "no_login")
-	}
-	subject, reason, err := l.verify(v.r.Context(), text, v.now)
-	if err != nil {
-		return "", newProblem(http.StatusServiceUnavailable, "try_again")
-	}
-	if reason != "" {
-		return "", newProblem(http.StatusForbidden, "bad_login", reason)
-	}
-	return subject, nil
+	return "", problem
 }
 
 // verify returns the subject of a token, or why the token is not valid, or errKeysAway.

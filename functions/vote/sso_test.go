@@ -162,6 +162,12 @@ func TestTokensOfTheProvider(t *testing.T) {
 	if len(stored) != votes || stored[0][2] != stored[1][2] {
 		t.Errorf("stored %v, want %d votes of one subject in two browsers", stored, votes)
 	}
+	twice := httptest.NewRequest("GET", "/?poll=pets", nil)
+	twice.Header = http.Header{"Accept": {"text/html"}, "Authorization": {"Basic YTpi", "Bearer a.b.c", "Bearer " + valid}}
+	w := httptest.NewRecorder()
+	if b.ServeHTTP(w, twice); strings.Contains(w.Body.String(), `href="https://id.example/in"`) {
+		t.Errorf("the first bearer token that is valid does not count:\n%s", w.Body)
+	}
 	page := b.send("GET", "/?poll=pets", "", jar{}, browser).Body.String()
 	if strings.Contains(page, "<form") || !strings.Contains(page, `href="https://id.example/in"`) {
 		t.Errorf("the page without a sign-in:\n%s", page)

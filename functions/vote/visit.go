@@ -73,7 +73,11 @@ func (h *handler) newVisit(w http.ResponseWriter, r *http.Request) *visit {
 	if r.URL.RawQuery != "" {
 		v.query = r.URL.Query()
 		v.slug = h.readSlug(v.query["poll"])
-		v.code = v.query.Get("code")
+		for _, v.code = range v.query["code"] {
+			if _, ok := normalCode(v.code); ok {
+				break
+			}
+		}
 	}
 	switch {
 	case v.slug != "":
