@@ -45,12 +45,19 @@ type system struct {
 // start is not for parallel tests: the functions read the environment.
 func start(t *testing.T) *system {
 	t.Helper()
-	s := &system{t: t, redis: harness.Redis(t), db: harness.Postgres(t), dir: t.TempDir()}
+	db := harness.Postgres(t)
+	return startOn(t, db, db.Host(), db.DSN("waggle_drain"))
+}
+
+// startOn counts in a database that is found by one of the hosts.
+func startOn(t *testing.T, db *harness.Database, hosts, drainDSN string) *system {
+	t.Helper()
+	s := &system{t: t, redis: harness.Redis(t), db: db, dir: t.TempDir()}
 	if _, err := store.Migrate(t.Context(), s.db.DSN("waggle_admin")); err != nil {
 		t.Fatal(err)
 	}
 	var err error
-	if s.store, err = store.New(store.Config{DSN: s.db.DSN("waggle_drain")}); err != nil {
+	if s.store, err = store.New(store.Config{DSN: drainDSN}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.store.Close)
@@ -64,7 +71,7 @@ func start(t *testing.T) *system {
 	}
 	for name, value := range map[string]string{
 		"secret_mount_path": s.dir, "redis_socket": s.redis.Socket(), "copies": "1", "results_url": "/results", "vote_url": "/vote",
-		"postgres_host": s.db.Host(), "postgres_port": strconv.Itoa(s.db.Port()), "postgres_database": s.db.Name(),
+		"postgres_host": hosts, "postgres_port": strconv.Itoa(s.db.Port()), "postgres_database": s.db.Name(),
 	} {
 		t.Setenv(name, value)
 	}

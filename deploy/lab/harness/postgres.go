@@ -28,8 +28,9 @@ type Database struct {
 
 // cluster is a running postmaster and what is needed to start it again.
 type cluster struct {
-	dir  string
-	port int
+	dir     string
+	address string // of its TCP port
+	port    int
 	process
 }
 
@@ -94,7 +95,7 @@ func newCluster(t testing.TB) *cluster {
 	if err := chown(dir); err != nil {
 		t.Fatalf("preparing the directory of Postgres: %v", err)
 	}
-	c := &cluster{dir: dir}
+	c := &cluster{dir: dir, address: "127.0.0.1"}
 	for range 5 {
 		c.port = FreePort(t)
 		c.launch(t)
@@ -113,7 +114,7 @@ func (c *cluster) launch(t testing.TB) {
 	t.Helper()
 	c.process = process{name: "postgres", dir: c.dir, cred: credential(), args: []string{
 		pgBinary(t, "postgres"), "-D", filepath.Join(c.dir, "data"), "-k", c.dir, "-p", strconv.Itoa(c.port),
-		"-c", "listen_addresses=127.0.0.1", "-c", "max_connections=100", "-c", "shared_buffers=64MB",
+		"-c", "listen_addresses=" + c.address, "-c", "max_connections=100", "-c", "shared_buffers=64MB",
 		// Files under the data directory vanish with it; segments in /dev/shm would not after a kill.
 		"-c", "dynamic_shared_memory_type=mmap", "-c", "deadlock_timeout=200ms",
 		"-c", "log_min_messages=warning", "-c", "timezone=UTC",
@@ -144,13 +145,51 @@ func (d *Database) DSN(role string) string {
 }
 
 // Host is the address; Host, Port and Name say where the database is over TCP.
-func (d *Database) Host() string { return "127.0.0.1" }
+func (d *Database) Host() string { return d.address }
 
 // Port is the TCP port; it survives Restart.
 func (d *Database) Port() int { return d.port }
 
 // Name is the database's name.
 func (d *Database) Name() string { return d.name }
+
+// Standby is the same database on a standby (streaming, asynchronous) at an address of its own with the same port. Only for
+// PostgresAlone.
+func (d *Database) Standby() *Database {
+	d.t.Helper()
+	d.own()
+	c := &cluster{dir: place(d.t, "pg"), address: "127.0.0.2", port: d.port}
+	if err := chown(c.dir); err != nil {
+		d.t.Fatalf("preparing the directory of the standby: %v", err)
+	}
+	copied := exec.Command(pgBinary(d.t, "pg_basebackup"), "-D", filepath.Join(c.dir, "data"), "-h", d.dir, "-p", strconv.Itoa(d.port), "-U", "postgres", "-c", "fast", "-R")
+	copied.Dir, copied.SysProcAttr = c.dir, &syscall.SysProcAttr{Credential: credential()}
+	if out, err := copied.CombinedOutput(); err != nil {
+		d.t.Fatalf("copying the primary: %v: %s", err, out)
+	}
+	c.launch(d.t)
+	d.t.Cleanup(func() {
+		c.end(d.t, syscall.SIGQUIT)
+		if err := os.RemoveAll(c.dir); err != nil {
+			d.t.Errorf("removing the directory of the standby: %v", err)
+		}
+	})
+	c.await(d.t, c.answers)
+	return &Database{t: d.t, cluster: c, private: true, name: d.name}
+}
+
+// CutOff lets a standby receive nothing from now on.
+func (d *Database) CutOff() {
+	d.t.Helper()
+	d.SQL("ALTER SYSTEM SET primary_conninfo = ''")
+	d.SQL("SELECT pg_reload_conf()")
+}
+
+// Promote makes a standby the primary.
+func (d *Database) Promote() {
+	d.t.Helper()
+	d.SQL("SELECT pg_promote()")
+}
 
 // SQL runs statements as the superuser and returns psql's unaligned output without headers; an error fails the test.
 func (d *Database) SQL(sql string) string {
