@@ -410,7 +410,7 @@ func (s *System) captureNodes(ctx context.Context) ([]string, error) {
 	}
 	nodes := strings.Fields(out)
 	slices.Sort(nodes)
-	return nodes, nil
+	return slices.Compact(nodes), nil // a machine that left and joined again is listed twice
 }
 
 // captureList is captureNodes as the workers' setting CAPTURE_NODES.

@@ -14,6 +14,9 @@ func (s *System) Status(ctx context.Context) error {
 		return err
 	}
 	all, err := s.services(ctx)
+	if err != nil && noLeader(err) {
+		return s.leaderless(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -37,6 +40,11 @@ func (s *System) Status(ctx context.Context) error {
 		}
 		fmt.Fprintf(s.Out, "%-18s %d/%d %s %s\n", v.name, v.running, v.desired, state, v.update.state)
 	}
+	absent, err := s.absent(ctx)
+	if err != nil {
+		return err
+	}
+	unwell = append(unwell, absent...)
 	functions, err := s.Target.Manager.Run(ctx, "service", "ls", "--filter", "label="+functionLabel, "--format", "{{.Name}} {{.Replicas}}")
 	if err != nil {
 		return fmt.Errorf("listing functions: %w", err)
@@ -47,28 +55,77 @@ func (s *System) Status(ctx context.Context) error {
 	if d, err := s.newest(ctx); err == nil {
 		fmt.Fprintf(s.Out, "\nversion  %s, deployed %s\n", d.Version, d.At.Format("2 January 2006 15:04 UTC"))
 	}
-	ledger, err := s.ledger(ctx)
+	faults, err := s.printVotes(ctx)
 	if err != nil {
 		return err
 	}
+	if len(unwell) > 0 || faults > 0 {
+		return failf("See `docker service ps` of what is named above, and docs/operate.md.", "not whole: %s; %d fault(s) in the ledger", joinWords(unwell), faults)
+	}
+	return nil
+}
+
+// absent prints how many managers there are, and which nodes are down. It returns those.
+func (s *System) absent(ctx context.Context) ([]string, error) {
+	listed, err := s.Target.Manager.Run(ctx, "node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.ManagerStatus}}")
+	if err != nil {
+		return nil, fmt.Errorf("listing nodes: %w", err)
+	}
+	var down []string
+	managers, reachable := 0, 0
+	for line := range strings.Lines(listed) {
+		fields := strings.Fields(line)
+		if len(fields) > 2 {
+			managers++
+			if fields[2] != "Unreachable" {
+				reachable++
+			}
+		}
+		if len(fields) > 1 && fields[1] == "Down" {
+			down = append(down, "node "+fields[0])
+		}
+	}
+	fmt.Fprintf(s.Out, "%-18s %d/%d reachable\n", "managers", reachable, managers)
+	for _, node := range down {
+		fmt.Fprintf(s.Out, "%-18s down\n", node)
+	}
+	return down, nil
+}
+
+// noLeader is true for the managers' answers while most of them are lost.
+func noLeader(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "does not have a leader") || strings.Contains(text, "no elected primary") ||
+		strings.Contains(text, "code = DeadlineExceeded") || strings.Contains(text, "context deadline exceeded")
+}
+
+// leaderless is the state of a Swarm that nothing can be asked but what runs.
+func (s *System) leaderless(ctx context.Context) error {
+	fmt.Fprintf(s.Out, "%-18s most managers are lost: nothing can be changed, moved or started again\n", "managers")
+	if _, err := s.printVotes(ctx); err != nil {
+		return fmt.Errorf("most managers are lost, and the votes cannot be read: %w", err)
+	}
+	fmt.Fprintf(s.Out, "\nVoting, counting, results and calls go on where they run.\n")
+	return failf("Start them, or see docs/operate.md, Failures.", "most managers are lost")
+}
+
+// printVotes prints the ledger with the reasons that it is not whole, and where the gateways are. It counts the faults.
+func (s *System) printVotes(ctx context.Context) (faults int, err error) {
+	ledger, err := s.ledger(ctx)
+	if err != nil {
+		return 0, err
+	}
 	fmt.Fprintf(s.Out, "\nvotes    %s\n", ledger)
-	troubles := ledger.troubles(time.Now())
-	for _, t := range troubles {
+	for _, t := range ledger.troubles(time.Now()) {
 		fmt.Fprintf(s.Out, "         %s\n", t.text)
-	}
-	for _, gateway := range s.Target.Gateways {
-		fmt.Fprintf(s.Out, "gateway  %s\n", gateway)
-	}
-	faults := 0
-	for _, t := range troubles {
 		if t.fault {
 			faults++
 		}
 	}
-	if len(unwell) > 0 || faults > 0 {
-		return failf("See `docker service ps` of what is named above.", "not whole: services %s, %d fault(s) in the ledger", joinWords(unwell), faults)
+	for _, gateway := range s.Target.Gateways {
+		fmt.Fprintf(s.Out, "gateway  %s\n", gateway)
 	}
-	return nil
+	return faults, nil
 }
 
 // String is the ledger's sum, in the words of the results page.

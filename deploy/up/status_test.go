@@ -1,8 +1,13 @@
 package up
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -38,5 +43,41 @@ func TestLedgerForPeople(t *testing.T) {
 	l = Ledger{Captured: 2, Counted: 2, Whole: true}
 	if got := l.String(); !strings.HasSuffix(got, "every captured vote is accounted for") {
 		t.Errorf("whole ledger = %q", got)
+	}
+}
+
+// What managers know cannot be had then; what voters are served is shown.
+func TestMostManagersAreLost(t *testing.T) {
+	results := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"ledger":{"captured":2,"counted":2,"whole":true}}`)
+	}))
+	defer results.Close()
+	dir := t.TempDir()
+	script := "#!/bin/sh\n[ \"$1\" = version ] && exec echo 26.1.5\n" +
+		"echo 'Error response from daemon: rpc error: code = Unknown desc = The swarm does not have a leader. It is possible that too few managers are online.' >&2; exit 1\n"
+	if err := os.WriteFile(filepath.Join(dir, "docker"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	var out bytes.Buffer
+	s := newTestSystem(t, func(c *Config) { c.Out, c.Target.Gateways = &out, []string{results.URL} })
+	err := s.Status(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "most managers are lost. Start them, or see docs/operate.md") {
+		t.Errorf("status: %v", err)
+	}
+	for _, want := range []string{"most managers are lost: nothing can be changed, moved or started again", "2 captured = 2 counted", "Voting, counting, results and calls go on"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("status says %q, lacks %q", out.String(), want)
+		}
+	}
+}
+
+func TestNodesThatAreDownAreNamed(t *testing.T) {
+	var out bytes.Buffer
+	s := newTestSystem(t, func(c *Config) { c.Out = &out })
+	fakeDocker(t, map[string]string{"node ls": "m1 Ready Leader\nm2 Ready Unreachable\nm3 Down Unreachable\nw1 Down\nw2 Ready"})
+	down, err := s.absent(t.Context())
+	if err != nil || strings.Join(down, ",") != "node m3,node w1" || !strings.HasPrefix(out.String(), "managers           1/3 reachable\nnode m3            down\n") {
+		t.Errorf("absent = %q, %v; said %q", down, err, out.String())
 	}
 }
