@@ -42,7 +42,7 @@ prune: ## remove our own old images from every node, but for those of the runnin
 backup: ## write passwords, keys and votes, encrypted, to a new folder (OUT=folder PASSPHRASE_FILE=file)
 	@$(DEPLOY) backup
 
-restore: ## take them back (FROM=folder PASSPHRASE_FILE=file WHAT=state, or WHAT=votes)
+restore: ## take them back (FROM=folder PASSPHRASE_FILE=file WHAT=state, or WHAT=votes; WHAT=votes AT=moment, from the archive)
 	@$(DEPLOY) restore
 
 roles: ## print the SQL that prepares an external Postgres

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"waggle/deploy/capacity"
 	"waggle/deploy/up"
@@ -43,10 +44,12 @@ func init() {
 		"prune": {onSystem((*up.System).Prune), "Removes old images of Waggle from every node, and keeps those of the running version and of the one before. Nothing of\n" +
 			"others is touched, and no volume." + where},
 		"backup": {backup, "OUT=folder PASSPHRASE_FILE=file  Writes the passwords and keys, and the votes as they are at one moment, to a new folder in\n" +
-			"OUT, encrypted with the first line of the file. The system goes on. Keep the passphrase apart from the backups." + where},
+			"OUT, encrypted with the first line of the file. The system goes on. Keep the passphrase apart from the backups. Where there is an\n" +
+			"archive of Postgres's log (postgres: archive in the inventory, or make up ARCHIVE=directory), it gets a base backup too." + where},
 		"restore": {restore, "FROM=folder PASSPHRASE_FILE=file WHAT=state|votes  state: puts passwords and keys on this machine, which can then run every\n" +
 			"command. votes: puts the votes of the backup in the place of those in the database; what Redis still holds is counted again,\n" +
-			"what it does not hold any more is reported as lost." + where},
+			"what it does not hold any more is reported as lost.\n" +
+			"AT=2026-11-30T08:20:00Z WHAT=votes  The same with the votes as they were at that moment, out of the archive, without FROM." + where},
 		"capacity": {plan, "VOTES=5000000 MINUTES=10 PEAK=3 CORES=4 OUTAGE=1h  Says what machines an event needs: so many votes within so many minutes, the\n" +
 			"busiest minute PEAK times the mean, on machines of CORES processors; counting may stand still for OUTAGE. See docs/capacity.md."},
 		"roles": {roles, "Prints the statements that make the roles and the database of an external Postgres (postgres: hosts in the inventory):\n" +
@@ -87,6 +90,9 @@ func backup(ctx context.Context, s settings) error {
 
 // restore of the state asks no machine: all of them may be gone.
 func restore(ctx context.Context, s settings) error {
+	if s.At != "" {
+		return restoreAt(ctx, s)
+	}
 	if s.From == "" {
 		return fmt.Errorf("FROM is empty: must be a folder that make backup made")
 	}
@@ -109,6 +115,18 @@ func restore(ctx context.Context, s settings) error {
 		return withSystem(ctx, s, func(system *up.System) error { return system.RestoreVotes(ctx, s.From, passphrase) })
 	}
 	return fmt.Errorf("WHAT is %q: must be state (passwords and keys, on this machine) or votes (in the database)", s.What)
+}
+
+// restoreAt needs no backup and no passphrase: the archive has the votes, and the state its key.
+func restoreAt(ctx context.Context, s settings) error {
+	at, err := time.Parse(time.RFC3339Nano, s.At)
+	if err != nil {
+		return fmt.Errorf("AT is %q: must be a moment such as 2026-11-30T08:20:00Z", s.At)
+	}
+	if s.From != "" || s.What != "votes" {
+		return fmt.Errorf("AT is %s, FROM is %q, WHAT is %q: AT takes votes from the archive, so FROM must be empty and WHAT votes", s.At, s.From, s.What)
+	}
+	return withSystem(ctx, s, func(system *up.System) error { return system.RestoreVotesAt(ctx, at) })
 }
 
 // plan prints what machines an event needs.

@@ -72,6 +72,15 @@ func TestMistakesNameWhatIsLegal(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
 	}
+	t.Setenv("AT", "yesterday")
+	if err := run(t.Context(), "restore"); err == nil || !strings.Contains(err.Error(), `AT is "yesterday": must be a moment such as 2026-`) {
+		t.Errorf("a moment in words: %v", err)
+	}
+	t.Setenv("AT", "2026-11-30T08:20:00Z")
+	t.Setenv("FROM", "/backup/1")
+	if err := run(t.Context(), "restore"); err == nil || !strings.Contains(err.Error(), "FROM must be empty and WHAT votes") {
+		t.Errorf("a moment of a backup: %v", err)
+	}
 	if err := run(t.Context(), "drain", "m2"); err == nil || !strings.Contains(err.Error(), `argument "m2"`) {
 		t.Errorf("an argument: %v", err)
 	}

@@ -31,6 +31,9 @@ type settings struct {
 	// inventory says both itself.
 	PostgresHosts []string `envconfig:"POSTGRES_HOSTS"`
 	PostgresCA    string   `envconfig:"POSTGRES_CA"`
+	// Archive is a directory of this machine, or of the store node of Cluster, for the log of Postgres and base backups; empty: no
+	// archive. An inventory says it itself.
+	Archive string `envconfig:"ARCHIVE"`
 	// Workers is the number of drain workers; 1 to 64.
 	Workers int `envconfig:"WORKERS" default:"1"`
 	// RedisMaxMemory bounds the queue of each capture node, as Redis writes it; about 120 bytes hold a vote.
@@ -66,8 +69,10 @@ type settings struct {
 	Node string `envconfig:"NODE"`
 	// Secret is what `rotate` changes; "all" is every one.
 	Secret string `envconfig:"SECRET"`
-	// From is the backup that `restore` takes, What the part of it: state or votes. PassphraseFile is for it and `backup`.
+	// From is the backup that `restore` takes, What the part of it: state or votes. PassphraseFile is for it and `backup`. At is a
+	// moment, as in 2026-11-30T08:20:00Z, for votes from the archive instead.
 	From           string `envconfig:"FROM"`
+	At             string `envconfig:"AT"`
 	What           string `envconfig:"WHAT"`
 	PassphraseFile string `envconfig:"PASSPHRASE_FILE"`
 	// Votes, Minutes, Peak, Cores and Outage are what `capacity` is asked: package capacity has them.

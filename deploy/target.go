@@ -50,8 +50,8 @@ func withSystem(ctx context.Context, s settings, do func(*up.System) error) erro
 		if len(s.Gateways) == 0 {
 			config.Target.Gateways = []string{fmt.Sprintf("http://127.0.0.1:%d", s.Port)}
 		}
-		if config.Postgres, err = inventory.External(s.PostgresHosts, s.PostgresCA); err != nil {
-			err = fmt.Errorf("POSTGRES_HOSTS and POSTGRES_CA: %w", err)
+		if config.Postgres, err = inventory.Database(s.PostgresHosts, s.PostgresCA, s.Archive); err != nil {
+			err = fmt.Errorf("POSTGRES_HOSTS, POSTGRES_CA and ARCHIVE: %w", err)
 		}
 	}
 	if err != nil {
@@ -105,6 +105,9 @@ func onCluster(ctx context.Context, s settings, config *up.Config) (done func() 
 	}
 	config.Target.Gateways = up.OnCluster(nodes).Gateways
 	config.Port = up.DefaultPort // inside the nodes
+	if config.Postgres, err = inventory.Database(nil, "", s.Archive); err != nil {
+		return nil, errors.Join(fmt.Errorf("ARCHIVE: %w", err), done())
+	}
 	return done, nil
 }
 

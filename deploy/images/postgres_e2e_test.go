@@ -5,6 +5,7 @@ package images
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 var postgresSecrets = map[string]string{
@@ -157,4 +158,56 @@ func TestPostgresRefusesWhatItCannotTrust(t *testing.T) {
 		b.secret("postgres-drain", "")
 		assertContains(t, "the log", b.start("only").refused(), "secret postgres-drain is missing or empty")
 	})
+}
+
+// The store is lost, and another one goes on with the archive. What is in it can still be had.
+func TestPostgresArchiveOutlivesItsDatabase(t *testing.T) {
+	t.Parallel()
+	b := setupPostgres(t)
+	b.secret("archive-key", "key of the archive")
+	archive := b.volume("archive")
+	b.sh(archive, "chown 999:999 /data")
+	started := func(name, data string) *container {
+		c := b.bench.start(name, []string{"--volume=" + data + ":/data", "--volume=" + archive + ":/archive", "--env=ARCHIVE=on"})
+		c.awaitHealthy()
+		if _, err := c.exec("archive.sh", "prepare"); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := started("first", b.data)
+	if out, err := first.exec("archive.sh", "pgbackrest", "backup", "--type=full"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	maintain(first, "CREATE TABLE kept AS SELECT 7 AS a")
+	time.Sleep(1100 * time.Millisecond) // a base backup reaches moments after its last second
+	moment := maintain(first, "SELECT clock_timestamp()")
+	maintain(first, "DROP TABLE kept")
+	if _, err := first.exec("archive.sh", "flush"); err != nil {
+		t.Fatal(err)
+	}
+	label := func(c *container) string {
+		found, err := c.exec("sh", "-c", `archive.sh pgbackrest info --output=json | grep -o '"label":"[^"]*"' | head -n 1 | cut -d '"' -f 4`)
+		if err != nil || found == "" {
+			t.Fatalf("base backup %q, %v", found, err)
+		}
+		return found
+	}
+	base := label(first)
+	b.run("kill", "--signal=KILL", first.name)
+
+	second := started("second", b.volume("other"))
+	if now := label(second); now != base {
+		t.Errorf("the archive begins with %s, it was %s", now, base)
+	}
+	recovery := b.bench.start("recovery", []string{"--volume=" + b.volume("empty") + ":/data", "--volume=" + archive + ":/archive:ro", "--entrypoint=archive.sh", "--no-healthcheck"}, "recover", base, moment)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		got, err := recovery.exec("psql", "-XAtq", "--dbname=waggle", "--command=SELECT a FROM kept")
+		if err == nil && got == "7" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("recovered %q, %v\n%s", got, err, recovery.log())
+		}
+	}
 }

@@ -55,7 +55,7 @@ type Inventory struct {
 	Network Network `yaml:"network,omitempty"`
 	// Capture bounds the queue of each capture machine.
 	Capture CaptureConfig `yaml:"capture,omitempty"`
-	// Postgres names a database that others run; without hosts it is ours, on the store machine.
+	// Postgres names a database that others run; without hosts it is ours, on the store machine, and may have an archive.
 	Postgres Postgres `yaml:"postgres,omitempty"`
 	// Workers is the number of drain workers in all, 1 to 64; default 1.
 	Workers int `yaml:"workers,omitempty"`
@@ -113,7 +113,7 @@ type CaptureConfig struct {
 	MaxMemory string `yaml:"maxmemory,omitempty"`
 }
 
-// Postgres names the servers of a database that others run.
+// Postgres names the servers of a database that others run, or the archive of ours.
 type Postgres struct {
 	// Hosts are its names or addresses, of which the first that takes writes is used; empty: Postgres is ours.
 	Hosts []string `yaml:"hosts,omitempty"`
@@ -124,6 +124,9 @@ type Postgres struct {
 	// CA is a file in PEM, relative to the inventory, with the authorities that may have signed its certificate; the verifying
 	// modes need it.
 	CA string `yaml:"ca,omitempty"`
+	// Archive is a directory of the store machine, which should be another machine's disk. It gets the log of our Postgres and
+	// base backups, so that votes can be restored as of any moment; empty: no archive.
+	Archive string `yaml:"archive,omitempty"`
 }
 
 // Read reads and checks an inventory. Paths in the result are absolute. The error names every value that is not legal,
@@ -175,10 +178,10 @@ func (p *Postgres) setDefaults() {
 	}
 }
 
-// External describes the Postgres of others at these hosts, for who has no inventory. The file ca has the authorities that
-// its certificate may be of. Without hosts it is the zero value: Postgres is ours.
-func External(hosts []string, ca string) (Postgres, error) {
-	p := Postgres{Hosts: hosts, CA: ca}
+// Database describes the Postgres of others at these hosts, for who has no inventory. The file ca has the authorities that
+// its certificate may be of. Without hosts Postgres is ours, and archive is its archive.
+func Database(hosts []string, ca, archive string) (Postgres, error) {
+	p := Postgres{Hosts: hosts, CA: ca, Archive: archive}
 	p.setDefaults()
 	return p, errors.Join(p.problems()...)
 }

@@ -92,6 +92,9 @@ func TestEachMistakeIsNamedWithWhatIsLegal(t *testing.T) {
 		"sslmode":             {three + "postgres: { hosts: [pg1], sslmode: prefer }", `postgres: sslmode is "prefer": must be one of disable, require`},
 		"postgres port":       {three + "postgres: { hosts: [pg1], port: 70000 }", "postgres: port is 70000"},
 		"no host":             {three + "postgres: { port: 5433 }", "postgres: hosts is empty"},
+		"archive":             {three + "postgres: { archive: backups }", `postgres: archive is "backups": must be the absolute path of a directory`},
+		"archive of others":   {three + "postgres: { hosts: [pg1], ca: ca.pem, archive: /a }", `postgres: archive is "/a": must be empty`},
+		"archive and no host": {three + "postgres: { port: 5433, archive: /a }", "postgres: hosts is empty"},
 		"workers":             {three + "workers: 100", "workers is 100: must be 1 to 64"},
 	}
 	for name, c := range cases {
@@ -141,13 +144,13 @@ func FuzzInventory(f *testing.F) {
 
 func TestAPostgresOfOthersWithoutAnInventory(t *testing.T) {
 	t.Parallel()
-	if got, err := External(nil, ""); err != nil || len(got.Hosts) > 0 || got.Port != 0 {
+	if got, err := Database(nil, "", "/archive"); err != nil || len(got.Hosts) > 0 || got.Port != 0 || got.Archive != "/archive" {
 		t.Errorf("none: %+v, %v", got, err)
 	}
-	if got, err := External([]string{"db.example"}, "/ca.pem"); err != nil || got.Port != 5432 || got.SSLMode != "verify-full" || got.CA != "/ca.pem" {
+	if got, err := Database([]string{"db.example"}, "/ca.pem", ""); err != nil || got.Port != 5432 || got.SSLMode != "verify-full" || got.CA != "/ca.pem" {
 		t.Errorf("one: %+v, %v", got, err)
 	}
-	if _, err := External([]string{"db.example"}, ""); err == nil || !strings.Contains(err.Error(), "postgres: ca is empty") {
+	if _, err := Database([]string{"db.example"}, "", ""); err == nil || !strings.Contains(err.Error(), "postgres: ca is empty") {
 		t.Errorf("without authorities: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ var (
 	sshTarget   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*@([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?$`)
 	publicKey   = regexp.MustCompile(`^(ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}( .*)?$`)
 	serverName  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?$`)
+	directory   = regexp.MustCompile(`^(/[A-Za-z0-9._-]+)+$`)
 	megabytes   = regexp.MustCompile(`^[0-9]{2,6}mb$`)
 )
 
@@ -144,12 +145,18 @@ var sslModes = []string{"disable", "require", "verify-ca", "verify-full"}
 
 func (p Postgres) problems() []error {
 	if len(p.Hosts) == 0 {
+		if p.Archive != "" && !directory.MatchString(p.Archive) {
+			return []error{problem("postgres: archive", quote(p.Archive), "the absolute path of a directory, of letters, digits and '._-/'")}
+		}
 		if p.Port != 0 || p.SSLMode != "" || p.CA != "" {
 			return []error{problem("postgres: hosts", "empty", "the names of its servers, where port, sslmode or ca is given")}
 		}
 		return nil
 	}
 	var found []error
+	if p.Archive != "" {
+		found = append(found, problem("postgres: archive", quote(p.Archive), "empty, since hosts names a database whose archive is its own"))
+	}
 	for _, host := range p.Hosts {
 		if !serverName.MatchString(host) {
 			found = append(found, problem("postgres: host", quote(host), "a name or an address"))

@@ -50,7 +50,7 @@ type Config struct {
 var semver = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
 
 // shipped are the files that `up` reads besides the images.
-var shipped = []string{"deploy/stack.yml", "deploy/tls.yml", "deploy/taskevents.yml", "deploy/encrypted.yml", "deploy/postgres.yml", "deploy/external.yml", "deploy/external-ca.yml",
+var shipped = []string{"deploy/stack.yml", "deploy/tls.yml", "deploy/taskevents.yml", "deploy/encrypted.yml", "deploy/postgres.yml", "deploy/archive.yml", "deploy/external.yml", "deploy/external-ca.yml",
 	"stack.yml", "functions/polls.json", "LICENSE", "CHANGELOG.md", "deploy/README.md", "docs/operate.md",
 	"deploy/machines/prepare.sh", "deploy/aws/HOWTO.md", "deploy/aws/template.yml", "deploy/aws/common.sh", "deploy/aws/boot.sh", "deploy/aws/fetch.sh", "deploy/aws/tend.sh", "deploy/aws/publish.sh"}
 

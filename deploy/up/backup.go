@@ -72,7 +72,8 @@ func (s *System) Backup(ctx context.Context, out, passphrase string) error {
 		return fmt.Errorf("making OUT: %w", err)
 	}
 	m := manifest{At: now, Files: map[string]string{}}
-	if d, err := s.newest(ctx); err == nil {
+	d, err := s.newest(ctx)
+	if err == nil {
 		m.Version = d.Version
 	}
 	seal := func(name string, write func(io.Writer) error) (string, error) {
@@ -98,6 +99,15 @@ func (s *System) Backup(ctx context.Context, out, passphrase string) error {
 			return seal(votesArchive, func(w io.Writer) error {
 				return engine.Stream(ctx, nil, w, "exec", id, "pg_dump", "--format=custom", "--dbname=waggle")
 			})
+		}})
+	}
+	if d.Env[archiveEnv] != "" {
+		steps = append(steps, step{"archive", func() (string, error) {
+			engine, id, err := s.container(ctx, "postgres")
+			if err != nil {
+				return "", err
+			}
+			return s.baseBackup(ctx, engine, id)
 		}})
 	}
 	steps = append(steps, step{"manifest", func() (string, error) {

@@ -42,6 +42,9 @@ func readPostgresCA(p inventory.Postgres) (string, error) {
 func (s *System) planPostgres(d *Deployment, image string) {
 	if !s.externalPostgres() {
 		d.Layers, d.Env["POSTGRES_IMAGE"] = append(d.Layers, "postgres.yml"), image
+		if s.Postgres.Archive != "" {
+			d.Layers, d.Env[archiveEnv] = append(d.Layers, archiveLayer), s.Postgres.Archive
+		}
 		return
 	}
 	d.Layers = append(d.Layers, "external.yml")

@@ -84,6 +84,11 @@ func TestAnExternalPostgresIsInEveryPartThatNeedsIt(t *testing.T) {
 	if ours.planPostgres(&d, "image"); strings.Join(d.Layers, " ") != "stack.yml postgres.yml" || d.Env["POSTGRES_IMAGE"] != "image" {
 		t.Errorf("with our own Postgres the stack is %v with %v", d.Layers, d.Env)
 	}
+	ours.Postgres.Archive = "/mnt/archive"
+	d = Deployment{Layers: ours.layers(), Env: map[string]string{}}
+	if ours.planPostgres(&d, "image"); strings.Join(d.Layers, " ") != "stack.yml postgres.yml archive.yml" || d.Env[archiveEnv] != "/mnt/archive" {
+		t.Errorf("with an archive the stack is %v with %v", d.Layers, d.Env)
+	}
 }
 
 // The salt and password of RFC 7677, section 3, and what Postgres makes of them.

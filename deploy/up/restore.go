@@ -14,11 +14,54 @@ import (
 // restored is the database that a restore fills before it takes the place of the one in use.
 const restored = "waggle_restored"
 
-// RestoreVotes puts the votes of a backup in the place of those in the database. Workers stop meanwhile and votes wait in
-// Redis. Afterwards workers count again, from where the backup stood, what Redis still holds; what it does not hold any
-// more is reported as lost. The votes from before stay in a database of their own. An interrupted restore changes nothing
-// but the number of workers, and may be repeated.
+// source is where a restore takes the votes from.
+type source struct {
+	// open finds them, before anything stops, and says which they are. Container id of the engine has Postgres.
+	open func(ctx context.Context, engine docker.Engine, id string) (string, error)
+	// fill puts them into the empty database restored.
+	fill func(ctx context.Context, engine docker.Engine, id string) error
+	// then says what they were; open fills it in.
+	then string
+}
+
+// RestoreVotes puts the votes of a backup in the place of those in the database.
 func (s *System) RestoreVotes(ctx context.Context, from, passphrase string) error {
+	votes := &source{}
+	votes.open = func(context.Context, docker.Engine, string) (string, error) {
+		m, err := readManifest(from, votesArchive)
+		if err != nil {
+			return "", err
+		}
+		// The right passphrase is found out before anything stops.
+		_, closer, err := open(filepath.Join(from, votesArchive), passphrase)
+		if err != nil {
+			return "", err
+		}
+		votes.then = "At the backup: " + m.Ledger
+		return "of " + m.At.Format(moment), closer.Close()
+	}
+	votes.fill = func(ctx context.Context, engine docker.Engine, id string) error {
+		plain, closer, err := open(filepath.Join(from, votesArchive), passphrase)
+		if err != nil {
+			return err
+		}
+		defer closer.Close()
+		_, err = engine.RunInput(ctx, plain, intoRestored(id)...)
+		return err
+	}
+	return s.restoreVotes(ctx, votes)
+}
+
+// intoRestored is the command that reads a dump into the database restored.
+func intoRestored(id string) []string {
+	return []string{"exec", "--interactive", id, "pg_restore", "--exit-on-error", "--dbname=" + restored}
+}
+
+// restoreVotes puts votes in the place of those in the database. Workers stop meanwhile and votes wait in Redis. Afterwards
+// workers count again, from where the restored votes stood, what Redis still holds; what it does not hold any more is
+// reported as lost. The votes from before stay in a database of their own. An interrupted restore changes nothing but the
+// number of workers, and may be repeated.
+func (s *System) restoreVotes(ctx context.Context, votes *source) error {
 	if s.externalPostgres() {
 		return failf("Use its own tools, with the workers stopped: `docker service scale waggle_worker=0`.", "the votes are in an external Postgres")
 	}
@@ -27,32 +70,23 @@ func (s *System) RestoreVotes(ctx context.Context, from, passphrase string) erro
 		return err
 	}
 	defer unlock()
-	var m manifest
 	var engine docker.Engine
 	var id, before, scaled string
 	err = s.run(
 		step{"backup", func() (_ string, err error) {
-			if m, err = readManifest(from, votesArchive); err != nil {
-				return "", err
-			}
-			// The right passphrase is found out before anything stops.
-			_, closer, err := open(filepath.Join(from, votesArchive), passphrase)
-			if err != nil {
-				return "", err
-			}
-			return "of " + m.At.Format("2 January 2006 15:04:05 UTC"), closer.Close()
-		}},
-		step{"workers", func() (_ string, err error) {
 			if engine, id, err = s.container(ctx, "postgres"); err != nil {
 				return "", err
 			}
+			return votes.open(ctx, engine, id)
+		}},
+		step{"workers", func() (_ string, err error) {
 			if _, err = s.remember(ctx); err != nil {
 				return "", err
 			}
 			scaled, err = s.stopWorkers(ctx)
 			return "stopped", err
 		}},
-		step{"database", func() (string, error) { return "filled", s.fill(ctx, engine, id, from, passphrase) }},
+		step{"database", func() (string, error) { return "filled", s.fill(ctx, engine, id, votes) }},
 		step{"exchange", func() (_ string, err error) {
 			before, err = exchange(ctx, engine, id)
 			return "the votes from before are in database " + before, err
@@ -60,6 +94,9 @@ func (s *System) RestoreVotes(ctx context.Context, from, passphrase string) erro
 		step{"workers", func() (string, error) { return scaled + " running", s.startWorkers(ctx, scaled) }},
 		step{"answers", func() (string, error) { return s.awaitAnswers(ctx) }},
 	)
+	if err != nil && scaled == "" {
+		return err
+	}
 	if err != nil {
 		return advise(err, "Repeat the command, or `make up`, which starts the workers again.")
 	}
@@ -67,7 +104,7 @@ func (s *System) RestoreVotes(ctx context.Context, from, passphrase string) erro
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.Out, "\nRestored. At the backup: %s\nNow: %s\n", m.Ledger, ledger)
+	fmt.Fprintf(s.Out, "\nRestored. %s\nNow: %s\n", votes.then, ledger)
 	for _, t := range ledger.troubles(time.Now()) {
 		fmt.Fprintf(s.Out, "  %s\n", t.text)
 	}
@@ -112,19 +149,14 @@ func (s *System) startWorkers(ctx context.Context, scaled string) error {
 	return s.settle(ctx, worker)
 }
 
-// fill makes the database of the backup beside the one in use.
-func (s *System) fill(ctx context.Context, engine docker.Engine, id, from, passphrase string) error {
+// fill makes the database of the restored votes beside the one in use.
+func (s *System) fill(ctx context.Context, engine docker.Engine, id string, votes *source) error {
 	for _, args := range [][]string{{"dropdb", "--if-exists", restored}, {"createdb", "--owner=waggle_admin", restored}} {
 		if _, err := engine.Run(ctx, append([]string{"exec", id}, args...)...); err != nil {
 			return fmt.Errorf("making database %s: %w", restored, err)
 		}
 	}
-	plain, closer, err := open(filepath.Join(from, votesArchive), passphrase)
-	if err != nil {
-		return err
-	}
-	defer closer.Close()
-	if _, err := engine.RunInput(ctx, plain, "exec", "--interactive", id, "pg_restore", "--exit-on-error", "--dbname="+restored); err != nil {
+	if err := votes.fill(ctx, engine, id); err != nil {
 		return fmt.Errorf("reading the votes into database %s: %w", restored, err)
 	}
 	return nil

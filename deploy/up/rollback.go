@@ -12,8 +12,12 @@ import (
 	"waggle/deploy/images"
 )
 
-// keptNow are what a rollback leaves as it is: they follow the machines, the polls and the certificate, not the version.
-var keptNow = []string{"POLLS_VERSION", "TLS_PORT", "TLS_VERSION"}
+// keptNow are what a rollback leaves as it is: they follow the machines, the polls and the certificate, not the version. So do
+// keptLayers.
+var (
+	keptNow    = []string{"POLLS_VERSION", "TLS_PORT", "TLS_VERSION", archiveEnv}
+	keptLayers = []string{"tls.yml", archiveLayer}
+)
 
 // Rollback deploys the version before the one that runs: its images, its stack files, its functions and its settings.
 // After an `up` that failed that is the last one that worked, and after a rollback the one that was rolled back. Polls,
@@ -79,9 +83,11 @@ func (s *System) previous(ctx context.Context) (now, to Deployment, err error) {
 			to.Env[name] = value
 		}
 	}
-	to.Layers = slices.DeleteFunc(slices.Clone(to.Layers), func(name string) bool { return name == "tls.yml" })
-	if text, has := now.Files["tls.yml"]; has {
-		to.Layers, to.Files["tls.yml"] = append(to.Layers, "tls.yml"), text
+	to.Layers = slices.DeleteFunc(slices.Clone(to.Layers), func(name string) bool { return slices.Contains(keptLayers, name) })
+	for _, name := range keptLayers {
+		if text, has := now.Files[name]; has {
+			to.Layers, to.Files[name] = append(to.Layers, name), text
+		}
 	}
 	return now, to, nil
 }

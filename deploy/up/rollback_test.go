@@ -50,7 +50,8 @@ func swarmWith(t *testing.T, part, function string, all ...Deployment) {
 
 func TestWhatARollbackGoesTo(t *testing.T) {
 	one, two := deployed("1", "aaaaaaaaaaaa", "bbbbbbbbbbbb", "p1"), deployed("2", "cccccccccccc", "bbbbbbbbbbbb", "p2")
-	two.Env["TLS_VERSION"], two.Files["tls.yml"], two.Layers = "t2", "tls", []string{"stack.yml", "tls.yml"}
+	two.Env["TLS_VERSION"], two.Files["tls.yml"], two.Layers = "t2", "tls", []string{"stack.yml", "tls.yml", archiveLayer}
+	two.Env[archiveEnv], two.Files[archiveLayer] = "/mnt/archive", "archive"
 	for name, test := range map[string]struct {
 		part string // what runs
 		all  []Deployment
@@ -78,7 +79,7 @@ func TestWhatARollbackGoesTo(t *testing.T) {
 	}
 	swarmWith(t, "cccccccccccc", "bbbbbbbbbbbb", one, two)
 	_, to, err := newTestSystem(t, nil).previous(t.Context())
-	if err != nil || to.Env["POLLS_VERSION"] != "p2" || to.Env["TLS_VERSION"] != "t2" || to.Files["tls.yml"] != "tls" || strings.Join(to.Layers, " ") != "stack.yml tls.yml" || to.Files["stack.yml"] != "1" {
+	if err != nil || to.Env["POLLS_VERSION"] != "p2" || to.Env["TLS_VERSION"] != "t2" || to.Files["tls.yml"] != "tls" || strings.Join(to.Layers, " ") != "stack.yml tls.yml archive.yml" || to.Env[archiveEnv] != "/mnt/archive" || to.Files["stack.yml"] != "1" {
 		t.Errorf("polls and certificate are of now, the stack of then: %+v, %v", to, err)
 	}
 }

@@ -53,6 +53,7 @@ var credentials = []credential{
 	{name: "postgres-admin", generate: randomHex, servers: []string{"postgres"}, clients: []string{"migrate"}, rotate: abrupt},
 	{name: "postgres-drain", generate: randomHex, servers: []string{"postgres"}, clients: []string{"worker"}, rotate: abrupt},
 	{name: "postgres-results", generate: randomHex, function: true, servers: []string{"postgres"}, rotate: abrupt},
+	{name: archiveKey, generate: randomKey, clients: []string{"postgres"}},
 	{name: "voter-keys", generate: voterKeys, function: true, rotate: keyList},
 	{name: summaryKey, generate: newSummaryKey},
 }

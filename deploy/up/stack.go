@@ -114,6 +114,9 @@ func (s *System) plan(ctx context.Context, set imageSet) (Deployment, error) {
 		d.Env["TLS_PORT"], d.Env["TLS_VERSION"] = strconv.Itoa(s.TLSPort), s.certificate.version
 	}
 	s.planPostgres(&d, set[images.Postgres])
+	if err := s.checkArchive(ctx, set[images.Postgres]); err != nil {
+		return Deployment{}, err
+	}
 	events, err := s.hasTaskEvents(ctx, set[images.Provider])
 	if err != nil {
 		return Deployment{}, err

@@ -52,15 +52,23 @@ func (s *System) Status(ctx context.Context) error {
 	for line := range strings.Lines(functions) {
 		fmt.Fprintf(s.Out, "%s\n", "function "+strings.TrimSpace(line))
 	}
-	if d, err := s.newest(ctx); err == nil {
+	d, err := s.newest(ctx)
+	if err == nil {
 		fmt.Fprintf(s.Out, "\nversion  %s, deployed %s\n", d.Version, d.At.Format("2 January 2006 15:04 UTC"))
 	}
 	faults, err := s.printVotes(ctx)
 	if err != nil {
 		return err
 	}
+	if dir := d.Env[archiveEnv]; dir != "" {
+		state, err := s.archiveStatus(ctx)
+		if err != nil {
+			state, faults = err.Error(), faults+1
+		}
+		fmt.Fprintf(s.Out, "archive  %s: %s\n", dir, state)
+	}
 	if len(unwell) > 0 || faults > 0 {
-		return failf("See `docker service ps` of what is named above, and docs/operate.md.", "not whole: %s; %d fault(s) in the ledger", joinWords(unwell), faults)
+		return failf("See `docker service ps` of what is named above, and docs/operate.md.", "not whole: %s; %d fault(s) in ledger and archive", joinWords(unwell), faults)
 	}
 	return nil
 }

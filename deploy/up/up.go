@@ -239,14 +239,14 @@ func (s *System) Up(ctx context.Context) error {
 			}
 			return s.deployFunctions(ctx, d.Functions)
 		}},
-		step{"answers", func() (string, error) {
-			answer, err := s.awaitAnswers(ctx)
-			if err != nil {
-				return "", err
-			}
-			return answer, s.note(ctx, d)
-		}},
+		step{"answers", func() (string, error) { return s.awaitAnswers(ctx) }},
 	)
+	if err == nil && s.Postgres.Archive != "" {
+		err = s.run(step{"archive", func() (string, error) { return s.ensureArchive(ctx) }})
+	}
+	if err == nil {
+		err = s.note(ctx, d)
+	}
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Starts the PostgreSQL that holds the count.
 #
-# In:  /data, the secrets postgres-admin, postgres-drain and postgres-results, POSTGRES_SHARED_BUFFERS.
+# In:  /data, the secrets postgres-admin, postgres-drain and postgres-results, POSTGRES_SHARED_BUFFERS. With ARCHIVE=on
+#      also /archive and the secret archive-key: archive.sh.
 # Out: a server on TCP 5432 for the three roles, and on a socket in /tmp for maintenance inside the container.
 #
 # It guarantees: one server per data directory; a half-made cluster is never used; the passwords are those of the secrets
@@ -20,11 +21,12 @@ refuse() {
 }
 
 check_settings() {
-  [[ $# -eq 0 ]] || refuse "arguments \"$*\" are not accepted: the durability settings are fixed; only POSTGRES_SHARED_BUFFERS may be changed"
+  [[ $# -eq 0 ]] || refuse "arguments \"$*\" are not accepted: the durability settings are fixed; only POSTGRES_SHARED_BUFFERS and ARCHIVE may be changed"
   [[ ${POSTGRES_SHARED_BUFFERS:-} =~ ^[1-9][0-9]{1,5}MB$ ]] ||
     refuse "POSTGRES_SHARED_BUFFERS=\"${POSTGRES_SHARED_BUFFERS:-}\" must be 10MB to 999999MB, as in 256MB"
+  [[ ${ARCHIVE:-} =~ ^(on)?$ ]] || refuse "ARCHIVE=\"$ARCHIVE\" must be on or empty"
   local name
-  for name in postgres-admin postgres-drain postgres-results; do
+  for name in postgres-admin postgres-drain postgres-results ${ARCHIVE:+archive-key}; do
     [[ -s /run/secrets/$name ]] || refuse "secret $name is missing or empty: mount it as /run/secrets/$name"
   done
   [[ -w /data ]] || refuse "/data is not writable by uid $(id -u) gid $(id -g): mount a volume that was created empty"
@@ -59,13 +61,14 @@ check_cluster() {
   rm -f "$data/postmaster.pid"
 }
 
-# The server of this step listens on a socket only this user can reach: no client sees a role with an old password.
+# The server of this step listens on a socket only this user can reach: no client sees a role with an old password. Its log
+# is kept for the archive; the server of later hands it over.
 apply_roles() {
   local private=/tmp/waggle-roles
   rm -rf "$private"
   mkdir "$private"
   pg_ctl start --pgdata "$data" --silent --wait --timeout 3600 --log "$log" \
-    --options "-c config_file=$config -c listen_addresses='' -c unix_socket_directories=$private" ||
+    --options "-c config_file=$config -c archive_mode=${ARCHIVE:-off} -c listen_addresses='' -c unix_socket_directories=$private" ||
     refuse "the server did not start: $(tail -n 5 "$log")"
   psql --no-psqlrc --quiet --host "$private" --username postgres --dbname postgres --file /usr/share/waggle/roles.sql >/dev/null ||
     refuse "the roles could not be set, see the line above"
@@ -82,7 +85,10 @@ main() {
   [[ -d $data ]] || create_cluster
   check_cluster
   apply_roles
-  exec postgres -D "$data" -c "config_file=$config" -c "shared_buffers=$POSTGRES_SHARED_BUFFERS"
+  local archiving=()
+  # A minute at most is lost with this machine; a log that is hardly used takes little once it is compressed.
+  [[ -z ${ARCHIVE:-} ]] || archiving=(-c archive_mode=on -c archive_timeout=60 -c "archive_command=archive.sh pgbackrest archive-push %p")
+  exec postgres -D "$data" -c "config_file=$config" -c "shared_buffers=$POSTGRES_SHARED_BUFFERS" "${archiving[@]}"
 }
 
 main "$@"

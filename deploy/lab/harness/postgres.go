@@ -201,6 +201,24 @@ func (d *Database) SQL(sql string) string {
 	return out
 }
 
+// Command is a program that runs as the server's user, which may be another than the test's.
+func (d *Database) Command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = d.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential()}
+	return cmd
+}
+
+// Beside makes a directory of the server's user. A server with its data in data below it ends with the test process.
+func (d *Database) Beside(kind string) string {
+	d.t.Helper()
+	dir := place(d.t, kind)
+	if err := chown(dir); err != nil {
+		d.t.Fatalf("preparing a directory for %s: %v", kind, err)
+	}
+	return dir
+}
+
 // Kill ends the postmaster with SIGKILL and returns when its children have noticed and gone: until then a connection
 // that is open goes on answering. Only for PostgresAlone.
 func (d *Database) Kill() {
