@@ -117,6 +117,9 @@ func (s *System) plan(ctx context.Context, set imageSet) (Deployment, error) {
 	if err := s.checkArchive(ctx, set[images.Postgres]); err != nil {
 		return Deployment{}, err
 	}
+	if d.Env["STORE_NODES"], err = s.storeNodes(ctx); err != nil {
+		return Deployment{}, err
+	}
 	events, err := s.hasTaskEvents(ctx, set[images.Provider])
 	if err != nil {
 		return Deployment{}, err
@@ -132,6 +135,18 @@ func (s *System) plan(ctx context.Context, set imageSet) (Deployment, error) {
 		d.Files[name] = string(text)
 	}
 	return d, nil
+}
+
+// storeNodes are the ids of the members that Postgres may run on; "" if it is somebody else's.
+func (s *System) storeNodes(ctx context.Context) (string, error) {
+	if s.externalPostgres() {
+		return "", nil
+	}
+	ids, err := s.Target.Manager.Run(ctx, "node", "ls", "--quiet", "--filter", "node.label="+storeLabel+"=true")
+	if err != nil {
+		return "", fmt.Errorf("listing store nodes: %w", err)
+	}
+	return strings.Join(slices.Sorted(strings.FieldsSeq(ids)), ","), nil
 }
 
 // redisLimit is the memory of a Redis container: twice its data, as a rewrite of its log may copy all of it, and buffers.
@@ -243,6 +258,9 @@ func (s *System) services(ctx context.Context) ([]service, error) {
 		}
 		all, names = append(all, v), append(names, v.name)
 	}
+	if err := s.countLiving(ctx, all, names); err != nil {
+		return nil, err
+	}
 	found, err := s.known(ctx, names)
 	if err != nil {
 		return nil, err
@@ -251,6 +269,32 @@ func (s *System) services(ctx context.Context) ([]service, error) {
 		all[i].update, all[i].containers = found[v.name].update, found[v.name].containers
 	}
 	return all, nil
+}
+
+// countLiving counts the replicas again if a node is down: Swarm goes on to count those that it had as running.
+func (s *System) countLiving(ctx context.Context, all []service, names []string) error {
+	nodes, err := s.Target.Manager.Run(ctx, "node", "ls", "--format", "{{.Status}}")
+	if err != nil {
+		return fmt.Errorf("listing nodes: %w", err)
+	}
+	if len(all) == 0 || !strings.Contains(nodes, "Down") {
+		return nil
+	}
+	tasks, err := s.Target.Manager.Run(ctx, append([]string{"service", "ps", "--filter", "desired-state=running", "--format", "{{.Name}} {{.CurrentState}}"}, names...)...)
+	if err != nil {
+		return fmt.Errorf("listing what runs: %w", err)
+	}
+	living := map[string]int{}
+	for line := range strings.Lines(tasks) {
+		task, state, _ := strings.Cut(line, " ")
+		if service, _, _ := strings.Cut(task, "."); strings.HasPrefix(state, "Running") {
+			living[service]++
+		}
+	}
+	for i, v := range all {
+		all[i].running = living[v.name]
+	}
+	return nil
 }
 
 // known maps each service to its newest update and what its containers are to be.

@@ -81,3 +81,17 @@ func TestNodesThatAreDownAreNamed(t *testing.T) {
 		t.Errorf("absent = %q, %v; said %q", down, err, out.String())
 	}
 }
+
+// Swarm counts what ran on a lost node as running, beside what has taken its place.
+func TestReplicasOfANodeThatIsDownDoNotCount(t *testing.T) {
+	s := newTestSystem(t, nil)
+	fakeDocker(t, map[string]string{
+		"service ls": "waggle_gateway 3/2\nwaggle_worker 1/1", "node ls": "Ready\nReady\nDown",
+		"service ps":      "waggle_gateway.n1 Running 2 minutes ago\nwaggle_gateway.n2 Running 2 minutes ago\nwaggle_worker.1 Preparing 1 second ago",
+		"service inspect": "waggle_gateway|||{}\nwaggle_worker|||{}",
+	})
+	all, err := s.services(t.Context())
+	if err != nil || len(all) != 2 || !all[0].settled() || all[1].settled() {
+		t.Errorf("services = %+v, %v; want the gateway settled and the worker not", all, err)
+	}
+}
