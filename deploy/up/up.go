@@ -239,7 +239,13 @@ func (s *System) Up(ctx context.Context) error {
 			}
 			return s.deployFunctions(ctx, d.Functions)
 		}},
-		step{"answers", func() (string, error) { return s.awaitAnswers(ctx) }},
+		step{"answers", func() (string, error) {
+			answer, err := s.awaitAnswers(ctx)
+			if err == nil {
+				err = s.spreadBallot(ctx)
+			}
+			return answer, err
+		}},
 	)
 	if err == nil && s.Postgres.Archive != "" {
 		err = s.run(step{"archive", func() (string, error) { return s.ensureArchive(ctx) }})
