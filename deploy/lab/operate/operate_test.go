@@ -1,296 +1,168 @@
 //go:build e2e
 
-// Package operate holds one long test: what an operator does to a running cluster in its years, each under votes. `make
-// operate` runs it, about 7 minutes.
 package operate
 
 import (
-	"bytes"
-	"context"
-	"io"
-	"net/http"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"waggle/deploy/docker"
 	"waggle/deploy/inventory"
 	"waggle/deploy/lab/cluster"
-	"waggle/deploy/machines"
-	"waggle/deploy/up"
+	"waggle/deploy/lab/testbed"
 )
 
 const votesPerSecond = 300
 
-// lab is a cluster of three bare machines behind ssh, of which the inventory names as many as the test says.
-type lab struct {
-	*cluster.Cluster
-	t      *testing.T
-	file   string // the inventory
-	root   string
-	config up.Config
-	log    bytes.Buffer
-}
-
-func start(t *testing.T) *lab {
-	t.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "waggle").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &lab{t: t, root: strings.TrimSpace(string(out))}
-	name, dir := "operate-"+strconv.Itoa(os.Getpid()), t.TempDir()
-	l.Cluster, err = up.CreateMachines(t.Context(), l.root, dir, cluster.Config{Name: name, Nodes: 3, Progress: func(line string) { t.Log(line) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := cluster.Delete(context.WithoutCancel(t.Context()), docker.Engine{}, name); err != nil {
-			t.Errorf("removing the machines: %v", err)
-		}
-	})
-	l.file = filepath.Join(dir, up.InventoryFile)
-	l.config = up.Config{
-		Root: l.root, StateDir: filepath.Join(dir, "state"), Version: "0.0.0-testbed", Port: up.DefaultPort, Workers: 1,
-		RedisMaxMemory: "256mb", QueueMaxMemory: "128mb", Out: io.MultiWriter(&l.log, writer{t}),
-	}
-	return l
-}
-
-type writer struct{ t *testing.T }
-
-func (w writer) Write(p []byte) (int, error) {
-	w.t.Log(time.Now().Format("15:04:05 ") + strings.TrimRight(string(p), "\n"))
-	return len(p), nil
-}
-
-// inventory changes the file's roles by machine; a machine without roles is taken out of it.
-func (l *lab) inventory(roles ...[]inventory.Role) {
-	l.t.Helper()
-	all, err := inventory.Read(l.file + ".all")
-	if os.IsNotExist(err) || err != nil {
-		text, readErr := os.ReadFile(l.file)
-		if readErr == nil {
-			readErr = os.WriteFile(l.file+".all", text, 0o600)
-		}
-		if readErr != nil {
-			l.t.Fatal(readErr)
-		}
-		if all, err = inventory.Read(l.file); err != nil {
-			l.t.Fatal(err)
-		}
-	}
-	machines := all.Machines
-	all.Machines = nil
-	for i, r := range roles {
-		if len(r) > 0 {
-			machines[i].Roles = r
-			all.Machines = append(all.Machines, machines[i])
-		}
-	}
-	text, err := yaml.Marshal(all)
-	if err == nil {
-		err = os.WriteFile(l.file, text, 0o600)
-	}
-	if err != nil {
-		l.t.Fatal(err)
-	}
-}
-
-// do runs what a command of make runs on the machines of the inventory, and returns what it printed.
-func (l *lab) do(t *testing.T, what string, do func(*up.System, context.Context) error) string {
-	t.Helper()
-	said, err := l.try(t, do)
-	if err != nil {
-		l.dump(t)
-		t.Fatalf("make %s: %v", what, err)
-	}
-	return said
-}
-
-func (l *lab) try(t *testing.T, do func(*up.System, context.Context) error) (string, error) {
-	t.Helper()
-	began := time.Now()
-	l.log.Reset()
-	described, err := inventory.Read(l.file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opened, err := machines.Open(t.Context(), machines.Config{Inventory: described, Root: l.root, Note: func(line string) { t.Log(line) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer opened.Close()
-	config := l.config
-	if config.Target, err = up.OnMachines(opened); err != nil {
-		t.Fatal(err)
-	}
-	config.NetworkMTU = described.Network.MTU
-	system, err := up.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = do(system, t.Context())
-	t.Logf("took %s", time.Since(began).Round(time.Second))
-	return l.log.String(), err
-}
-
-func (l *lab) up(t *testing.T) string { t.Helper(); return l.do(t, "up", (*up.System).Up) }
-
-func onNode(do func(*up.System, context.Context, string) error, name string) func(*up.System, context.Context) error {
-	return func(s *up.System, ctx context.Context) error { return do(s, ctx, name) }
-}
-
-// docker asks the first machine's engine.
-func (l *lab) docker(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := l.Nodes[0].Engine.Run(t.Context(), args...)
-	if err != nil {
-		t.Fatalf("docker %v: %v", args, err)
-	}
-	return out
-}
-
-func (l *lab) dump(t *testing.T) {
-	t.Helper()
-	for _, args := range [][]string{{"node", "ls"}, {"service", "ls"}, {"service", "logs", "--tail", "15", "waggle_worker"}, {"service", "logs", "--tail", "15", "waggle_redis"},
-		{"service", "logs", "--tail", "15", "waggle_provider"}, {"service", "logs", "--tail", "15", "vote"}} {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
-		out, err := l.Nodes[0].Engine.Run(ctx, args...)
-		cancel()
-		t.Logf("docker %v: %v\n%s", args, err, out)
-	}
-}
-
-// voters is the load program; it judges what it did when it is stopped.
-type voters struct {
-	*exec.Cmd
-	out bytes.Buffer
-}
-
-func (l *lab) vote(t *testing.T) *voters {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "voters")
-	if out, err := exec.Command("go", "build", "-o", binary, "waggle/deploy/lab/voters").CombinedOutput(); err != nil {
-		t.Fatalf("building voters: %v\n%s", err, out)
-	}
-	// Postgres is another container after each restart. The first two machines are there from the first to the last moment.
-	host := l.Nodes[0].Engine.Host
-	args := []string{
-		"-allow-remote", "-results", l.gateway(0) + "/function/results", "-voter-keys", filepath.Join(l.config.StateDir, "voter-keys"),
-		"-psql", "docker -H " + host + " exec -i $(docker -H " + host + " ps -qf name=waggle_postgres) psql -X -q -d waggle", "-voters", "1000000", "-rate", strconv.Itoa(votesPerSecond), "-concurrency", "4000",
-		"-retries", "60", "-drain-timeout", "3m", "-drain-every", "2s",
-	}
-	for i := range 2 {
-		args = append(args, "-url", l.gateway(i)+"/function/vote")
-	}
-	v := &voters{Cmd: exec.Command(binary, args...)}
-	v.Dir, v.Stdout, v.Stderr = l.root, &v.out, &v.out
-	if err := v.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = v.Process.Kill() }) // it has ended, unless the test failed
-	return v
-}
-
-// verdict ends the load; every acknowledged vote must be counted, once.
-func (v *voters) verdict(t *testing.T) {
-	t.Helper()
-	if err := v.Process.Signal(os.Interrupt); err != nil {
-		t.Fatalf("the voters have ended before: %v\n%s", err, v.out.String())
-	}
-	err := v.Wait()
-	t.Logf("%s", v.out.String())
-	if err != nil {
-		t.Errorf("voters: %v", err)
-	}
-}
-
-func (l *lab) gateway(i int) string { return "http://" + l.Nodes[i].Address + ":8080" }
-
-// status is what the API answers to a password.
-func (l *lab) status(t *testing.T, password string) int {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, l.gateway(0)+"/system/functions", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.SetBasicAuth("admin", password)
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	response.Body.Close()
-	return response.StatusCode
-}
-
-func (l *lab) state(t *testing.T, name string) string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(l.config.StateDir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(text))
-}
-
-var (
-	everything = []inventory.Role{inventory.Manager, inventory.Edge, inventory.Capture, inventory.Worker, inventory.Store}
-	voting     = []inventory.Role{inventory.Edge, inventory.Capture}
-)
-
+// TestOperate needs its first step always: -run 'TestOperate/(before|draining)'.
 func TestOperate(t *testing.T) {
 	l := start(t)
-	l.inventory(everything, voting)
-	l.up(t)
-	if said := l.up(t); !strings.Contains(said, "nothing changed") {
-		t.Errorf("a second run: %s", said)
-	}
-	v := l.vote(t)
-	for _, operation := range []struct {
-		name string
-		do   func(*testing.T)
-	}{
-		{"the price of a vote", l.testPrice},
-		{"rotating every secret", l.testRotate},
-		{"rolling back", l.testRollback},
-		{"adding a machine", l.testAdd},
-		{"restoring a backup", l.testRestore},
-		{"draining a capture node and removing it", l.testRemove},
-	} {
-		if !t.Run(operation.name, operation.do) {
+	for _, s := range l.operating() {
+		if !l.follow(t, s) {
 			break
 		}
 	}
-	v.verdict(t)
-	l.do(t, "status", (*up.System).Status)
+	l.verdict(t)
+}
+
+// operating are its steps. Votes come in from the end of the first to the announcement.
+func (l *lab) operating() []step {
+	return []step{
+		{"before the event", []string{"Size the machines", "Bring them up", "Make a backup, and keep the passphrase elsewhere", "Load it before voters do", "On the day"}, l.before},
+		{"the price of a vote", nil, l.testPrice},
+		{"rotating every secret", []string{"change a secret"}, l.testRotate},
+		{"upgrading, rolling back and cleaning up", []string{
+			"upgrade", "go back", "`make up` failed half-way", "clean up", "`make up`: somebody *has been deploying since*",
+		}, l.testRollback},
+		{"adding a machine", []string{"add a machine"}, l.testAdd},
+		{"changing certificate, polls, memory and a registry's password", []string{
+			"change the certificate", "change polls", "change a registry's password", "Redis is full: voters get 503",
+		}, l.testSettings},
+		{"rebooting each node", []string{"On the day", "Bring them up"}, l.testReboots},
+		{"restoring a backup", []string{"back up", "restore votes"}, l.testRestore},
+		{"another operator", []string{"back up", "let another operator take over"}, l.testTakeOver},
+		{"draining a capture node", []string{"take a capture node out", "an engine or a machine has to be upgraded"}, l.testDrain},
+		{"a machine that was off too long", []string{"node certificates ended: a machine was off for 90 days"}, l.testExpired},
+		{"a machine with another address", []string{"a machine got another address"}, l.testMoved},
+		{"looking at what runs", []string{
+			"`make status`: a service is not settled", "*not counted yet* keeps growing", "names of tasks are stale after a partition",
+		}, l.testLook},
+		{"announcing", []string{"announce"}, l.testAnnounce},
+		{"losing a disk", []string{"*votes … cannot be accounted for* (a gap)", "*captured votes are lost*"}, l.testLostDisk},
+		{"removing a machine", []string{"take a machine away"}, l.testRemove},
+		{"beginning anew", []string{"the passphrase and the state are lost"}, l.testPurge},
+	}
+}
+
+func (l *lab) passphrase(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(l.scratch, "passphrase")
+	if err := os.WriteFile(file, []byte("a passphrase of the test\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return "PASSPHRASE_FILE=" + file
+}
+
+// backup returns the folder that the page's command made.
+func (l *lab) backup(t *testing.T) string {
+	t.Helper()
+	out := t.TempDir()
+	l.run(t, "make backup", "OUT="+out, l.passphrase(t))
+	folders, err := os.ReadDir(out)
+	if err != nil || len(folders) != 1 {
+		t.Fatalf("OUT has %v, %v", folders, err)
+	}
+	kept := filepath.Join(l.scratch, folders[0].Name())
+	if err := os.Rename(filepath.Join(out, folders[0].Name()), kept); err != nil {
+		t.Fatal(err)
+	}
+	return kept
+}
+
+func (l *lab) before(t *testing.T) {
+	l.certificate(t)
+	l.inventory(t, everything, voting)
+	l.run(t, "make capacity")
+	l.run(t, "make up")
+	if said := l.run(t, "make up"); !strings.Contains(said, "nothing changed") {
+		t.Errorf("a second run: %s", said)
+	}
+	l.backup(t)
+	l.run(t, "make voters", "20000=2000")
+	l.run(t, "make status")
+	l.vote(t, votesPerSecond, 2) // the first two machines are there from the first to the last moment
+}
+
+// certificate gives the gateways a new one, which signs itself, at the next make up.
+func (l *lab) certificate(t *testing.T) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: number, DNSNames: []string{"vote.example"}, NotAfter: time.Now().Add(24 * time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.all.Edge.TLS = inventory.TLS{Cert: filepath.Join(l.scratch, number.String()+".pem"), Key: filepath.Join(l.scratch, number.String()+".key")}
+	if err := errors.Join(
+		os.WriteFile(l.all.Edge.TLS.Cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600),
+		os.WriteFile(l.all.Edge.TLS.Key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600),
+	); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shown is the certificate that a node's gateway shows.
+func (l *lab) shown(t *testing.T, node *cluster.Node) string {
+	t.Helper()
+	conn, err := tls.Dial("tcp", node.Address+":8443", &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: conn.ConnectionState().PeerCertificates[0].Raw}))
 }
 
 func (l *lab) testRotate(t *testing.T) {
 	names := []string{"basic-auth-password", "redis-capture", "redis-copies", "redis-drain", "redis-queue", "postgres-admin", "postgres-drain", "postgres-results", "voter-keys"}
 	before := map[string]string{}
 	for _, name := range names {
-		before[name] = l.state(t, name)
+		before[name] = l.secret(t, name)
 	}
-	l.do(t, "rotate", onNode((*up.System).Rotate, "all"))
+	l.run(t, "make rotate", "SECRET=all")
 	for _, name := range names {
-		if l.state(t, name) == before[name] {
+		if l.secret(t, name) == before[name] {
 			t.Errorf("%s is what it was", name)
 		}
 	}
-	if now, then := l.status(t, l.state(t, "basic-auth-password")), l.status(t, before["basic-auth-password"]); now != 200 || then != 401 {
+	if now, then := l.status(t, l.secret(t, "basic-auth-password")), l.status(t, before["basic-auth-password"]); now != 200 || then != 401 {
 		t.Errorf("the new password is answered by %d, the old one by %d", now, then)
 	}
 	if left := l.docker(t, "secret", "ls", "--quiet", "--filter", "label=com.waggle.credential=redis-drain"); len(strings.Fields(left)) != 1 {
 		t.Errorf("secrets of redis-drain that are left: %s", left)
-	}
-	if said := l.up(t); !strings.Contains(said, "nothing changed") {
-		t.Errorf("make up after a rotation: %s", said)
 	}
 }
 
@@ -300,19 +172,7 @@ func (l *lab) testRollback(t *testing.T) {
 		return l.docker(t, "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Image}}", "waggle_postgres")
 	}
 	first := image()
-	next := filepath.Join(t.TempDir(), "next")
-	if out, err := exec.Command("git", "clone", "--quiet", "--local", l.root, next).CombinedOutput(); err != nil {
-		t.Fatalf("copying the sources: %v: %s", err, out)
-	}
-	// Images say where their sources are found: both versions come from the same place.
-	origin := []string{"-C", next, "remote", "remove", "origin"}
-	if url, err := exec.Command("git", "-C", l.root, "config", "remote.origin.url").Output(); err == nil {
-		origin = []string{"-C", next, "remote", "set-url", "origin", strings.TrimSpace(string(url))}
-	}
-	if out, err := exec.Command("git", origin...).CombinedOutput(); err != nil {
-		t.Fatalf("copying the sources: %v: %s", err, out)
-	}
-	hba := filepath.Join(next, "deploy/images/postgres/pg_hba.conf")
+	hba := filepath.Join(l.upstream, "deploy/images/postgres/pg_hba.conf")
 	text, err := os.ReadFile(hba)
 	if err == nil {
 		err = os.WriteFile(hba, append([]byte("# Another version.\n"), text...), 0o644)
@@ -320,21 +180,26 @@ func (l *lab) testRollback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.config.Root = next
-	l.up(t)
-	l.config.Root = l.root
+	git(t, l.upstream, "-c", "user.name=operate", "-c", "user.email=operate@example.org", "commit", "--quiet", "--all", "--message", "Another version")
+	l.run(t, "git pull")
+	l.run(t, "make up")
 	second := image()
 	if second == first {
 		t.Fatalf("both versions have %s", first)
 	}
-	l.do(t, "rollback", (*up.System).Rollback)
+	l.run(t, "make rollback")
 	if got := image(); got != first {
 		t.Errorf("rolled back to %s, want %s", got, first)
 	}
-	l.do(t, "prune", func(s *up.System, ctx context.Context) error {
-		s.Target.Builder = s.Target.Manager // this machine's own images are not the test's
-		return s.Prune(ctx)
-	})
+
+	// A run whose machine is gone has left its lock.
+	l.docker(t, "config", "create", "--label", "com.waggle.holder=somebody@elsewhere", "--label", "com.waggle.process=1",
+		"--label", "com.waggle.since="+time.Now().Format(time.RFC3339), "waggle-deploy-lock", "/etc/hostname")
+	l.builder = l.Nodes[0].Engine.Host // this machine's own images are not the test's
+	defer func() { l.builder = "" }()
+	l.refused(t, "somebody@elsewhere has been deploying since", "make prune")
+	l.at(t, l.Nodes[0], "docker config rm")
+	l.run(t, "make prune")
 	for _, kept := range []string{first, second} {
 		if has, err := l.Nodes[0].Engine.HasImage(t.Context(), kept); err != nil || !has {
 			t.Errorf("%s was pruned, %v", kept, err)
@@ -343,8 +208,8 @@ func (l *lab) testRollback(t *testing.T) {
 }
 
 func (l *lab) testAdd(t *testing.T) {
-	l.inventory(everything, voting, voting)
-	l.up(t)
+	l.inventory(t, everything, voting, voting)
+	l.run(t, "make up")
 	replicas := l.docker(t, "service", "ps", "--filter", "desired-state=running", "--format", "{{.Node}}", "vote")
 	for _, node := range l.Nodes {
 		if !strings.Contains(replicas, node.Name) {
@@ -353,40 +218,210 @@ func (l *lab) testAdd(t *testing.T) {
 	}
 }
 
-// testRestore takes the votes back to a backup while voting goes on: Redis still holds what came after it.
-func (l *lab) testRestore(t *testing.T) {
-	out, passphrase := t.TempDir(), "a passphrase of the test"
-	l.do(t, "backup", func(s *up.System, ctx context.Context) error { return s.Backup(ctx, out, passphrase) })
-	folders, err := os.ReadDir(out)
-	if err != nil || len(folders) != 1 {
-		t.Fatalf("OUT has %v, %v", folders, err)
+func (l *lab) testSettings(t *testing.T) {
+	l.certificate(t)
+	l.all.Capture.MaxMemory = "300mb"
+	l.inventory(t, everything, voting, voting)
+	polls := filepath.Join(l.sources, "functions", "polls.json")
+	text, err := os.ReadFile(polls)
+	if err == nil {
+		more := `}, {"id": 2, "slug": "drinks", "question": "Tea or coffee?", "options": [{"id": 1, "slug": "tea", "name": "Tea"}, {"id": 2, "slug": "coffee", "name": "Coffee"}],
+			"opens": "2026-01-01T00:00:00Z", "closes": "2036-01-01T00:00:00Z", "mode": "last", "results": "live"}]}`
+		err = os.WriteFile(polls, []byte(strings.TrimRight(string(text), "]} \n")+more), 0o644)
 	}
-	from := filepath.Join(out, folders[0].Name())
-	l.do(t, "restore", func(s *up.System, ctx context.Context) error { return s.RestoreVotes(ctx, from, passphrase) })
-
-	// Another operator's machine takes over.
-	elsewhere := filepath.Join(t.TempDir(), "state")
-	if err := up.RestoreState(elsewhere, from, passphrase); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
-	was := l.config.StateDir
-	l.config.StateDir = elsewhere
-	defer func() { l.config.StateDir = was }()
-	if said := l.up(t); !strings.Contains(said, "nothing changed") {
+	if said := l.run(t, "make polls"); !strings.Contains(said, "change of drinks") {
+		t.Errorf("make polls: %s", said)
+	}
+	l.run(t, "make up")
+	want, err := os.ReadFile(l.all.Edge.TLS.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range l.Nodes {
+		if got := l.shown(t, node); got != string(want) {
+			t.Errorf("%s shows certificate\n%s", node.Name, got)
+		}
+	}
+	if env := l.docker(t, "service", "inspect", "--format", "{{.Spec.TaskTemplate.ContainerSpec.Env}}", "waggle_redis"); !strings.Contains(env, "REDIS_MAXMEMORY=300mb") {
+		t.Errorf("Redis has %s", env)
+	}
+	if results, _, err := l.results(); err != nil || !strings.Contains(string(results), "Tea or coffee?") {
+		t.Errorf("the results lack the new poll: %s, %v", results, err)
+	}
+
+	mounted := func() string {
+		return l.docker(t, "service", "inspect", "--format", "{{range .Spec.TaskTemplate.ContainerSpec.Secrets}}{{println .SecretName}}{{end}}", "waggle_provider")
+	}
+	was := mounted()
+	registries := filepath.Join(l.scratch, "config.json")
+	if err := os.WriteFile(registries, []byte(`{"auths":{"registry.example.org":{"auth":"dXNlcjpwYXNz"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.run(t, "make up REGISTRY_CONFIG=config.json", "REGISTRY_CONFIG="+registries)
+	if mounted() == was {
+		t.Errorf("the provider has the credentials of before: %s", was)
+	}
+}
+
+// testReboots boots one node after the other, the manager with Postgres last.
+func (l *lab) testReboots(t *testing.T) {
+	for i := range l.Nodes {
+		node := l.Nodes[len(l.Nodes)-1-i]
+		l.reboot(t, node)
+		l.run(t, "make up")
+	}
+	l.whole(t)
+}
+
+// testRestore takes the votes back to a backup while voting goes on: Redis still holds what came after it.
+func (l *lab) testRestore(t *testing.T) {
+	l.run(t, "make restore", "FROM="+l.backup(t), l.passphrase(t))
+}
+
+// testTakeOver goes on at another machine.
+func (l *lab) testTakeOver(t *testing.T) {
+	from := l.backup(t)
+	l.home = filepath.Join(l.scratch, "elsewhere")
+	l.run(t, "make restore", "FROM="+from, l.passphrase(t))
+	if said := l.run(t, "make up"); !strings.Contains(said, "nothing changed") {
 		t.Errorf("make up with the restored state: %s", said)
 	}
 }
 
-func (l *lab) testRemove(t *testing.T) {
-	if _, err := l.try(t, onNode((*up.System).Remove, "node1")); err == nil || !strings.Contains(err.Error(), "node1 holds Postgres") {
-		t.Errorf("removing the store: %v", err)
+// testDrain takes a node out, boots it, and gives it its work back.
+func (l *lab) testDrain(t *testing.T) {
+	l.inventory(t, everything, voting, voting)
+	l.run(t, "make drain", "NODE=node3")
+	l.at(t, l.Nodes[2], "apt-mark hold")
+	l.reboot(t, l.Nodes[2])
+	l.run(t, "make up")
+}
+
+// testExpired lets a machine join anew whose certificate ended; its disk has votes.
+func (l *lab) testExpired(t *testing.T) {
+	node := l.Nodes[2]
+	l.at(t, node, "docker swarm leave")
+	l.down(t, node.Name)
+	l.at(t, l.Nodes[0], "docker node rm", "m2="+node.Name)
+	l.run(t, "make up")
+	l.member(t, node)
+}
+
+// down waits until the managers have noticed.
+func (l *lab) down(t *testing.T, name string) {
+	t.Helper()
+	testbed.Eventually(t, time.Minute, func() error {
+		members, err := l.Nodes[l.asked].Engine.Run(t.Context(), "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
+		if err == nil && !strings.Contains(members, name+" Down") {
+			err = fmt.Errorf("members are %q", members)
+		}
+		return err
+	})
+}
+
+// member checks that the Swarm lists a machine once, and that it does its work.
+func (l *lab) member(t *testing.T, node *cluster.Node) {
+	t.Helper()
+	if members := l.docker(t, "node", "ls", "--format", "{{.Hostname}}"); strings.Count(members, node.Name) != 1 {
+		t.Errorf("members are %q", members)
 	}
-	l.do(t, "remove", onNode((*up.System).Remove, "node3"))
+	if runs := l.docker(t, "node", "ps", "--filter", "desired-state=running", "--format", "{{.Name}}", node.Name); !strings.Contains(runs, "waggle_redis") || !strings.Contains(runs, "vote") {
+		t.Errorf("on %s run %q", node.Name, runs)
+	}
+}
+
+// testMoved gives a machine another address while it is off.
+func (l *lab) testMoved(t *testing.T) {
+	node, machine := l.Nodes[2], docker.Engine{}
+	network, err := machine.Run(t.Context(), "inspect", "--format", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}", node.Container)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := strings.LastIndexByte(node.Address, '.')
+	last, err := strconv.Atoi(node.Address[cut+1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Address = node.Address[:cut+1] + strconv.Itoa(last+20)
+	for _, args := range [][]string{
+		{"stop", "--time", "60", node.Container},
+		{"network", "disconnect", network, node.Container},
+		{"network", "connect", "--ip", node.Address, network, node.Container},
+		{"start", node.Container},
+	} {
+		if _, err := machine.Run(t.Context(), args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testbed.Eventually(t, time.Minute, func() error { _, err := node.Engine.Ping(t.Context()); return err })
+	l.at(t, node, "docker swarm leave")
+	l.down(t, node.Name)
+	l.at(t, l.Nodes[0], "docker node rm", "m2="+node.Name)
+	l.all.Machines[2].Address, l.all.Machines[2].SSH = node.Address, "root@"+node.Address
+	l.inventory(t, everything, voting, voting)
+	l.run(t, "make up")
+	l.member(t, node)
+}
+
+func (l *lab) testLook(t *testing.T) {
+	if said := l.at(t, l.Nodes[0], "docker service ps", "SERVICE=waggle_worker"); !strings.Contains(said, "Running") {
+		t.Errorf("docker service ps: %s", said)
+	}
+	l.at(t, l.Nodes[0], "docker service logs", "SERVICE=waggle_gateway")
+	l.at(t, l.Nodes[0], "docker service logs waggle_worker")
+	l.at(t, l.Nodes[0], "docker service update")
+}
+
+func (l *lab) testAnnounce(t *testing.T) {
+	l.verdict(t)
+	if said := l.run(t, "make summary"); !strings.Contains(said, "Signed: ") {
+		t.Errorf("make summary: %s", said)
+	}
+}
+
+// testLostDisk loses what a node's Redis has on its disk. Nobody votes, so that the only loss is of certainty.
+func (l *lab) testLostDisk(t *testing.T) {
+	node := l.Nodes[1]
+	if _, err := node.Exec(t.Context(), "sh", "-c", "id=$(docker ps -qf name=waggle_redis) && docker exec $id rm -rf /data/redis && docker kill $id"); err != nil {
+		t.Fatal(err)
+	}
+	testbed.Eventually(t, 2*time.Minute, func() error {
+		_, ledger, err := l.results()
+		for _, reason := range ledger.Reasons {
+			if reason.Code == "gap" {
+				return nil
+			}
+		}
+		return fmt.Errorf("the ledger has no gap: %s, %v", ledger, err)
+	})
+	l.at(t, l.Nodes[0], "docker exec", "m2="+node.Name)
+	for _, reason := range l.ledger(t).Reasons {
+		if reason.Code == "gap" && !reason.Closed {
+			t.Errorf("an open gap is left: %+v", reason)
+		}
+	}
+}
+
+func (l *lab) testRemove(t *testing.T) {
+	l.refused(t, "node1 holds Postgres", "make remove", "NODE=node1")
+	l.run(t, "make remove", "NODE=node3")
 	if left := l.docker(t, "node", "ls", "--format", "{{.Hostname}}"); strings.Contains(left, "node3") {
 		t.Errorf("members are %q", left)
 	}
-	l.inventory(everything, voting)
-	if said := l.do(t, "status", (*up.System).Status); strings.Contains(said, "gap") || strings.Contains(said, "cannot be accounted for") {
-		t.Errorf("a drained node leaves %s", said)
+	l.inventory(t, everything, voting)
+}
+
+// testPurge keeps the votes, deletes the system, and begins with another.
+func (l *lab) testPurge(t *testing.T) {
+	if dump := l.at(t, l.Nodes[0], "docker exec"); !strings.Contains(dump, "COPY public.vote ") {
+		t.Errorf("the dump has no votes: %.500s", dump)
+	}
+	l.home = filepath.Join(l.scratch, "lost")
+	l.run(t, "make purge")
+	if left := l.docker(t, "service", "ls", "--quiet"); left != "" {
+		t.Errorf("services are left: %s", left)
 	}
 }

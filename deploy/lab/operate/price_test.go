@@ -4,6 +4,7 @@ package operate
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -47,22 +48,32 @@ func (l *lab) processors(t *testing.T) map[string]time.Duration {
 	return found
 }
 
-func (l *lab) ledger(t *testing.T) up.Ledger {
-	t.Helper()
-	response, err := http.Get(l.gateway(0) + "/function/results?format=json")
+// results are what a gateway answers, and the ledger of them.
+func (l *lab) results() ([]byte, up.Ledger, error) {
+	var results struct{ Ledger up.Ledger }
+	client := http.Client{Timeout: 10 * time.Second}
+	response, err := client.Get(l.gateway(l.asked) + "/function/results?format=json")
 	if err != nil {
-		t.Fatal(err)
+		return nil, results.Ledger, err
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
-	var results struct{ Ledger up.Ledger }
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("the results answer %s: %s", response.Status, text)
+	}
 	if err == nil {
 		err = json.Unmarshal(text, &results)
 	}
+	return text, results.Ledger, err
+}
+
+func (l *lab) ledger(t *testing.T) up.Ledger {
+	t.Helper()
+	_, ledger, err := l.results()
 	if err != nil {
-		t.Fatalf("reading the results: %v: %s", err, text)
+		t.Fatal(err)
 	}
-	return results.Ledger
+	return ledger
 }
 
 // testPrice logs what a vote takes of each part, for docs/capacity.md. It judges nothing: machines differ.
@@ -80,7 +91,6 @@ func (l *lab) testPrice(t *testing.T) {
 			t.Logf("%-16s %4d µs a vote", service, used.Microseconds()/counted)
 		}
 	}
-	database := l.docker(t, "ps", "--quiet", "--filter", "label=com.docker.swarm.service.name=waggle_postgres")
-	t.Logf("database: %s bytes, %d votes", l.docker(t, "exec", database, "psql", "-XAt", "-d", "waggle", "-c",
+	t.Logf("database: %s bytes, %d votes", l.docker(t, "exec", l.database(t), "psql", "-XAt", "-d", "waggle", "-c",
 		"SELECT pg_database_size('waggle') || ' bytes, vote table and indexes ' || pg_total_relation_size('vote') || ' bytes, rows ' || count(*) FROM vote"), counted+votes)
 }
