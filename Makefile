@@ -81,6 +81,7 @@ test: unit e2e fuzz ## run every test but the long ones, `make liveness`, `make 
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
 	go vet ./... && go vet -tags 'e2e copies figures' ./...
 	go test -race -timeout 10m ./...
+	go test -tags e2e -run TestEveryRowOfThePageIsTried ./deploy/lab/operate
 	go test -run '^$$' -bench . -benchtime 1x ./provider/... ./worker/... ./functions/... ./template/... >/dev/null  # so that benchmarks cannot rot
 
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched

@@ -53,6 +53,9 @@ func (l *lab) operating() []step {
 		}, l.testSettings},
 		{"rebooting each node", []string{"On the day", "Bring them up"}, l.testReboots},
 		{"restoring a backup", []string{"back up", "restore votes"}, l.testRestore},
+		{"restoring a moment", []string{
+			"Bring them up", "On the day", "back up", "restore the votes of a moment", "`make status`: the archive *takes no log*",
+		}, l.testArchive},
 		{"another operator", []string{"back up", "let another operator take over"}, l.testTakeOver},
 		{"draining a capture node", []string{"take a capture node out", "an engine or a machine has to be upgraded"}, l.testDrain},
 		{"a machine that was off too long", []string{"node certificates ended: a machine was off for 90 days"}, l.testExpired},
