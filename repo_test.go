@@ -9,12 +9,15 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/openfaas/go-sdk/builder"
 )
 
 // maxLines is the most lines a Go file may have; longer ones hide a package that wants to be two.
@@ -250,7 +253,7 @@ func eachCall(t *testing.T, visit func(source, string)) {
 // The templates python3-http and shell are each copied alone by their users, so what they share is in both.
 func TestCopiesInTheTemplatesAreEqual(t *testing.T) {
 	t.Parallel()
-	for _, file := range []string{"watchdog.py", "healthcheck.py"} {
+	for _, file := range []string{"watchdog.py", "healthcheck.py", "sample.sh"} {
 		one, err := os.ReadFile("template/python3-http/" + file)
 		if err != nil {
 			t.Fatal(err)
@@ -261,6 +264,43 @@ func TestCopiesInTheTemplatesAreEqual(t *testing.T) {
 		}
 		if string(one) != string(other) {
 			t.Errorf("%s differs between template/python3-http and template/shell: copy the one you changed", file)
+		}
+	}
+}
+
+// The build must not fail by a test that the author of a handler has deleted.
+func TestTheSamplesTestGoesWithTheSample(t *testing.T) {
+	t.Parallel()
+	for language, ending := range map[string]string{"python3-http": ".py", "shell": ".sh"} {
+		for name, tc := range map[string]struct {
+			files []string
+			kept  bool
+		}{
+			"the sample":          {nil, true},
+			"a handler":           {[]string{"handler"}, false},
+			"a handler's own one": {[]string{"handler", "handler_test"}, true},
+		} {
+			t.Run(language+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				handler := t.TempDir()
+				for _, file := range tc.files {
+					if err := os.WriteFile(filepath.Join(handler, file+ending), []byte("mine\n"), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				layout, err := builder.CreateBuildContext("mine", handler, language, nil, builder.WithBuildDir(t.TempDir()))
+				if err != nil {
+					t.Fatal(err)
+				}
+				step := exec.Command("sh", filepath.Join(layout, "sample.sh"), "handler_test"+ending)
+				step.Dir = filepath.Join(layout, "function")
+				if says, err := step.CombinedOutput(); err != nil {
+					t.Fatalf("%v\n%s", err, says)
+				}
+				if _, err := os.Stat(filepath.Join(step.Dir, "handler_test"+ending)); (err == nil) != tc.kept {
+					t.Errorf("handler_test%s: %v, to be kept: %v", ending, err, tc.kept)
+				}
+			})
 		}
 	}
 }
