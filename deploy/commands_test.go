@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -83,5 +84,37 @@ func TestMistakesNameWhatIsLegal(t *testing.T) {
 	}
 	if err := run(t.Context(), "drain", "m2"); err == nil || !strings.Contains(err.Error(), `argument "m2"`) {
 		t.Errorf("an argument: %v", err)
+	}
+}
+
+// A cluster that is still there needs its passwords; one that is gone leaves none.
+func TestClusterDownRemovesWhatWasGenerated(t *testing.T) {
+	state, bin := t.TempDir(), t.TempDir()
+	t.Setenv("WAGGLE_STATE", state)
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	t.Setenv("CLUSTER", "gone")
+	password := filepath.Join(state, "cluster-gone", "basic-auth-password")
+	if err := os.MkdirAll(filepath.Dir(password), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(password, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		docker string
+		kept   bool
+	}{{"exit 1", true}, {"exit 0", false}} {
+		if err := os.WriteFile(filepath.Join(bin, "docker"), []byte("#!/bin/sh\n"+tc.docker+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := run(t.Context(), "cluster-down"); (err != nil) != tc.kept {
+			t.Errorf("docker says %s: %v", tc.docker, err)
+		}
+		if _, err := os.Stat(password); (err == nil) != tc.kept {
+			t.Errorf("docker says %s: the password's file: %v", tc.docker, err)
+		}
+	}
+	if _, err := os.Stat(state); err != nil {
+		t.Errorf("the states of other systems: %v", err)
 	}
 }

@@ -158,6 +158,9 @@ func createCluster(ctx context.Context, s settings) error {
 func deleteCluster(ctx context.Context, s settings) error {
 	progress := up.NewProgress(os.Stdout)
 	return progress.Step("cluster", func() (string, error) {
-		return "removed", cluster.Delete(ctx, docker.Engine{}, clusterName(s))
+		if err := cluster.Delete(ctx, docker.Engine{}, clusterName(s)); err != nil {
+			return "", err
+		}
+		return "removed", os.RemoveAll(s.clusterDir()) // its passwords open nothing any more
 	})
 }
