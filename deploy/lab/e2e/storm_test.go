@@ -22,6 +22,7 @@ import (
 	"github.com/openfaas/faas-provider/types"
 
 	"waggle/deploy/docker"
+	"waggle/deploy/lab/testbed"
 )
 
 // testConformance runs the suite that the Swarm in memory passes on this Swarm: what unit tests rely on is so. It runs on
@@ -49,9 +50,10 @@ func (p *project) testConformance(t *testing.T) {
 	if err != nil || left == "" {
 		t.Fatalf("the volume of the conformance suite: %q, %v", left, err)
 	}
-	if _, err := p.Target.Manager.Run(t.Context(), append([]string{"volume", "rm"}, strings.Fields(left)...)...); err != nil {
-		t.Error(err)
-	}
+	testbed.Eventually(t, time.Minute, func() error { // the last container may still be leaving
+		_, err := p.Target.Manager.Run(t.Context(), append([]string{"volume", "rm", "--force"}, strings.Fields(left)...)...)
+		return err
+	})
 }
 
 // onlyOurs wants the API and Docker to list these functions and no other.
