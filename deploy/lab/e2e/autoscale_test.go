@@ -91,7 +91,8 @@ func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, meanwhil
 		}
 		f = stepFigures{since(1), since(right - before)}
 		if f.all == 0 {
-			return fmt.Errorf("%d replicas of %d have answered", before+len(added), right)
+			v := p.view(t, "stepped")
+			return fmt.Errorf("%d replicas of %d have answered: %+v, load %.1f; changes %+v", before+len(added), right, v.Replicas, v.Load, v.Changes)
 		}
 		return nil
 	})
@@ -123,7 +124,9 @@ func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, meanwhil
 // sleepAndWake lets a function fall asleep again and again, wakes it with one call each time, and with 200 at once at last.
 func (p *project) sleepAndWake(t *testing.T, times int) (took []time.Duration) {
 	d := p.scaled("drowsy", map[string]string{"zero": "true", "zero-duration": "3s"})
-	p.deploy(t, d)
+	// It may be asleep before anybody has seen it available.
+	p.call(t, http.MethodPost, "/system/functions", d, http.StatusAccepted)
+	t.Cleanup(func() { p.remove(t, d.Service) })
 	asleep := func() {
 		p.desired(t, "drowsy", 30*time.Second, func(n int) bool { return n == 0 })
 		testbed.Eventually(t, 10*time.Second, func() error {
