@@ -21,7 +21,7 @@ import (
 
 // testAutoscale is the part of the autoscaler's suite that every run has: figures_test.go has the whole of it.
 func (p *project) testAutoscale(t *testing.T) {
-	t.Run("ten times the load, and back", func(t *testing.T) { p.stepUpAndDown(t, byRate(), nil) })
+	t.Run("ten times the load, and back", func(t *testing.T) { p.stepUpAndDown(t, byRate(), step{low: 5, high: 50, right: 3}, nil) })
 	t.Run("to zero and back", func(t *testing.T) { p.sleepAndWake(t, 3) })
 	t.Run("described", p.testScalingDescribed)
 }
@@ -66,22 +66,29 @@ func (p *project) desired(t *testing.T, name string, within time.Duration, fits 
 	})
 }
 
+// step is a load in calls a second, a higher one, and how many replicas that needs. Slow machines start few at once.
+type step struct {
+	low, high, right int
+}
+
+// wide is the step of the figures.
+var wide = step{low: 14, high: 140, right: 8}
+
 // stepFigures is what ten times the load came to, in seconds since the step.
 type stepFigures struct{ first, all float64 }
 
 // stepUpAndDown sends a load, ten times of it, and then the first again. Meanwhile is done in the middle of the high load;
 // no call may fail, and no replica go, whatever it is.
-func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, meanwhile func(d types.FunctionDeployment)) stepFigures {
-	const low, high, right = 14, 140, 8
+func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, load step, meanwhile func(d types.FunctionDeployment)) stepFigures {
 	d := p.scaled("stepped", labels)
 	p.deploy(t, d)
-	tr := traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: "stepped", Takes: 200 * time.Millisecond, PerSecond: low})
+	tr := traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: "stepped", Takes: 200 * time.Millisecond, PerSecond: load.low})
 	time.Sleep(12 * time.Second) // Not a wait for something: the load before the step is a part of it.
 	before := len(tr.Replicas())
-	tr.SetRate(high)
+	tr.SetRate(load.high)
 	began := time.Now()
 	var f stepFigures
-	testbed.Eventually(t, 30*time.Second, func() error {
+	testbed.Eventually(t, 2*time.Minute, func() error { // how long it takes is for the figures to judge
 		added := tr.Replicas()[before:]
 		since := func(n int) float64 {
 			if len(added) < n {
@@ -89,21 +96,21 @@ func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, meanwhil
 			}
 			return added[n-1].Sub(began).Seconds()
 		}
-		f = stepFigures{since(1), since(right - before)}
+		f = stepFigures{since(1), since(load.right - before)}
 		if f.all == 0 {
 			v := p.view(t, "stepped")
-			return fmt.Errorf("%d replicas of %d have answered: %+v, load %.1f; changes %+v", before+len(added), right, v.Replicas, v.Load, v.Changes)
+			return fmt.Errorf("%d replicas of %d have answered: %+v, load %.1f; changes %+v", before+len(added), load.right, v.Replicas, v.Load, v.Changes)
 		}
 		return nil
 	})
-	t.Logf("the first added replica answered after %.2f s, all %d after %.2f", f.first, right, f.all)
+	t.Logf("the first added replica answered after %.2f s, all %d after %.2f", f.first, load.right, f.all)
 	if meanwhile != nil {
 		tr.Unharmed(t, "the high load", func() { meanwhile(d) })
-		if n := p.view(t, "stepped").Replicas.Desired; n < right {
-			t.Errorf("%d replicas are wanted after that, want %d or more", n, right)
+		if n := p.view(t, "stepped").Replicas.Desired; n < load.right {
+			t.Errorf("%d replicas are wanted after that, want %d or more", n, load.right)
 		}
 	}
-	tr.SetRate(low)
+	tr.SetRate(load.low)
 	eased := time.Now()
 	p.desired(t, "stepped", time.Minute, func(n int) bool { return n == 1 })
 	steps := 0
@@ -127,6 +134,13 @@ func (p *project) sleepAndWake(t *testing.T, times int) (took []time.Duration) {
 	// It may be asleep before anybody has seen it available.
 	p.call(t, http.MethodPost, "/system/functions", d, http.StatusAccepted)
 	t.Cleanup(func() { p.remove(t, d.Service) })
+	testbed.Eventually(t, time.Minute, func() error {
+		status, text, err := p.ask(t, http.MethodGet, "/system/autoscale/drowsy", nil)
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("status %d: %s", status, text)
+		}
+		return err
+	})
 	asleep := func() {
 		p.desired(t, "drowsy", 30*time.Second, func(n int) bool { return n == 0 })
 		testbed.Eventually(t, 10*time.Second, func() error {

@@ -25,17 +25,17 @@ func TestAutoscaleFigures(t *testing.T) {
 	t.Run("rps", func(t *testing.T) { p.fiveSteps(t, byRate()) })
 	t.Run("wakes", func(t *testing.T) { p.sleepAndWake(t, 20) })
 	t.Run("updated meanwhile", func(t *testing.T) {
-		p.stepUpAndDown(t, byRate(), func(d types.FunctionDeployment) {
+		p.stepUpAndDown(t, byRate(), wide, func(d types.FunctionDeployment) {
 			d.EnvVars["round"] = "1"
 			p.call(t, http.MethodPut, "/system/functions", d, http.StatusAccepted)
 			p.updated(t, "stepped")
 		})
 	})
 	t.Run("a gateway is killed meanwhile", func(t *testing.T) {
-		p.stepUpAndDown(t, byRate(), func(types.FunctionDeployment) { p.killed(t, 1, "waggle_gateway") })
+		p.stepUpAndDown(t, byRate(), wide, func(types.FunctionDeployment) { p.killed(t, 1, "waggle_gateway") })
 	})
 	t.Run("the provider is killed meanwhile", func(t *testing.T) {
-		p.stepUpAndDown(t, byRate(), func(types.FunctionDeployment) { p.killed(t, 0, "waggle_provider") })
+		p.stepUpAndDown(t, byRate(), wide, func(types.FunctionDeployment) { p.killed(t, 0, "waggle_provider") })
 	})
 	t.Run("a queue of 5,000 calls", p.testQueueDrained)
 	t.Run("capacity", func(t *testing.T) { p.fiveSteps(t, byCapacity()) })
@@ -47,7 +47,7 @@ func (p *project) fiveSteps(t *testing.T, labels map[string]string) {
 	var first, all []float64
 	for i := range 5 {
 		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
-			f := p.stepUpAndDown(t, labels, nil)
+			f := p.stepUpAndDown(t, labels, wide, nil)
 			first, all = append(first, f.first), append(all, f.all)
 		})
 	}
