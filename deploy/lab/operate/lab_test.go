@@ -2,7 +2,7 @@
 
 // Package operate holds the long tests of a cluster's years, under votes: what an operator does, the loss of managers, and a
 // Postgres of others. The first two take every command from docs/operate.md; `make unit` fails for a row of it that no step
-// tries. `make operate` runs them, about an hour.
+// tries. `make operate` runs them; an hour is an estimate.
 package operate
 
 import (
