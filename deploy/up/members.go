@@ -123,19 +123,25 @@ func (s *System) label(ctx context.Context, m member, changes ...string) error {
 
 // runningOn lists the services, of those named or of all, of which a task runs on the node.
 func (s *System) runningOn(ctx context.Context, node string, services ...string) ([]string, error) {
+	return s.tasksOn(ctx, node, running, services...)
+}
+
+// tasksOn is runningOn with the states that count.
+func (s *System) tasksOn(ctx context.Context, node string, states []string, services ...string) ([]string, error) {
 	out, err := s.Target.Manager.Run(ctx, "node", "ps", "--no-trunc", "--format", "{{.Name}} {{.CurrentState}}", node)
 	if err != nil {
 		return nil, fmt.Errorf("listing what runs on %s: %w", node, err)
 	}
-	var running []string
+	var found []string
 	for line := range strings.Lines(out) {
-		task, state, _ := strings.Cut(strings.TrimSpace(line), " ")
+		task, since, _ := strings.Cut(strings.TrimSpace(line), " ")
 		service, _, _ := strings.Cut(task, ".")
-		if strings.HasPrefix(state, "Running") && (len(services) == 0 || slices.Contains(services, service)) {
-			running = append(running, service)
+		state, _, _ := strings.Cut(since, " ")
+		if slices.Contains(states, state) && (len(services) == 0 || slices.Contains(services, service)) {
+			found = append(found, service)
 		}
 	}
-	return running, nil
+	return found, nil
 }
 
 // engineOf is the engine of a node, if it can be reached from here.

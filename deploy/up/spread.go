@@ -9,8 +9,14 @@ import (
 // ballot is the function that voters press.
 const ballot = "vote"
 
-// withoutBallot are the nodes that are to capture votes and have no replica of the ballot.
-func (s *System) withoutBallot(ctx context.Context) ([]string, error) {
+// running are the states of a task that runs, runningSoon those of one that does or that its node has taken.
+var (
+	running     = []string{"Running"}
+	runningSoon = []string{"Running", "Assigned", "Accepted", "Preparing", "Ready", "Starting"}
+)
+
+// withoutBallot are the nodes that are to capture votes and have no replica of the ballot in one of these states.
+func (s *System) withoutBallot(ctx context.Context, states []string) ([]string, error) {
 	all, err := s.members(ctx)
 	if err != nil {
 		return nil, err
@@ -20,11 +26,11 @@ func (s *System) withoutBallot(ctx context.Context) ([]string, error) {
 		if !m.ready() || !m.has(captureLabel) || m.has(drainingLabel) {
 			continue
 		}
-		running, err := s.runningOn(ctx, m.ID, ballot)
+		found, err := s.tasksOn(ctx, m.ID, states, ballot)
 		if err != nil {
 			return nil, err
 		}
-		if len(running) == 0 {
+		if len(found) == 0 {
 			without = append(without, m.Hostname)
 		}
 	}
@@ -34,7 +40,7 @@ func (s *System) withoutBallot(ctx context.Context) ([]string, error) {
 // spreadBallot brings the ballot back to capture nodes that were away. Swarm moves replicas when a node goes and leaves them
 // there when it returns. But it starts further ones where there are fewest, and ends those where there are most.
 func (s *System) spreadBallot(ctx context.Context) error {
-	without, err := s.withoutBallot(ctx)
+	without, err := s.withoutBallot(ctx, runningSoon)
 	if err != nil || len(without) == 0 {
 		return err
 	}
@@ -52,7 +58,7 @@ func (s *System) spreadBallot(ctx context.Context) error {
 			return fmt.Errorf("spreading %s: %w", ballot, err)
 		}
 		err := s.await(ctx, func(ctx context.Context) error {
-			without, err := s.withoutBallot(ctx)
+			without, err := s.withoutBallot(ctx, running)
 			if err == nil && len(without) > 0 {
 				err = fmt.Errorf("no ballot on %s", joinWords(without))
 			}

@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// Swarm starts further replicas where there are fewest: here as soon as there are four.
+// Swarm starts further replicas where there are fewest: here on b as soon as there are four. The one on c is about to run.
 func TestTheBallotReturnsToANodeThatWasAway(t *testing.T) {
 	dir := t.TempDir()
-	nodes := line("a", "manager", "ready", captureLabel) + "\n" + line("b", "worker", "ready", captureLabel) + "\n" +
+	nodes := line("a", "manager", "ready", captureLabel) + "\n" + line("b", "worker", "ready", captureLabel) + "\n" + line("c", "worker", "ready", captureLabel) + "\n" +
 		line("d", "worker", "ready", captureLabel, drainingLabel) + "\n" + line("l", "worker", "down", captureLabel) + "\n" + line("w", "worker", "ready")
 	script := `#!/bin/sh
 cd "$(dirname "$0")"
@@ -22,6 +22,7 @@ case "$*" in
 'service scale --detach vote=4') touch spread;;
 'service scale --detach vote=3') ;;
 'node ps '*id-a) echo vote.1 Running 2 minutes ago;;
+'node ps '*id-c) if [ -e spread ]; then echo vote.3 Running 1 second ago; else echo vote.3 Starting 3 seconds ago; fi;;
 'node ps '*id-b) [ ! -e spread ] || echo vote.4 Running 1 second ago;;
 *) echo "no answer for $*" >&2; exit 1;;
 esac
@@ -33,7 +34,7 @@ esac
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	s := newTestSystem(t, nil)
-	if without, err := s.withoutBallot(t.Context()); err != nil || strings.Join(without, ",") != "b" {
+	if without, err := s.withoutBallot(t.Context(), runningSoon); err != nil || strings.Join(without, ",") != "b" {
 		t.Fatalf("without a ballot are %q, %v; want b alone", without, err)
 	}
 	for range 2 { // the second time there is nothing to do

@@ -45,7 +45,7 @@ func (s *System) Status(ctx context.Context) error {
 		return err
 	}
 	unwell = append(unwell, absent...)
-	without, err := s.withoutBallot(ctx)
+	without, err := s.withoutBallot(ctx, runningSoon)
 	if err != nil {
 		return err
 	}

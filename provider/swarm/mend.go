@@ -3,6 +3,7 @@ package swarm
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -63,6 +64,36 @@ func lost(service swarm.Service, tasks []swarm.Task) bool {
 		}
 	}
 	return n != desired(service)
+}
+
+// orphanBook holds since when a replica has run on without its function, by the id of its task. It is for one goroutine.
+type orphanBook map[string]orphan
+
+type orphan struct {
+	since time.Time
+	told  bool
+}
+
+// note takes in all orphans that were read at now. It counts those that Swarm has had the time to end, and gives the ones
+// of them that are new.
+func (b orphanBook) note(tasks []swarm.Task, now time.Time) (count int, fresh []swarm.Task) {
+	found := make(map[string]bool, len(tasks))
+	for _, task := range tasks {
+		found[task.ID] = true
+		known, ok := b[task.ID]
+		if !ok {
+			known.since = now
+		}
+		if now.Sub(known.since) >= lostAfter {
+			count++
+			if !known.told {
+				fresh, known.told = append(fresh, task), true
+			}
+		}
+		b[task.ID] = known
+	}
+	maps.DeleteFunc(b, func(id string, _ orphan) bool { return !found[id] })
+	return count, fresh
 }
 
 func (v view) anyLost() bool {

@@ -1,10 +1,16 @@
 package swarm_test
 
 import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/moby/moby/client"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"waggle/provider/feed"
 	"waggle/provider/swarm"
@@ -76,5 +82,53 @@ func TestAnEventThatIsLostCostsSeconds(t *testing.T) {
 		}
 		within(t, 11*time.Second)
 		wantStates(t, seen, "fn", feed.Ready)
+	})
+}
+
+// TestAReplicaWithoutItsFunctionIsNamed: Swarm loses a removal too, and then has no service left to touch.
+func TestAReplicaWithoutItsFunctionIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine, cluster := newCluster(t)
+		var log bytes.Buffer
+		registry := prometheus.NewRegistry()
+		watcher, err := swarm.NewWatcher(swarm.WatcherConfig{
+			Cluster: cluster, Publisher: &publications{}, Registerer: registry, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- watcher.Run(ctx) }()
+		deploy(t, cluster, "gone", 2)
+		within(t, time.Minute)
+		engine.Lose(1)
+		if err := cluster.Delete(t.Context(), "", "gone"); err != nil {
+			t.Fatal(err)
+		}
+		want := func(orphans float64) {
+			t.Helper()
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, family := range families {
+				if family.GetName() == "provider_watch_orphans" && family.Metric[0].Gauge.GetValue() == orphans {
+					return
+				}
+			}
+			t.Errorf("provider_watch_orphans is not %v", orphans)
+		}
+		within(t, 25*time.Second) // Swarm may still be ending them
+		want(0)
+		within(t, time.Hour)
+		want(2)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if n := strings.Count(log.String(), "docker rm -f $(docker ps -q -f label=com.docker.swarm.task.id="); n != 2 {
+			t.Errorf("the log has %d commands that end a replica, want one for each of 2:\n%s", n, &log)
+		}
 	})
 }

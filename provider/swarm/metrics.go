@@ -34,7 +34,7 @@ func newWatchMetrics(registerer prometheus.Registerer) watchMetrics {
 	m.touched = prometheus.NewCounter(prometheus.CounterOpts{Name: "provider_watch_touched_total",
 		Help: "Services that were written again because Swarm had lost a change of their replicas."})
 	m.orphans = prometheus.NewGauge(prometheus.GaugeOpts{Name: "provider_watch_orphans",
-		Help: "Replicas that Swarm keeps running although their function was removed. No request goes there; a new leader of the managers ends them."})
+		Help: "Replicas that Swarm keeps running 30 s after their function was removed. No request goes there; the log has the command that ends each."})
 	if registerer != nil {
 		registerer.MustRegister(m.functions, m.replicas, m.revision, m.failures, m.poll, m.events, m.touched, m.orphans)
 	}

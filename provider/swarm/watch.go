@@ -80,7 +80,9 @@ type Watcher struct {
 	pace             pace
 	// losses are the services whose tasks are not as many as they want; those in lost are to be touched.
 	losses lossBook
-	lost   chan swarm.Service
+	// orphans are the replicas that run although their function was removed.
+	orphans orphanBook
+	lost    chan swarm.Service
 }
 
 // NewWatcher returns one that does nothing until Run.
@@ -97,7 +99,7 @@ func NewWatcher(config WatcherConfig) (*Watcher, error) {
 		follower: &follower{events: config.TaskEvents, logger: config.Logger, gauge: metrics.events, heard: make(chan struct{}, 1)},
 		// A new epoch for each process: its revisions start again.
 		table:  feed.Table{Epoch: rand.Text()},
-		losses: lossBook{}, lost: make(chan swarm.Service, maxTouched),
+		losses: lossBook{}, orphans: orphanBook{}, lost: make(chan swarm.Service, maxTouched),
 	}, nil
 }
 
@@ -330,13 +332,13 @@ func (w *Watcher) readTasks(ctx context.Context, filters client.Filters) error {
 	for service, tasks := range w.view.tasks {
 		w.view.tasks[service] = tasks[:0]
 	}
-	orphans := 0
+	var orphans []swarm.Task
 	w.view.failed = make(map[string][]swarm.Task)
 	for _, task := range result.Items {
 		switch {
 		case !ours[task.ServiceID]:
 			if wanted(task) && live(task.Status.State) && task.Spec.ContainerSpec != nil && task.Spec.ContainerSpec.Labels[labelFunction] != "" {
-				orphans++
+				orphans = append(orphans, task)
 			}
 		case live(task.Status.State):
 			w.view.tasks[task.ServiceID] = append(w.view.tasks[task.ServiceID], task)
@@ -344,7 +346,13 @@ func (w *Watcher) readTasks(ctx context.Context, filters client.Filters) error {
 			w.view.failed[task.ServiceID] = append(w.view.failed[task.ServiceID], task)
 		}
 	}
-	w.metrics.orphans.Set(float64(orphans))
+	count, told := w.orphans.note(orphans, w.view.read)
+	w.metrics.orphans.Set(float64(count))
+	for _, task := range told {
+		w.logger.Warn("a replica runs on although its function was removed: Swarm lost the change and has no call that repeats it; end it on its node",
+			"function", task.Spec.ContainerSpec.Labels[labelFunction], "node", task.NodeID,
+			"command", "docker rm -f $(docker ps -q -f label=com.docker.swarm.task.id="+task.ID+")")
+	}
 	return nil
 }
 

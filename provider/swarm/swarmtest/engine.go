@@ -440,7 +440,10 @@ func (e *Engine) ServiceRemove(_ context.Context, id string, _ client.ServiceRem
 		return client.ServiceRemoveResult{}, fmt.Errorf("service %s: %w", id, errdefs.ErrNotFound)
 	}
 	delete(e.services, id)
-	if !e.slow {
+	switch {
+	case e.lost > 0:
+		e.lost--
+	case !e.slow:
 		e.dropTasks(id)
 	}
 	e.tell(events.ServiceEventType, id)
