@@ -186,6 +186,26 @@ func TestUpIsNeverDelayedByARemoval(t *testing.T) {
 	})
 }
 
+// TestWhatWaitsForASlowStartAddsNoMore: nine replicas that come will serve 450 requests/s. That is enough for 140, and for the
+// thousand that wait.
+func TestWhatWaitsForASlowStartAddsNoMore(t *testing.T) {
+	t.Parallel()
+	p := Policy{Scale: feed.Scale{Min: 1, Max: 20, Type: feed.ScaleRPS, Target: 20, Proportion: 0.9, DownWindow: 30 * time.Second}, MaxInflight: 10}
+	for _, test := range []struct{ desired, stuck, held, want int }{{9, 0, 1000, 9}, {9, 0, 1550, 9}, {9, 0, 3000, 20}, {9, 6, 1000, 20}} {
+		h := &History{}
+		h.Begin(Replicas{Desired: test.desired, Ready: 1, Stuck: test.stuck}, noon)
+		h.Service = 0.2
+		for i := range 4 {
+			at := noon.Add(time.Duration(i) * time.Second)
+			h.Note(Sample{At: at, Arrivals: 140, Completed: 50, Inflight: 10, Held: float64(test.held), Ready: 1})
+			h.Heard = at
+		}
+		if d := Decide(p, h, h.Heard); d.Desired != test.want {
+			t.Errorf("%+v: %+v", test, d)
+		}
+	}
+}
+
 func BenchmarkRoundOf500(b *testing.B) {
 	type one struct {
 		p Policy

@@ -55,11 +55,22 @@ func (p Policy) demand(h *History, s *Sample) float64 {
 	case feed.ScaleCapacity:
 		return p.concurrency(h, s)
 	case feed.ScaleCPU:
-		return max(s.CPU, h.PerCall*(s.Arrivals+s.Held/clearIn))
+		return max(s.CPU, h.PerCall*(s.Arrivals+p.backlog(h, s)))
 	case feed.ScaleQueue:
 		return s.Due
 	}
-	return s.Arrivals + s.Held/clearIn
+	return s.Arrivals + p.backlog(h, s)
+}
+
+// backlog is how many of those that wait have to be served per second, so that all are within clearIn, beyond what the
+// replicas that are there or coming can serve by their limit. Else each further second of a slow start would ask for more.
+func (p Policy) backlog(h *History, s *Sample) float64 {
+	wait := s.Held / clearIn
+	if p.MaxInflight <= 0 || h.Service <= 0 {
+		return wait
+	}
+	most := float64((h.Replicas.Desired-h.Replicas.Stuck)*p.MaxInflight) / h.Service
+	return max(0, wait-max(0, most-s.Arrivals))
 }
 
 // concurrency is how many requests have to be served at once. By Little's law that is the rate times the time that
