@@ -21,6 +21,12 @@ func TestCopies(t *testing.T) {
 	t.Run("a node is frozen under voters who go elsewhere", s.testFrozen)
 	t.Run("two capture nodes cannot reach each other", s.testPartition)
 	t.Run("what the second copy costs", s.testCost)
+	t.Run("a stream is trimmed by hand", func(t *testing.T) { s.forgets(t, s.trim) })
+	t.Run("a log is cut", func(t *testing.T) {
+		if ledger := s.forgets(t, s.cutLog); !ledger.Whole {
+			s.asWorker(t, "close", "-node", s.Cluster.Nodes[1].Name)
+		}
+	})
 	t.Run("both disks are lost at once", s.testBothDisks)
 	t.Run("a node is gone for good", s.testGone)
 }
@@ -188,6 +194,26 @@ func (s *system) testCost(t *testing.T) {
 	for _, mode := range []string{"1", "2 prefer", "1", "2 prefer"} {
 		s.setCopies(t, mode)
 		t.Run(mode, func(t *testing.T) { s.Judge(t, "-voters", "2000", "-rate", "200", "-elsewhere", "0") })
+	}
+}
+
+// trim deletes all entries of a node's stream but the last, as an operator could.
+func (s *system) trim(t *testing.T, node *cluster.Node) {
+	t.Helper()
+	const command = "REDISCLI_AUTH=$(head -n 1 /run/secrets/redis-drain) redis-cli -s /run/votes/redis.sock --user drain --no-auth-warning -e xtrim votes maxlen = 1"
+	if _, err := node.Engine.Run(t.Context(), "exec", s.containerOn(t, node, "waggle_redis"), "sh", "-c", command); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cutLog takes the end off what a node's disk has confirmed, as one does that loses its cache with the power.
+func (s *system) cutLog(t *testing.T, node *cluster.Node) {
+	t.Helper()
+	id := s.containerOn(t, node, "waggle_redis")
+	for _, args := range [][]string{{"exec", id, "sh", "-c", "truncate -s -10000 /data/redis/appendonlydir/*.incr.aof"}, {"kill", id}} {
+		if _, err := node.Engine.Run(t.Context(), args...); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
