@@ -45,8 +45,10 @@ func (s *Store) Recount(ctx context.Context) (Recount, error) {
 	var r Recount
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, s.pool, options, func(tx pgx.Tx) error {
-		// The role's limits are for batches; a sort of all votes does better in memory.
-		if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d; SET LOCAL work_mem = '256MB'`, recountTimeout.Milliseconds())); err != nil {
+		// The role's limits are for batches; a sort of all votes does better in memory. In the order of the index, each vote
+		// would have its page read again: for 5 million that took three times as long.
+		limits := fmt.Sprintf(`SET LOCAL statement_timeout = %d; SET LOCAL work_mem = '256MB'; SET LOCAL enable_indexscan = off`, recountTimeout.Milliseconds())
+		if _, err := tx.Exec(ctx, limits); err != nil {
 			return err
 		}
 		if err := tx.QueryRow(ctx, `SELECT now(), coalesce(sum(inserted), 0)::bigint FROM drain_effect`).Scan(&r.At, &r.Inserted); err != nil {
