@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 DEPLOY := deploy/bootstrap.sh
 
-.PHONY: help up down purge status drain remove retire rotate rollback prune backup restore roles capacity polls codes preview release summary verify cluster cluster-down test unit e2e liveness copies operate arm64 fuzz lint voters bench
+.PHONY: help up down purge status drain remove retire rotate rollback prune backup restore roles capacity polls codes preview release summary verify cluster cluster-down test unit e2e clouds liveness copies operate arm64 fuzz lint voters bench
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,7 +76,7 @@ cluster-down: ## remove it without a trace
 	@$(DEPLOY) cluster-down
 
 test: export FUZZTIME ?= 10s
-test: unit e2e fuzz ## run every test but the long ones, `make liveness`, `make copies` and `make operate`, and the figures
+test: unit e2e fuzz ## run every test but the long ones: `make clouds`, `liveness`, `copies` and `operate`, and the figures
 
 unit: ## vet, unit and integration tests (real Redis and Postgres as child processes)
 	go vet ./... && go vet -tags 'e2e copies figures' ./...
@@ -85,7 +85,10 @@ unit: ## vet, unit and integration tests (real Redis and Postgres as child proce
 	go test -run '^$$' -bench . -benchtime 1x ./provider/... ./worker/... ./functions/... ./template/... >/dev/null  # so that benchmarks cannot rot
 
 e2e: ## end-to-end tests on real Swarms of node containers; this machine's own Swarm is never touched
-	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/machines ./deploy/vagrant ./deploy/aws ./deploy/lab/e2e
+	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/images ./deploy/lab/cluster ./deploy/machines ./deploy/lab/e2e
+
+clouds: ## the machines of deploy/vagrant and of deploy/aws become whole systems, as node containers, by their own scripts
+	go test -tags e2e -p 1 -count=1 -v -timeout 60m ./deploy/vagrant ./deploy/aws
 
 liveness: ## slow parts are left alone, hung ones replaced, on a whole system under votes (15 minutes)
 	go test -tags e2e -count=1 -v -timeout 30m ./deploy/lab/liveness

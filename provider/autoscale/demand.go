@@ -62,8 +62,8 @@ func (p Policy) demand(h *History, s *Sample) float64 {
 	return s.Arrivals + p.backlog(h, s)
 }
 
-// backlog is how many of those that wait have to be served per second, so that all are within clearIn, beyond what the
-// replicas that are there or coming can serve by their limit. Else each further second of a slow start would ask for more.
+// backlog is how many of those that wait have to be served per second, so that all are within clearIn. What the replicas
+// that are there or coming can serve by their limit does not count: else each second of a slow start would ask for more.
 func (p Policy) backlog(h *History, s *Sample) float64 {
 	wait := s.Held / clearIn
 	if p.MaxInflight <= 0 || h.Service <= 0 {
