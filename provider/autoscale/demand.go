@@ -63,7 +63,7 @@ func (p Policy) demand(h *History, s *Sample) float64 {
 }
 
 // backlog is how many of those that wait have to be served per second, so that all are within clearIn. What the replicas
-// that are there or coming can serve by their limit does not count: else each second of a slow start would ask for more.
+// that are there or coming can serve by their limit does not count. Else each second of a slow start asks for more.
 func (p Policy) backlog(h *History, s *Sample) float64 {
 	wait := s.Held / clearIn
 	if p.MaxInflight <= 0 || h.Service <= 0 {
