@@ -3,6 +3,7 @@ package gateway
 import (
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -59,6 +60,41 @@ func TestAClientThatLeftWhileTheGatewayWasFrozen(t *testing.T) {
 				t.Errorf("the function was called %d times", calls.Load())
 			}
 		})
+	}
+}
+
+// TestARequestThatLayInTheKernelHasTheTimeAtWhichItCame: behind another on its connection, as while the gateway is stopped.
+func TestARequestThatLayInTheKernelHasTheTimeAtWhichItCame(t *testing.T) {
+	t.Parallel()
+	started, release := make(chan string, 2), make(chan struct{})
+	e := start(t, nil, function("f", newReplica(t, func(w http.ResponseWriter, r *http.Request) {
+		started <- r.Header.Get("X-Start-Time")
+		<-release
+	})))
+	c, in := e.dial(t)
+	post := func() {
+		if _, err := io.WriteString(c, "POST /function/f HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	post()
+	<-started
+	post()
+	sent := time.Now()
+	const lies = 500 * time.Millisecond
+	time.Sleep(lies)
+	close(release)
+	for range 2 {
+		if resp, _ := readResponse(t, in, "POST"); resp.StatusCode != 200 {
+			t.Fatalf("got %s, want 200", resp.Status)
+		}
+	}
+	nanos, err := strconv.ParseInt(<-started, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after := time.Unix(0, nanos).Sub(sent); after > lies/2 {
+		t.Errorf("the second request's X-Start-Time is %s after it was sent", after)
 	}
 }
 

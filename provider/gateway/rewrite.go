@@ -21,12 +21,21 @@ type identity struct {
 	startLen                      int
 }
 
+// arrived is when the client's request came, for functions that order requests by it. While the gateway is stopped or starved,
+// requests lie in the kernel, and their clients may have made others elsewhere since. One that only reads needs no order.
+func (rq *request) arrived() time.Time {
+	if rq.isGet() {
+		return rq.started
+	}
+	return rq.started.Add(-rq.c.sock.Lain())
+}
+
 // mark decides which of the request's fields go on to the upstream and gives the request its id and start time.
 func (rq *request) mark() {
 	id := &rq.id
 	id.callID, id.ownCallID = nil, false
 	id.forwardedHost, id.forwardedProto, id.forwardedFor = false, false, false
-	id.startLen = len(strconv.AppendInt(id.start[:0], rq.started.UnixNano(), 10))
+	id.startLen = len(strconv.AppendInt(id.start[:0], rq.arrived().UnixNano(), 10))
 	var chosen *http1.Field // for the call's id
 	fields := rq.req.All()
 	for i := range fields {

@@ -19,7 +19,7 @@ const (
 	// frozenAfter is how late the sweep may be: beyond it, the process or its machine was stopped meanwhile.
 	frozenAfter = time.Second
 	// thawing is how long requests that had come before the stop may still turn up.
-	thawing = 2 * time.Second
+	thawing = 10 * time.Second
 	// endDelay is how long a client's end may take to be read behind its request.
 	endDelay = 50 * time.Millisecond
 )

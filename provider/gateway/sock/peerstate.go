@@ -58,6 +58,7 @@ func peek(fd uintptr) (n uintptr, errno syscall.Errno) {
 const (
 	tcpInfoState      = 0
 	tcpInfoUnacked    = 24
+	tcpInfoLastData   = 52 // milliseconds since data came
 	tcpInfoBytesAcked = 120
 	tcpInfoNeeded     = tcpInfoBytesAcked + 8
 )
@@ -97,6 +98,26 @@ func (c *Conn) finished() bool {
 		}
 	})
 	return over || err != nil
+}
+
+// Lain is how long ago the newest of the peer's data came, which may have lain in the kernel since. It is 0 if that is not
+// known, as of a connection without a socket. It belongs to the reader.
+func (c *Conn) Lain() time.Duration {
+	if c.secure != nil {
+		c = c.secure.under
+	}
+	if c.raw == nil || c.raw.Control(c.tryLain) != nil {
+		return 0
+	}
+	return c.lain
+}
+
+func (c *Conn) doLain(fd uintptr) {
+	var space [256]byte
+	c.lain = 0
+	if info := tcpInfo(fd, &space); info != nil {
+		c.lain = time.Duration(binary.NativeEndian.Uint32(info[tcpInfoLastData:])) * time.Millisecond
+	}
 }
 
 // NeverArrived reports whether it is certain that the peer's process received no byte beyond the first sent ones, on

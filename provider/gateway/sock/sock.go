@@ -43,8 +43,9 @@ type Conn struct {
 	}
 	write                        writeState
 	tryRead, tryBorrow, tryWrite func(fd uintptr) bool
-	tryPeek                      func(fd uintptr)
-	quiet                        bool // what tryPeek saw
+	tryPeek, tryLain             func(fd uintptr)
+	quiet                        bool          // what tryPeek saw
+	lain                         time.Duration // what tryLain saw
 }
 
 // writeState is a write under way: two parts, of which left bytes are still to go.
@@ -76,7 +77,7 @@ func New(nc net.Conn) *Conn {
 	if s, ok := nc.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			c.raw = raw
-			c.tryRead, c.tryBorrow, c.tryWrite, c.tryPeek = c.doRead, c.doBorrow, c.doWrite, c.doPeek
+			c.tryRead, c.tryBorrow, c.tryWrite, c.tryPeek, c.tryLain = c.doRead, c.doBorrow, c.doWrite, c.doPeek, c.doLain
 			return c
 		}
 	}
