@@ -22,7 +22,7 @@ import (
 // testAutoscale is the part of the autoscaler's suite that every run has: figures_test.go has the whole of it.
 func (p *project) testAutoscale(t *testing.T) {
 	t.Run("ten times the load, and back", func(t *testing.T) { p.stepUpAndDown(t, byRate(), step{low: 5, high: 50, right: 3}, nil) })
-	t.Run("to zero and back", func(t *testing.T) { p.sleepAndWake(t, 3) })
+	t.Run("to zero and back", func(t *testing.T) { p.sleepAndWake(t, 3, func(time.Time) {}) })
 	t.Run("described", p.testScalingDescribed)
 }
 
@@ -128,8 +128,9 @@ func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, load ste
 	return f
 }
 
-// sleepAndWake lets a function fall asleep again and again, wakes it with one call each time, and with 200 at once at last.
-func (p *project) sleepAndWake(t *testing.T, times int) (took []time.Duration) {
+// sleepAndWake lets a function fall asleep again and again, wakes it with one call each time, and with 200 at once at last. Woken is
+// told when each of the single calls began.
+func (p *project) sleepAndWake(t *testing.T, times int, woken func(began time.Time)) (took []time.Duration) {
 	d := p.scaled("drowsy", map[string]string{"zero": "true", "zero-duration": "3s"})
 	// It may be asleep before anybody has seen it available.
 	p.call(t, http.MethodPost, "/system/functions", d, http.StatusAccepted)
@@ -157,6 +158,7 @@ func (p *project) sleepAndWake(t *testing.T, times int) (took []time.Duration) {
 			t.Fatal(err)
 		}
 		took = append(took, time.Since(began))
+		woken(began)
 	}
 	slices.Sort(took)
 	t.Logf("%d wakes: %v, median %v", times, took, took[times/2])

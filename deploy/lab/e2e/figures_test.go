@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/swarm"
 	"github.com/openfaas/faas-provider/types"
 
 	"waggle/deploy/docker"
@@ -23,7 +25,9 @@ func TestAutoscaleFigures(t *testing.T) {
 	s := start(t, 3)
 	p := s.newProject(t)
 	t.Run("rps", func(t *testing.T) { p.fiveSteps(t, byRate()) })
-	t.Run("wakes", func(t *testing.T) { p.sleepAndWake(t, 20) })
+	t.Run("wakes", func(t *testing.T) {
+		p.sleepAndWake(t, 20, func(began time.Time) { p.partsOfWake(t, "drowsy", began, time.Now()) })
+	})
 	t.Run("updated meanwhile", func(t *testing.T) {
 		p.stepUpAndDown(t, byRate(), wide, func(d types.FunctionDeployment) {
 			d.EnvVars["round"] = "1"
@@ -57,6 +61,52 @@ func (p *project) fiveSteps(t *testing.T, labels map[string]string) {
 	if first[2] > 3 || first[4] > 5 || all[4] > 15 {
 		t.Errorf("that is more than 3 s at the median, or 5 s or 15 s at worst")
 	}
+}
+
+// partsOfWake logs where the time of a wake went: to our decision, to Swarm's task, to the engine's container and its start, and
+// to the answer.
+func (p *project) partsOfWake(t *testing.T, function string, began, answered time.Time) {
+	t.Helper()
+	changes := p.view(t, function).Changes
+	ids, err := p.Target.Manager.Run(t.Context(), "service", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", function)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.Target.Manager.Run(t.Context(), append([]string{"inspect", "--type", "task"}, strings.Fields(ids)...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tasks []swarm.Task
+	if err := json.Unmarshal([]byte(out), &tasks); err != nil || len(tasks) == 0 || len(changes) == 0 {
+		t.Fatalf("%d changes, the tasks %v %s", len(changes), err, out)
+	}
+	id := tasks[0].Status.ContainerStatus.ContainerID
+	var container []struct {
+		Created time.Time
+		State   struct{ StartedAt time.Time }
+	}
+	for _, node := range p.Cluster.Nodes {
+		if out, err := node.Engine.Run(t.Context(), "inspect", "--type", "container", id); err == nil {
+			if err := json.Unmarshal([]byte(out), &container); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(container) == 0 {
+		t.Fatalf("no node has container %q", id)
+	}
+	text, last := "", began
+	for _, part := range []struct {
+		name string
+		at   time.Time
+	}{
+		{"decided", changes[len(changes)-1].At}, {"task", tasks[0].CreatedAt}, {"container", container[0].Created},
+		{"started", container[0].State.StartedAt}, {"answered", answered},
+	} {
+		text += fmt.Sprintf("  %s %d ms", part.name, part.at.Sub(last).Milliseconds())
+		last = part.at
+	}
+	t.Log(text)
 }
 
 // killed ends a service's process on a node with -9 and waits for half a minute of what follows.
