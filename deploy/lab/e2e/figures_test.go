@@ -63,8 +63,7 @@ func (p *project) fiveSteps(t *testing.T, labels map[string]string) {
 	}
 }
 
-// partsOfWake logs where the time of a wake went: to our decision, to Swarm's task, to the engine's container and its start, and
-// to the answer.
+// partsOfWake logs where the time of a wake went: our decision, Swarm's task, the engine's container, its start, the answer.
 func (p *project) partsOfWake(t *testing.T, function string, began, answered time.Time) {
 	t.Helper()
 	changes := p.view(t, function).Changes
