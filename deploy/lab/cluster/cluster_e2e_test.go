@@ -151,9 +151,15 @@ func exercisePowerLoss(t *testing.T, ctx context.Context, engine docker.Engine, 
 	if state := run(t, ctx, engine, "inspect", "--format={{.State.Paused}}", victim.Container); state != "true" {
 		t.Errorf("a hanging node is paused=%s", state)
 	}
+	impatient := &http.Client{Timeout: 3 * time.Second}
+	if response, err := impatient.Get(fmt.Sprintf("http://127.0.0.1:%d/", victim.Port)); err == nil {
+		response.Body.Close()
+		t.Errorf("a service on a hanging node answers %s", response.Status)
+	}
 	if err := victim.Unpause(ctx); err != nil {
 		t.Fatal(err)
 	}
+	awaitPage(t, ctx, victim, "/", victim.Name)
 	before := run(t, ctx, manager, "node", "inspect", "--format", "{{.ID}}", victim.Name)
 	if err := victim.Kill(ctx); err != nil {
 		t.Fatal(err)

@@ -178,15 +178,23 @@ func (n *Node) Exec(ctx context.Context, command ...string) (string, error) {
 	return n.cluster.engine.Run(ctx, append([]string{"exec", n.Container}, command...)...)
 }
 
-// Pause makes the node hang: nothing in it runs, its connections stay open.
+// Pause makes the node hang: nothing in it runs, its connections stay open. Its engine's containers have control groups of
+// their own beside the node's, so that pausing that one alone would leave them at work.
 func (n *Node) Pause(ctx context.Context) error {
+	// All but the first process, the engine.
+	if _, err := n.Exec(ctx, "sh", "-c", "kill -STOP -1"); err != nil {
+		return err
+	}
 	_, err := n.cluster.engine.Run(ctx, "pause", n.Container)
 	return err
 }
 
 // Unpause ends a Pause.
 func (n *Node) Unpause(ctx context.Context) error {
-	_, err := n.cluster.engine.Run(ctx, "unpause", n.Container)
+	if _, err := n.cluster.engine.Run(ctx, "unpause", n.Container); err != nil {
+		return err
+	}
+	_, err := n.Exec(ctx, "sh", "-c", "kill -CONT -1")
 	return err
 }
 
