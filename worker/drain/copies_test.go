@@ -1,14 +1,17 @@
 package drain
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"waggle/deploy/lab/harness"
+	"waggle/worker/store"
 )
 
 // castCopied casts ballots on origin, and copies each batch to a peer as function vote does.
@@ -197,6 +200,36 @@ func TestCopiesThatComeLateAreCompared(t *testing.T) {
 	b.eventually(`SELECT sum(recovered), sum(lost), max(unread) FROM result_ledger`, fmt.Sprintf("%d|0|{}", lost))
 	closeAll(b, origin)
 	b.noDrift()
+}
+
+// staleTally refuses to note, once, that all copies have been compared, as if another worker had been faster.
+type staleTally struct {
+	tally
+	refused atomic.Bool
+}
+
+func (s *staleTally) Observe(ctx context.Context, before, after store.Stream, cause string) error {
+	if len(before.Unread) > 0 && len(after.Unread) == 0 && s.refused.CompareAndSwap(false, true) {
+		return store.ErrStale
+	}
+	return s.tally.Observe(ctx, before, after, cause)
+}
+
+// TestThatCopiesWereComparedIsNotedInTheEnd: else the ledger would name a node for ever that has long been retired.
+func TestThatCopiesWereComparedIsNotedInTheEnd(t *testing.T) {
+	t.Parallel()
+	b, origin, peer := newBench(t), harness.Redis(t), harness.Redis(t)
+	stop := b.run(b.worker("w", nil, origin, peer))
+	b.eventually(`SELECT count(*) FROM drain_stream`, "2")
+	stop()
+	peer.Kill()
+	late := &staleTally{tally: b.store}
+	b.run(b.worker("w2", func(d *Drain) { d.tally = late }, origin, peer))
+	unread := `SELECT unread FROM result_ledger WHERE node = '` + origin.Node() + `'`
+	b.eventually(unread, "{"+peer.Node()+"}")
+	peer.Restart()
+	b.until("another worker is faster", late.refused.Load)
+	b.eventually(unread, "{}")
 }
 
 // TestCopiesAreTrimmedAfterTheirOriginWasCounted and no sooner.

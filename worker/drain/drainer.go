@@ -307,7 +307,7 @@ func (d *drainer) observe(hard context.Context, seen store.Account, cause string
 	after := d.state
 	after.Account = seen
 	if !d.unsure {
-		after.Sure = after.Pos
+		after.Sure, after.Unread = after.Pos, nil
 	}
 	if d.cutNoted() {
 		after.Torn = d.torn

@@ -253,6 +253,10 @@ func (s *system) testBothDisks(t *testing.T) {
 
 // testGone removes a capture node, its disk included, and never brings it back.
 func (s *system) testGone(t *testing.T) {
+	before, err := s.Results()
+	if err != nil {
+		t.Fatal(err)
+	}
 	node := s.Cluster.Nodes[2]
 	s.together(t, func(t *testing.T) {
 		time.Sleep(10 * time.Second)
@@ -272,8 +276,9 @@ func (s *system) testGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Ledger.Recovered == 0 || r.Ledger.Lost != 0 || r.Ledger.Pending != 0 || r.Ledger.Missing != 0 {
-		t.Errorf("ledger: %+v, want votes of the node recovered and nothing lost or pending", r.Ledger)
+	if r.Ledger.Lost != 0 || r.Ledger.Pending != 0 || r.Ledger.Missing != 0 {
+		t.Errorf("ledger: %+v, want nothing lost or pending", r.Ledger)
 	}
-	t.Logf("%d votes were recovered", r.Ledger.Recovered)
+	// How many a worker had not read yet is chance.
+	t.Logf("%d votes were counted from their copies", r.Ledger.Recovered-before.Ledger.Recovered)
 }

@@ -269,7 +269,7 @@ func (l Ledger) Behind(since time.Time) []string {
 		switch {
 		case s.Unread != "":
 			out = append(out, fmt.Sprintf("the copies of node %s on %s have not been compared", s.Node, s.Unread))
-		case s.ClosedAt.Add(recovering).After(since):
+		case s.ClosedAt.Add(recovering).After(l.Now):
 			out = append(out, fmt.Sprintf("node %s was closed at %s, and its copies may not have been read since", s.Node, s.ClosedAt.UTC().Format(time.TimeOnly)))
 		case s.State != "active" && s.State != "missing":
 		case !s.SeenAt.After(since):

@@ -135,6 +135,7 @@ func TestBehind(t *testing.T) {
 		"silent":                 {Stream{Node: "n1", State: "missing", SeenAt: since.Add(-time.Minute)}, "no worker has read node n1 since 00:15:40"},
 		"retired by an operator": {Stream{State: "retired", SeenAt: since.Add(-time.Hour)}, ""},
 		"replaced a moment ago":  {Stream{Node: "n1", State: "replaced", SeenAt: fresh, ClosedAt: since.Add(-time.Second)}, "node n1 was closed at 00:16:39, and its copies may not have been read since"},
+		"replaced, and waited":   {Stream{Node: "n1", State: "replaced", ClosedAt: since.Add(-recovering + time.Second)}, ""},
 		"replaced long ago":      {Stream{Node: "n1", State: "replaced", ClosedAt: since.Add(-time.Minute)}, ""},
 		"copies out of reach":    {Stream{Node: "n1", State: "active", SeenAt: fresh, Unread: "n2"}, "the copies of node n1 on n2 have not been compared"},
 		"a replaced incarnation": {Stream{State: "replaced", SeenAt: since.Add(-time.Hour), Pending: 3}, ""},
