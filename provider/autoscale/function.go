@@ -2,6 +2,7 @@ package autoscale
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,8 @@ type function struct {
 	// asked is what Swarm is being asked for, or has accepted until the table shows it; calling while the call is under way.
 	asked   int
 	askedAt time.Time
+	// earlier was asked for and accepted before that, and the table has not shown it: it may be some changes behind.
+	earlier []int
 	calling bool
 	failing bool // the last call failed
 	// fallAt is when a resolved alert takes the next step away; zero: none does.
@@ -68,12 +71,12 @@ func (f *function) take(in Input) Decision {
 // follow takes over what a table says.
 func (f *function) follow(fn *feed.Function, now time.Time) {
 	desired := int(fn.Desired)
-	foreign := f.begun && desired != f.shown && desired != f.asked
+	foreign := f.begun && desired != f.shown && desired != f.asked && !slices.Contains(f.earlier, desired)
 	before := f.shown
 	f.shown, f.updating, f.trouble = desired, fn.Updating, fn.Trouble
 	f.remember(fn.Replicas, now)
 	if (foreign || desired == f.asked) && !f.calling {
-		f.asked = none
+		f.asked, f.earlier = none, nil
 	}
 	policy := Policy{Scale: fn.Scale, MaxInflight: fn.MaxInflight, Off: f.scaler.cfg.Off || fn.Unscaled}
 	if !f.begun {
@@ -123,7 +126,7 @@ func (f *function) remember(replicas []feed.Replica, now time.Time) {
 // settle gives up what was asked for if the table never showed it.
 func (f *function) settle(now time.Time) {
 	if f.asked != none && !f.calling && now.Sub(f.askedAt) > shownWithin {
-		f.asked = none
+		f.asked, f.earlier = none, nil
 	}
 	f.count(now)
 }
@@ -213,6 +216,9 @@ func (f *function) act(d Decision, now time.Time) {
 
 // ask notes what Swarm is being asked for.
 func (f *function) ask(n int) {
+	if f.asked != none {
+		f.earlier = append(f.earlier, f.asked)
+	}
 	f.asked, f.calling = n, true
 	f.count(f.scaler.now())
 }
@@ -252,7 +258,7 @@ func (s *Scaler) called(k key, from, to int, reason Reason, err error) {
 	}
 	f.failing = false
 	if f.shown == to {
-		f.asked = none
+		f.asked, f.earlier = none, nil
 	}
 	f.note(from, to, reason, now)
 }
