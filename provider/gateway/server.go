@@ -170,6 +170,7 @@ func (g *Gateway) eachConn(f func(*conn)) {
 
 // sweep keeps the clock and enforces every deadline.
 func (g *Gateway) sweep(ctx context.Context) error {
+	g.clock.Store(int64(time.Since(g.startedAt))) // what came before was no stop
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for n := 0; ; n++ {
