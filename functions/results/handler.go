@@ -6,7 +6,7 @@
 //
 // It guarantees that an answer is at most a few seconds old or marked stale with its time. Tally and ledger are of
 // one moment. A poll is called final, and the ledger whole, only when nothing is known that may still change it. All
-// replicas together read the count from Postgres once a second, however many readers there are. A poll with results
+// replicas together read the count from Postgres about once a second, however many readers there are. A poll with results
 // "closed" shows nothing before it closes.
 package results
 

@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	// interval is the time between two readings by the replica that reads for all.
-	interval = time.Second
+	// interval is the time between two readings by the replica that reads for all. With the first readings of replicas that
+	// start, and of those that step in, it makes at most one a second.
+	interval = 1100 * time.Millisecond
 	// minPatience and maxPatience bound how long a replica waits for another's reading before it reads itself. Each wait
 	// is of another random length, so that one replica steps in and not all at once. They are
 	// long enough that a reader which is late by a second, as on a busy machine, has no second one beside it.
@@ -29,7 +30,7 @@ type link interface {
 	close()
 }
 
-// watcher keeps the newest count. However many replicas there are, one of them reads Postgres, once a second, and
+// watcher keeps the newest count. However many replicas there are, one of them reads Postgres, about once a second, and
 // sends the count to all others. A replica that has heard nothing for a while reads. It goes on until it hears that a
 // session with a lower number reads. No lock is held, so a replica that hangs or is cut off cannot stop another from
 // taking over.
