@@ -178,13 +178,20 @@ func TestASilentNodeThatComesBackDeliversItsOwnVotes(t *testing.T) {
 	b.noDrift()
 }
 
-// TestCopiesThatComeLateAreCompared: the node with the copies is away when the log is found to be cut.
-func TestCopiesThatComeLateAreCompared(t *testing.T) {
-	t.Parallel()
-	b, origin, peer := newBench(t), harness.Redis(t), harness.Redis(t)
+// knownPair are two capture nodes that a worker has seen, which has stopped.
+func knownPair(t *testing.T) (b *bench, origin, peer *harness.RedisServer) {
+	t.Helper()
+	b, origin, peer = newBench(t), harness.Redis(t), harness.Redis(t)
 	stop := b.run(b.worker("w", nil, origin, peer))
 	b.eventually(`SELECT count(*) FROM drain_stream`, "2")
 	stop()
+	return b, origin, peer
+}
+
+// TestCopiesThatComeLateAreCompared: the node with the copies is away when the log is found to be cut.
+func TestCopiesThatComeLateAreCompared(t *testing.T) {
+	t.Parallel()
+	b, origin, peer := knownPair(t)
 	castCopied(t, origin, peer, crowd(0, 200)...)
 	peer.Kill()
 	had := held(origin)
@@ -218,10 +225,7 @@ func (s *staleTally) Observe(ctx context.Context, before, after store.Stream, ca
 // TestThatCopiesWereComparedIsNotedInTheEnd: else the ledger would name a node for ever that has long been retired.
 func TestThatCopiesWereComparedIsNotedInTheEnd(t *testing.T) {
 	t.Parallel()
-	b, origin, peer := newBench(t), harness.Redis(t), harness.Redis(t)
-	stop := b.run(b.worker("w", nil, origin, peer))
-	b.eventually(`SELECT count(*) FROM drain_stream`, "2")
-	stop()
+	b, origin, peer := knownPair(t)
 	peer.Kill()
 	late := &staleTally{tally: b.store}
 	b.run(b.worker("w2", func(d *Drain) { d.tally = late }, origin, peer))

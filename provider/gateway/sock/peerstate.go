@@ -101,7 +101,7 @@ func (c *Conn) finished() bool {
 }
 
 // Lain is how long ago the newest of the peer's data came, which may have lain in the kernel since. It is 0 if that is not
-// known, as of a connection without a socket. It belongs to the reader.
+// known, as of a stream of HTTP/2, which has no socket of its own. It belongs to the reader.
 func (c *Conn) Lain() time.Duration {
 	if c.secure != nil {
 		c = c.secure.under
