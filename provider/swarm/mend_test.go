@@ -3,6 +3,7 @@ package swarm_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -85,7 +86,39 @@ func TestAnEventThatIsLostCostsSeconds(t *testing.T) {
 	})
 }
 
-// TestAReplicaWithoutItsFunctionIsNamed: Swarm loses a removal too, and then has no service left to touch.
+// TestARemovalThatSwarmLosesIsMended: no replica outlives its function.
+func TestARemovalThatSwarmLosesIsMended(t *testing.T) {
+	watched(t, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
+		for _, lost := range []int{1, 2} {
+			deploy(t, cluster, "gone", 2)
+			within(t, time.Minute)
+			engine.Lose(lost)
+			if err := cluster.Delete(t.Context(), "", "gone"); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(engine.TaskIDs()); n != 0 {
+				t.Errorf("%d changes were lost: %d tasks of the function are left", lost, n)
+			}
+		}
+		deploy(t, cluster, "gone", 2)
+		within(t, time.Minute)
+		engine.Lose(1000)
+		if err := cluster.Delete(t.Context(), "", "gone"); !errors.Is(err, swarm.ErrUnavailable) || !strings.Contains(err.Error(), "remove it again later") {
+			t.Errorf("managers that stop nothing: %v", err)
+		}
+		within(t, time.Second)
+		wantStates(t, seen, "gone", feed.Draining, feed.Draining)
+		engine.Lose(0)
+		within(t, 5*time.Minute)
+		wantStates(t, seen, "gone") // the watcher has touched it
+		if err := cluster.Delete(t.Context(), "", "gone"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestAReplicaWithoutItsFunctionIsNamed: somebody else removes a service at once, and Swarm loses that. Then no service is
+// left to touch.
 func TestAReplicaWithoutItsFunctionIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine, cluster := newCluster(t)
@@ -102,8 +135,12 @@ func TestAReplicaWithoutItsFunctionIsNamed(t *testing.T) {
 		go func() { done <- watcher.Run(ctx) }()
 		deploy(t, cluster, "gone", 2)
 		within(t, time.Minute)
+		found, err := engine.ServiceList(t.Context(), client.ServiceListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		engine.Lose(1)
-		if err := cluster.Delete(t.Context(), "", "gone"); err != nil {
+		if _, err := engine.ServiceRemove(t.Context(), found.Items[0].ID, client.ServiceRemoveOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		want := func(orphans float64) {

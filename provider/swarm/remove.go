@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -9,29 +10,39 @@ import (
 	"github.com/moby/moby/client"
 )
 
+// Managers may lose a removal as they may lose any change, and then replicas run on with no service left to touch.
+// So a function is scaled to zero first, and its service is removed when its managers have acted on that.
+//
 // A manager that removes a service while it deletes one of its tasks may dereference nil and crash its whole
 // engine. (swarmkit's SetServiceTasksRemove reads the tasks in one transaction and uses them in the next; seen
 // with engine 20.10 under 64 clients.) So a removal waits until no task of the service is about to be deleted.
-// A function at rest has none; after a change it takes some tenths of a second, longer where managers are
-// behind.
 const (
 	// settlePoll is the time between two polls.
 	settlePoll = 50 * time.Millisecond
-	// maxSettle bounds the wait: a function that never rests can be removed, too.
-	maxSettle = 15 * time.Second
+	// maxDrainWait bounds the wait for replicas that finish requests: each is deleted when it ends.
+	maxDrainWait = 3 * time.Second
+	// touchEvery is how long managers get to act before the service is touched.
+	touchEvery = 10 * time.Second
+	// maxSettle bounds the whole wait. A client of the API waits for 60 s.
+	maxSettle = 30 * time.Second
 	// defaultTaskHistory is how many tasks of a slot a Swarm keeps unless it is told otherwise.
 	defaultTaskHistory = 5
 )
 
-// Delete removes a function, or gives ErrNotFound. Its replicas end within their stop grace; its name is free at once.
+// Delete removes a function, or gives ErrNotFound. It returns when no replica takes new requests. Those that have
+// requests end within their stop grace; the name is free at once. ErrUnavailable means that the Swarm has not
+// stopped the replicas within 30 s: the function is there still, scaled to zero.
 func (c *Cluster) Delete(ctx context.Context, namespace, name string) error {
 	namespace = c.namespace(namespace)
 	defer c.lock(namespace, name)()
+	if err := c.scaleToZero(ctx, namespace, name, false); err != nil {
+		return err
+	}
 	service, err := c.find(ctx, namespace, name)
 	if err != nil {
 		return err
 	}
-	if err := c.settle(ctx, service.ID); err != nil {
+	if err := c.settle(ctx, service); err != nil {
 		return err
 	}
 	_, err = c.docker.ServiceRemove(ctx, service.ID, client.ServiceRemoveOptions{})
@@ -46,33 +57,45 @@ func (c *Cluster) Delete(ctx context.Context, namespace, name string) error {
 	return nil
 }
 
-// settle waits until nothing of a service's last change is under way.
-func (c *Cluster) settle(ctx context.Context, id string) error {
+// scaleToZero writes that a function has no replicas. With again it does so even if that is what was written last.
+func (c *Cluster) scaleToZero(ctx context.Context, namespace, name string, again bool) error {
+	return c.modify(ctx, namespace, name, "", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
+		spec := service.Spec
+		spec.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: new(uint64(0))}}
+		return spec, again || desired(service) != 0, nil
+	})
+}
+
+// settle waits until the managers have stopped all replicas of a service that was scaled to zero.
+func (c *Cluster) settle(ctx context.Context, service swarm.Service) error {
+	namespace, name := service.Spec.Labels[labelNamespace], service.Spec.Labels[labelFunction]
 	history, err := c.taskHistory(ctx)
 	if err != nil {
 		return err
 	}
-	for started := time.Now(); time.Since(started) < maxSettle; {
-		found, err := c.docker.ServiceInspect(ctx, id, client.ServiceInspectOptions{})
-		if errdefs.IsNotFound(err) {
-			return nil
-		}
-		if err != nil {
-			return dockerError("inspecting the function", err)
-		}
-		tasks, err := c.tasks(ctx, found.Service)
+	started := time.Now()
+	for touch := touchEvery; ; {
+		tasks, err := c.tasks(ctx, service)
 		if err != nil {
 			return err
 		}
-		if atRest(found.Service, tasks, history) {
+		took := time.Since(started)
+		switch {
+		case removable(tasks, history) && (took >= maxDrainWait || !slices.ContainsFunc(tasks, draining)):
 			return nil
+		case took >= maxSettle:
+			return failf(ErrUnavailable, "function %q is scaled to zero, and the Swarm has not stopped its replicas within %s: remove it again later", name, maxSettle)
+		case took >= touch:
+			touch += touchEvery
+			c.cfg.Logger.Warn("a function that is being removed is touched: its managers have not stopped its replicas", "function", name, "namespace", namespace)
+			if err := c.scaleToZero(ctx, namespace, name, true); err != nil {
+				return err
+			}
 		}
 		if err := pause(ctx, settlePoll); err != nil {
 			return err
 		}
 	}
-	c.cfg.Logger.Warn("removing a function before its managers have finished its last change", "service", id)
-	return nil
 }
 
 // taskHistory is how many tasks of each slot the Swarm keeps; less than 0 means all.
@@ -87,48 +110,33 @@ func (c *Cluster) taskHistory(ctx context.Context) (int64, error) {
 	return defaultTaskHistory, nil
 }
 
-// atRest is true when the managers have acted on the service's last change and no task of it is about to be
-// deleted. Tasks that end are kept as history, up to a number for each slot. They are deleted beyond it, and
-// where a slot was given up.
-func atRest(service swarm.Service, tasks []swarm.Task, history int64) bool {
-	type slot struct {
-		tasks, over int64
-		current     bool
-	}
-	slots := make(map[int]*slot)
-	filled := uint64(0)
+// removable is true when no replica is to run and no task is about to be deleted. Tasks that end are kept as history, up
+// to a number for each slot. They are deleted beyond it, and where the service was scaled down.
+func removable(tasks []swarm.Task, history int64) bool {
+	type slot struct{ tasks, over int64 }
+	slots := make(map[int]slot)
 	for _, task := range tasks {
 		over := isOver(task)
-		if task.DesiredState == swarm.TaskStateRemove && over {
+		if wanted(task) || (over && task.DesiredState == swarm.TaskStateRemove) {
 			return false
 		}
 		s := slots[task.Slot]
-		if s == nil {
-			s = &slot{}
-			slots[task.Slot] = s
-		}
 		s.tasks++
 		if over {
 			s.over++
 		}
-		if wanted(task) {
-			if !s.current {
-				filled++
-			}
-			s.current = true
-			// Until an update has a state, nobody has acted on it.
-			if service.UpdateStatus == nil && outOfDate(service, task) {
-				return false
-			}
-		}
+		slots[task.Slot] = s
 	}
 	for _, s := range slots {
 		if history >= 0 && s.over > 0 && s.tasks > max(history, 1) {
 			return false
 		}
 	}
-	return filled == desired(service)
+	return true
 }
+
+// draining is true for a replica that still runs and is to stop.
+func draining(task swarm.Task) bool { return !wanted(task) && !isOver(task) }
 
 // wanted is true for a task that is to run, now or once the one before it has ended.
 func wanted(task swarm.Task) bool {

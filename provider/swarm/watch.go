@@ -349,7 +349,7 @@ func (w *Watcher) readTasks(ctx context.Context, filters client.Filters) error {
 	count, told := w.orphans.note(orphans, w.view.read)
 	w.metrics.orphans.Set(float64(count))
 	for _, task := range told {
-		w.logger.Warn("a replica runs on although its function was removed: Swarm lost the change and has no call that repeats it; end it on its node",
+		w.logger.Warn("a replica runs on although its service was removed past this API: Swarm lost the change and has no call that repeats it; end it on its node",
 			"function", task.Spec.ContainerSpec.Labels[labelFunction], "node", task.NodeID,
 			"command", "docker rm -f $(docker ps -q -f label=com.docker.swarm.task.id="+task.ID+")")
 	}
