@@ -2,6 +2,7 @@ package http2
 
 import (
 	"math"
+	"time"
 
 	wire "golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -157,6 +158,9 @@ func (c *Conn) open(b *block) {
 	s := &Stream{c: c, id: b.id, head: r.head, headBuf: r.buf, chunked: r.chunked, declared: r.declared, toHEAD: r.method == "HEAD",
 		window: c.initial, recvWindow: streamWindow, remoteEnded: b.end}
 	r.head, r.buf = nil, nil
+	if r.method != "GET" && r.method != "HEAD" {
+		s.came = time.Now().Add(-c.sock.Lain())
+	}
 	s.cond.L = &c.mu
 	c.streams[s.id] = s
 	c.running++

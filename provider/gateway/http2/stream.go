@@ -36,6 +36,8 @@ type Stream struct {
 	trailers []byte // their lines
 	readAll  bool   // Read has given everything
 
+	came time.Time // when the request's head came, if the request may write
+
 	recvWindow, consumed int64 // as the connection's
 	window               int64 // for DATA to the client
 
@@ -257,6 +259,14 @@ func (s *Stream) Quiet() bool {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	return s.readAll || s.deaf || s.closed
+}
+
+// Lain is how long ago the request's head came; 0 for one that only reads.
+func (s *Stream) Lain() time.Duration {
+	if s.came.IsZero() {
+		return 0
+	}
+	return time.Since(s.came)
 }
 
 // SetDeadline knows two deadlines: one that has passed makes Read and writes fail, the zero one ends that.

@@ -100,13 +100,19 @@ func (c *Conn) finished() bool {
 	return over || err != nil
 }
 
-// Lain is how long ago the newest of the peer's data came, which may have lain in the kernel since. It is 0 if that is not
-// known, as of a stream of HTTP/2, which has no socket of its own. It belongs to the reader.
+// Lain is how long ago the newest of the peer's data came, which may have lain in the kernel since; 0 if that is not known.
+// It belongs to the reader. A connection without a socket is asked for its own method Lain.
 func (c *Conn) Lain() time.Duration {
 	if c.secure != nil {
 		c = c.secure.under
 	}
-	if c.raw == nil || c.raw.Control(c.tryLain) != nil {
+	if c.raw == nil {
+		if asked, ok := c.nc.(interface{ Lain() time.Duration }); ok {
+			return asked.Lain()
+		}
+		return 0
+	}
+	if c.raw.Control(c.tryLain) != nil {
 		return 0
 	}
 	return c.lain
