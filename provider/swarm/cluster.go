@@ -16,8 +16,8 @@
 //     that were idle for 900 s.
 //   - Logs are read task by task. Docker 20.10's log of a whole service loses lines, and hangs with several replicas.
 //   - A manager of Docker 20.10 crashes, with its whole engine, when a service is removed while one of its tasks is
-//     being deleted. Deleting a function therefore scales it to zero, and waits until its managers have acted on that
-//     and no task of it is about to be deleted. So a removal that managers lose is repeated while there is a service.
+//     being deleted. Deleting a function therefore scales it to zero. It then waits until its managers have acted on
+//     that, and no task of it is about to be deleted. A removal that managers lose is repeated while there is a service.
 //   - Scaling, and moving a function to a new secret, would make Swarm forget the spec that a failing update rolls
 //     back to. Both wait until a new replica has run for 10 s or the update has ended. Scaling waits 15 s at most, and
 //     not at all from or to zero.
@@ -64,6 +64,8 @@ const (
 	labelDeployment = privatePrefix + "deployment"
 	// labelSpec holds a hash of the service spec that was made of it, to tell whether a repeated request changes anything.
 	labelSpec = privatePrefix + "spec"
+	// labelRemoved is on the service of a function that was removed, until the Swarm has ended its replicas.
+	labelRemoved = privatePrefix + "removed"
 	// labelImage is on containers: the identity of the image, so that a new image under an old tag is a change.
 	labelImage = privatePrefix + "image"
 )
@@ -213,8 +215,14 @@ func (c *Cluster) find(ctx context.Context, namespace, name string) (swarm.Servi
 	return services[at], nil
 }
 
-// services lists the services that carry all labels and are functions of ours.
+// services lists the services that carry all labels and are functions.
 func (c *Cluster) services(ctx context.Context, labels ...string) ([]swarm.Service, error) {
+	owned, err := c.owned(ctx, labels...)
+	return slices.DeleteFunc(owned, isRemoved), err
+}
+
+// owned lists the services that carry all labels and are ours, those of removed functions included.
+func (c *Cluster) owned(ctx context.Context, labels ...string) ([]swarm.Service, error) {
 	filters := make(client.Filters).Add("label", labelDeployment)
 	filters.Add("label", labels...)
 	result, err := c.docker.ServiceList(ctx, client.ServiceListOptions{Filters: filters})

@@ -92,6 +92,9 @@ func (c *Cluster) Deploy(ctx context.Context, d types.FunctionDeployment) error 
 		return err
 	}
 	spec.Mode.Replicated.Replicas = &o.scale.Min
+	if err := c.awaitRemoval(ctx, d.Namespace, d.Service); err != nil {
+		return err
+	}
 	_, err = c.docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec, EncodedRegistryAuth: c.cfg.RegistryAuth(registryHost(d.Image))})
 	if nameTaken(err) {
 		return c.taken(ctx, d)

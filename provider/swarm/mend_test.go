@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/client"
+	"github.com/openfaas/faas-provider/types"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"waggle/provider/feed"
@@ -86,16 +87,20 @@ func TestAnEventThatIsLostCostsSeconds(t *testing.T) {
 	})
 }
 
-// TestARemovalThatSwarmLosesIsMended: no replica outlives its function.
+// TestARemovalThatSwarmLosesIsMended: no replica outlives its function for long.
 func TestARemovalThatSwarmLosesIsMended(t *testing.T) {
 	watched(t, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
-		for _, lost := range []int{1, 2} {
+		for _, lost := range []int{1, 2, 3} {
 			deploy(t, cluster, "gone", 2)
 			within(t, time.Minute)
 			engine.Lose(lost)
 			if err := cluster.Delete(t.Context(), "", "gone"); err != nil {
 				t.Fatal(err)
 			}
+			if _, err := cluster.Status(t.Context(), "", "gone", false); !errors.Is(err, swarm.ErrNotFound) {
+				t.Errorf("after the removal: %v", err)
+			}
+			within(t, 2*time.Minute)
 			if n := len(engine.TaskIDs()); n != 0 {
 				t.Errorf("%d changes were lost: %d tasks of the function are left", lost, n)
 			}
@@ -103,16 +108,40 @@ func TestARemovalThatSwarmLosesIsMended(t *testing.T) {
 		deploy(t, cluster, "gone", 2)
 		within(t, time.Minute)
 		engine.Lose(1000)
-		if err := cluster.Delete(t.Context(), "", "gone"); !errors.Is(err, swarm.ErrUnavailable) || !strings.Contains(err.Error(), "remove it again later") {
-			t.Errorf("managers that stop nothing: %v", err)
-		}
-		within(t, time.Second)
-		wantStates(t, seen, "gone", feed.Draining, feed.Draining)
-		engine.Lose(0)
-		within(t, 5*time.Minute)
-		wantStates(t, seen, "gone") // the watcher has touched it
 		if err := cluster.Delete(t.Context(), "", "gone"); err != nil {
-			t.Error(err)
+			t.Fatal(err)
+		}
+		again := types.FunctionDeployment{Service: "gone", Image: testImage}
+		if err := cluster.Deploy(t.Context(), again); !errors.Is(err, swarm.ErrUnavailable) {
+			t.Errorf("one of its name, while its replicas cannot be stopped: %v", err)
+		}
+		engine.Lose(0)
+		if err := cluster.Deploy(t.Context(), again); err != nil {
+			t.Errorf("one of its name: %v", err)
+		}
+		within(t, time.Minute)
+		wantStates(t, seen, "gone", feed.Ready)
+	})
+}
+
+// TestAnInterruptedRemovalIsFinished by the next provider.
+func TestAnInterruptedRemovalIsFinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine, cluster := newCluster(t)
+		deploy(t, cluster, "gone", 2)
+		ctx, cancel := context.WithCancel(t.Context())
+		engine.Delay() // the managers are busy, so that Delete waits
+		go func() { time.Sleep(time.Second); cancel() }()
+		if err := cluster.Delete(ctx, "", "gone"); err != nil {
+			t.Errorf("a removal whose client left: %v", err)
+		}
+		engine.Settle()
+		if err := cluster.Reconcile(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		found, err := engine.ServiceList(t.Context(), client.ServiceListOptions{})
+		if err != nil || len(found.Items) != 0 || len(engine.TaskIDs()) != 0 {
+			t.Errorf("%d services and %d tasks are left, %v", len(found.Items), len(engine.TaskIDs()), err)
 		}
 	})
 }

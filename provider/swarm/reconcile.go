@@ -9,9 +9,13 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// Reconcile finishes what an update of a secret began. It moves functions that refer to an old version to the
-// newest, and removes old versions that nothing refers to. It is idempotent and safe at any time.
+// Reconcile finishes what an update of a secret or a removal of a function began. It moves functions that refer to an
+// old version of a secret to the newest, and removes what nothing refers to. It is idempotent and safe at any time.
 func (c *Cluster) Reconcile(ctx context.Context) error {
+	return errors.Join(c.finishRemovals(ctx), c.finishSecrets(ctx))
+}
+
+func (c *Cluster) finishSecrets(ctx context.Context) error {
 	stored, err := c.ownedSecrets(ctx)
 	if err != nil {
 		return err

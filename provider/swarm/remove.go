@@ -2,6 +2,8 @@ package swarm
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -11,91 +13,124 @@ import (
 )
 
 // Managers may lose a removal as they may lose any change, and then replicas run on with no service left to touch.
-// So a function is scaled to zero first, and its service is removed when its managers have acted on that.
+// So a removal is two changes. The first scales the function to zero and marks its service: from then on nothing of
+// this package sees it. The second removes the service once its managers have acted on the first.
 //
 // A manager that removes a service while it deletes one of its tasks may dereference nil and crash its whole
 // engine. (swarmkit's SetServiceTasksRemove reads the tasks in one transaction and uses them in the next; seen
-// with engine 20.10 under 64 clients.) So a removal waits until no task of the service is about to be deleted.
+// with engine 20.10 under 64 clients.) So the second change waits until no task of the service is about to be deleted.
 const (
 	// settlePoll is the time between two polls.
 	settlePoll = 50 * time.Millisecond
-	// maxDrainWait bounds the wait for replicas that finish requests: each is deleted when it ends.
+	// maxDrainWait bounds the wait for replicas that finish requests. The task of each is deleted when it ends.
 	maxDrainWait = 3 * time.Second
-	// touchEvery is how long managers get to act before the service is touched.
-	touchEvery = 10 * time.Second
-	// maxSettle bounds the whole wait. A client of the API waits for 60 s.
-	maxSettle = 30 * time.Second
+	// maxSettle bounds the whole wait of a request. Reconcile goes on.
+	maxSettle = 15 * time.Second
+	// touchAfter is how long managers get to act before the service is touched. They need milliseconds.
+	touchAfter = 10 * time.Second
 	// defaultTaskHistory is how many tasks of a slot a Swarm keeps unless it is told otherwise.
 	defaultTaskHistory = 5
 )
 
-// Delete removes a function, or gives ErrNotFound. It returns when no replica takes new requests. Those that have
-// requests end within their stop grace; the name is free at once. ErrUnavailable means that the Swarm has not
-// stopped the replicas within 30 s: the function is there still, scaled to zero.
+// Delete removes a function, or gives ErrNotFound. Its replicas end within their stop grace; its name is free at once.
 func (c *Cluster) Delete(ctx context.Context, namespace, name string) error {
 	namespace = c.namespace(namespace)
 	defer c.lock(namespace, name)()
-	if err := c.scaleToZero(ctx, namespace, name, false); err != nil {
-		return err
-	}
-	service, err := c.find(ctx, namespace, name)
+	err := c.modify(ctx, namespace, name, "", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
+		spec := service.Spec
+		spec.Labels = maps.Clone(spec.Labels)
+		spec.Labels[labelRemoved] = "true"
+		spec.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: new(uint64(0))}}
+		return spec, true, nil
+	})
 	if err != nil {
 		return err
-	}
-	if err := c.settle(ctx, service); err != nil {
-		return err
-	}
-	_, err = c.docker.ServiceRemove(ctx, service.ID, client.ServiceRemoveOptions{})
-	if errdefs.IsNotFound(err) {
-		return missing(namespace, name)
-	}
-	if err != nil {
-		return dockerError("removing function "+name, err)
 	}
 	c.cfg.Logger.Info("function removed", "function", name, "namespace", namespace)
-	c.nudge()
+	if err := c.awaitRemoval(ctx, namespace, name); err != nil {
+		c.cfg.Logger.Warn("removing the service of a function goes on", "function", name, "namespace", namespace, "error", err)
+	}
 	return nil
 }
 
-// scaleToZero writes that a function has no replicas. With again it does so even if that is what was written last.
-func (c *Cluster) scaleToZero(ctx context.Context, namespace, name string, again bool) error {
-	return c.modify(ctx, namespace, name, "", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
-		spec := service.Spec
-		spec.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: new(uint64(0))}}
-		return spec, again || desired(service) != 0, nil
-	})
-}
-
-// settle waits until the managers have stopped all replicas of a service that was scaled to zero.
-func (c *Cluster) settle(ctx context.Context, service swarm.Service) error {
-	namespace, name := service.Spec.Labels[labelNamespace], service.Spec.Labels[labelFunction]
-	history, err := c.taskHistory(ctx)
-	if err != nil {
-		return err
-	}
-	started := time.Now()
-	for touch := touchEvery; ; {
-		tasks, err := c.tasks(ctx, service)
-		if err != nil {
+// awaitRemoval ends the removal of a function if one is under way, or gives ErrUnavailable. The caller holds the function's
+// lock.
+func (c *Cluster) awaitRemoval(ctx context.Context, namespace, name string) error {
+	for started := time.Now(); ; {
+		removed, err := c.removed(ctx, labelFunction+"="+name, labelNamespace+"="+namespace)
+		if err != nil || len(removed) == 0 {
 			return err
 		}
-		took := time.Since(started)
-		switch {
-		case removable(tasks, history) && (took >= maxDrainWait || !slices.ContainsFunc(tasks, draining)):
-			return nil
-		case took >= maxSettle:
-			return failf(ErrUnavailable, "function %q is scaled to zero, and the Swarm has not stopped its replicas within %s: remove it again later", name, maxSettle)
-		case took >= touch:
-			touch += touchEvery
-			c.cfg.Logger.Warn("a function that is being removed is touched: its managers have not stopped its replicas", "function", name, "namespace", namespace)
-			if err := c.scaleToZero(ctx, namespace, name, true); err != nil {
-				return err
-			}
+		if ended, err := c.remove(ctx, removed[0]); err != nil || ended {
+			return err
+		}
+		if time.Since(started) >= maxSettle {
+			return failf(ErrUnavailable, "the Swarm has not stopped the replicas of function %q, which was removed: try again later", name)
 		}
 		if err := pause(ctx, settlePoll); err != nil {
 			return err
 		}
 	}
+}
+
+// removed lists the services that are marked as those of removed functions.
+func (c *Cluster) removed(ctx context.Context, labels ...string) ([]swarm.Service, error) {
+	all, err := c.owned(ctx, labels...)
+	return slices.DeleteFunc(all, func(s swarm.Service) bool { return !isRemoved(s) }), err
+}
+
+func isRemoved(service swarm.Service) bool { return service.Spec.Labels[labelRemoved] != "" }
+
+// remove removes a marked service, or reports that it is too early. A mark that managers have lost is written again. It may
+// run several times at once.
+func (c *Cluster) remove(ctx context.Context, service swarm.Service) (ended bool, err error) {
+	history, err := c.taskHistory(ctx)
+	if err != nil {
+		return false, err
+	}
+	tasks, err := c.tasks(ctx, service)
+	marked := time.Since(service.UpdatedAt)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return true, nil
+	case err != nil:
+		return false, err
+	case removable(tasks, history) && (marked > maxDrainWait || !slices.ContainsFunc(tasks, draining)):
+		_, err = c.docker.ServiceRemove(ctx, service.ID, client.ServiceRemoveOptions{})
+	case slices.ContainsFunc(tasks, wanted) && marked > touchAfter:
+		c.cfg.Logger.Warn("a removed function is touched: its managers have not stopped its replicas", "service", service.Spec.Name)
+		_, err := c.docker.ServiceUpdate(ctx, service.ID, client.ServiceUpdateOptions{Version: service.Version, Spec: service.Spec})
+		return false, ignoreRace(err)
+	default:
+		return false, nil
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return false, dockerError("removing service "+service.Spec.Name, err)
+	}
+	c.nudge()
+	return true, nil
+}
+
+// ignoreRace makes nothing of a change that came second.
+func ignoreRace(err error) error {
+	if err == nil || errdefs.IsNotFound(err) || outOfSequence(err) {
+		return nil
+	}
+	return dockerError("touching a service", err)
+}
+
+// finishRemovals ends the removals that a stopped provider or a busy Swarm has left.
+func (c *Cluster) finishRemovals(ctx context.Context) error {
+	removed, err := c.removed(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, service := range removed {
+		_, err := c.remove(ctx, service)
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
 }
 
 // taskHistory is how many tasks of each slot the Swarm keeps; less than 0 means all.

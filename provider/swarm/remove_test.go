@@ -7,8 +7,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 )
 
-// TestRemovable: a service may be removed when none of its replicas is to run, and none of its tasks is about to be deleted
-// by its managers.
+// TestRemovable: a service may be removed when no replica is to run, and managers are not about to delete a task of it.
 func TestRemovable(t *testing.T) {
 	t.Parallel()
 	task := func(slot int, state, desired swarm.TaskState) swarm.Task {

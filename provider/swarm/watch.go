@@ -133,14 +133,14 @@ func (w *Watcher) Run(ctx context.Context) error {
 	return nil
 }
 
-// reconcile completes, now and again, what an interrupted change of a secret left.
+// reconcile completes, now and again, what interrupted changes left.
 func (w *Watcher) reconcile(ctx context.Context) {
 	ticker := time.NewTicker(relistEvery)
 	defer ticker.Stop()
 	for {
 		bounded, cancel := context.WithTimeout(ctx, relistEvery)
 		if err := w.cluster.Reconcile(bounded); err != nil && ctx.Err() == nil {
-			w.logger.Warn("completing changes of secrets failed, trying again", "error", err)
+			w.logger.Warn("completing interrupted changes failed, trying again", "error", err)
 		}
 		cancel()
 		select {
@@ -253,7 +253,7 @@ func cmpErr(err error) error {
 func (w *Watcher) relist(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	services, err := w.cluster.services(ctx)
+	owned, err := w.cluster.owned(ctx)
 	if err != nil {
 		return err
 	}
@@ -261,12 +261,12 @@ func (w *Watcher) relist(ctx context.Context) error {
 	if err != nil {
 		return dockerError("listing nodes", err)
 	}
-	w.list(services)
-	w.view.down = downNodes(nodes.Items)
-	ours := make(map[string]bool, len(services))
-	for _, service := range services {
+	ours := make(map[string]bool, len(owned))
+	for _, service := range owned {
 		ours[service.ID] = true
 	}
+	w.list(slices.DeleteFunc(owned, isRemoved))
+	w.view.down = downNodes(nodes.Items)
 	// Before tasks are listed: an event that is not ours yet is of a change that the list has.
 	w.follower.ours.Store(&ours)
 	w.listed, w.suspicious, w.calm = time.Now(), false, false

@@ -100,8 +100,8 @@ func (c *Conn) finished() bool {
 	return over || err != nil
 }
 
-// Lain is how long ago the newest of the peer's data came, which may have lain in the kernel since; 0 if that is not known.
-// It belongs to the reader. A connection without a socket is asked for its own method Lain.
+// Lain is how long ago the newest of the peer's data came, which may have lain in the kernel since. It is 0 if that is not
+// known. It belongs to the reader. A connection without a socket is asked for its own method Lain.
 func (c *Conn) Lain() time.Duration {
 	if c.secure != nil {
 		c = c.secure.under
