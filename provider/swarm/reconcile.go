@@ -12,7 +12,7 @@ import (
 // Reconcile finishes what an update of a secret or a removal of a function began. It moves functions that refer to an
 // old version of a secret to the newest, and removes what nothing refers to. It is idempotent and safe at any time.
 func (c *Cluster) Reconcile(ctx context.Context) error {
-	return errors.Join(c.finishRemovals(ctx), c.finishSecrets(ctx))
+	return errors.Join(c.finishSecrets(ctx), c.finishRemovals(ctx))
 }
 
 func (c *Cluster) finishSecrets(ctx context.Context) error {

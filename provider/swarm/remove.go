@@ -24,7 +24,7 @@ const (
 	settlePoll = 50 * time.Millisecond
 	// maxDrainWait bounds the wait for replicas that finish requests. The task of each is deleted when it ends.
 	maxDrainWait = 3 * time.Second
-	// maxSettle bounds the whole wait of a request. Reconcile goes on.
+	// maxSettle bounds the whole wait of a request. Reconcile goes on with it.
 	maxSettle = 15 * time.Second
 	// touchAfter is how long managers get to act before the service is touched. They need milliseconds.
 	touchAfter = 10 * time.Second
@@ -53,8 +53,7 @@ func (c *Cluster) Delete(ctx context.Context, namespace, name string) error {
 	return nil
 }
 
-// awaitRemoval ends the removal of a function if one is under way, or gives ErrUnavailable. The caller holds the function's
-// lock.
+// awaitRemoval ends the removal of a function if one is under way, or gives ErrUnavailable. It may run several times at once.
 func (c *Cluster) awaitRemoval(ctx context.Context, namespace, name string) error {
 	for started := time.Now(); ; {
 		removed, err := c.removed(ctx, labelFunction+"="+name, labelNamespace+"="+namespace)
@@ -81,8 +80,7 @@ func (c *Cluster) removed(ctx context.Context, labels ...string) ([]swarm.Servic
 
 func isRemoved(service swarm.Service) bool { return service.Spec.Labels[labelRemoved] != "" }
 
-// remove removes a marked service, or reports that it is too early. A mark that managers have lost is written again. It may
-// run several times at once.
+// remove removes a marked service, or reports that it is too early. A mark that managers have lost is written again.
 func (c *Cluster) remove(ctx context.Context, service swarm.Service) (ended bool, err error) {
 	history, err := c.taskHistory(ctx)
 	if err != nil {
@@ -127,8 +125,7 @@ func (c *Cluster) finishRemovals(ctx context.Context) error {
 	}
 	var problems []error
 	for _, service := range removed {
-		_, err := c.remove(ctx, service)
-		problems = append(problems, err)
+		problems = append(problems, c.awaitRemoval(ctx, service.Spec.Labels[labelNamespace], service.Spec.Labels[labelFunction]))
 	}
 	return errors.Join(problems...)
 }
