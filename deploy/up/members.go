@@ -123,7 +123,7 @@ func (s *System) label(ctx context.Context, m member, changes ...string) error {
 
 // runningOn lists the services, of those named or of all, of which a task runs on the node.
 func (s *System) runningOn(ctx context.Context, node string, services ...string) ([]string, error) {
-	return s.tasksOn(ctx, node, running, services...)
+	return s.tasksOn(ctx, node, []string{"Running"}, services...)
 }
 
 // tasksOn is runningOn with the states that count.

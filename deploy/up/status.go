@@ -45,12 +45,12 @@ func (s *System) Status(ctx context.Context) error {
 		return err
 	}
 	unwell = append(unwell, absent...)
-	without, err := s.withoutBallot(ctx, runningSoon)
+	without, err := s.withoutBallot(ctx)
 	if err != nil {
 		return err
 	}
 	for _, node := range without {
-		fmt.Fprintf(s.Out, "%-18s no ballot: make up spreads it\n", "node "+node)
+		fmt.Fprintf(s.Out, "%-18s no ballot: it gets one within a minute\n", "node "+node)
 		unwell = append(unwell, "node "+node)
 	}
 	functions, err := s.Target.Manager.Run(ctx, "service", "ls", "--filter", "label="+functionLabel, "--format", "{{.Name}} {{.Replicas}}")

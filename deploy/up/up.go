@@ -240,11 +240,7 @@ func (s *System) Up(ctx context.Context) error {
 			return s.deployFunctions(ctx, d.Functions)
 		}},
 		step{"answers", func() (string, error) {
-			answer, err := s.awaitAnswers(ctx)
-			if err == nil {
-				err = s.spreadBallot(ctx)
-			}
-			return answer, err
+			return s.awaitAnswers(ctx)
 		}},
 	)
 	if err == nil && s.Postgres.Archive != "" {

@@ -38,9 +38,10 @@ type function struct {
 	asked   int
 	askedAt time.Time
 	// earlier was asked for and accepted before that, and the table has not shown it: it may be some changes behind.
-	earlier []int
-	calling bool
-	failing bool // the last call failed
+	earlier   []int
+	calling   bool
+	failing   bool // the last call failed
+	spreading spreading
 	// fallAt is when a resolved alert takes the next step away; zero: none does.
 	fallAt time.Time
 
@@ -56,7 +57,7 @@ type replica struct {
 
 func newFunction(s *Scaler, fn *feed.Function) *function {
 	return &function{scaler: s, key: key{fn.Namespace, fn.Name}, label: fn.Name + "." + fn.Namespace, asked: none,
-		replicas: make(map[string]replica), decided: make(map[Reason]prometheus.Counter)}
+		replicas: make(map[string]replica), spreading: spreading{wait: unevenFor}, decided: make(map[Reason]prometheus.Counter)}
 }
 
 // take tells the tracker, and records that.
@@ -75,6 +76,7 @@ func (f *function) follow(fn *feed.Function, now time.Time) {
 	before := f.shown
 	f.shown, f.updating, f.trouble = desired, fn.Updating, fn.Trouble
 	f.remember(fn.Replicas, now)
+	f.spreading.follow(fn)
 	if (foreign || desired == f.asked) && !f.calling {
 		f.asked, f.earlier = none, nil
 	}
@@ -207,10 +209,13 @@ func (f *function) act(d Decision, now time.Time) {
 	if f.calling || f.scaler.ending {
 		return
 	}
-	if to := f.fall(now); d.Desired == r.Desired && to < r.Desired {
-		f.call(r.Desired, to, Alert)
-	} else if d.Desired != r.Desired {
+	if d.Desired != r.Desired {
 		f.call(r.Desired, d.Desired, d.Reason)
+	} else if to := f.fall(now); to < r.Desired {
+		f.call(r.Desired, to, Alert)
+	} else if more := f.spreading.more(f.tracker.Policy(), r, now); more > 0 {
+		f.take(Input{At: now, Kind: SetByOthers, Number: float64(r.Desired + more)})
+		f.call(r.Desired, r.Desired+more, Spread)
 	}
 }
 

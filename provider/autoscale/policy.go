@@ -34,7 +34,7 @@ func (p Policy) most() int { return max(int(p.Max), p.least()) }
 // Reason says why a decision is what it is.
 type Reason string
 
-// The reasons of [Decide] for more replicas.
+// The reasons for another number of replicas.
 const (
 	Held      Reason = "held"      // requests wait for more than the replicas can carry
 	Saturated Reason = "saturated" // every place of max_inflight is taken
@@ -47,6 +47,7 @@ const (
 	Idle      Reason = "idle"      // nothing has come for zero-duration
 	ByHand    Reason = "by hand"   // an operator, or somebody else, has set another number
 	Alert     Reason = "alert"     // POST /system/alert
+	Spread    Reason = "spread"    // a node that should have a replica has none
 	Undecided Reason = "undecided" // nothing was decided yet
 )
 

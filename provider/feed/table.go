@@ -51,6 +51,8 @@ type Function struct {
 	Service string `json:"service"`
 	// Desired is the number of replicas Swarm is asked to run; 0 means scaled to zero.
 	Desired uint64 `json:"desired"`
+	// Nodes is how many nodes may get a replica.
+	Nodes int `json:"nodes,omitempty"`
 	// Scale is how Desired follows the load.
 	Scale Scale `json:"scale"`
 	// Unscaled leaves Desired to operators and alerts (annotation com.waggle.autoscale=false).

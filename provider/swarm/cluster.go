@@ -33,7 +33,8 @@
 //   - What users change: functions.go (create, update, delete), options.go and scaling.go (annotations and labels),
 //     spec.go (the service), update.go (one change of it). Then remove.go, scale.go, rollback.go, and secrets.go with
 //     reconcile.go.
-//   - What runs: watch.go (the loop), pace.go (when to poll), follow.go with taskevents.go, table.go, trouble.go, mend.go.
+//   - What runs: watch.go (the loop), pace.go (when to poll), follow.go with taskevents.go, table.go, placement.go,
+//     trouble.go, mend.go.
 //   - What is told: status.go, logs.go with logsfollow.go and frames.go, usage.go.
 package swarm
 

@@ -117,7 +117,7 @@ func TestGolden(t *testing.T) {
 			tasks := []swarm.Task{goldenTask("t1", swarm.TaskStateRunning), goldenTask("t2", swarm.TaskStateStarting)}
 			status := functionStatus(service, tasks, nil)
 			checkReturned(t, d, status)
-			declared := declare([]swarm.Service{service})
+			declared := declare([]swarm.Service{service}, nil)
 			table := c.functions(view{declared: declared, tasks: map[string][]swarm.Task{service.ID: tasks}})
 			compareGolden(t, name, map[string]any{"spec": spec, "status": status, "table": table})
 		})
@@ -239,7 +239,7 @@ func FuzzDeploymentLabel(f *testing.F) {
 		}
 		broken := sound
 		broken.Labels = map[string]string{labelFunction: "broken", labelNamespace: "openfaas-fn", labelDeployment: label}
-		declared := declare([]swarm.Service{{ID: "a", Spec: sound}, {ID: "b", Spec: broken}})
+		declared := declare([]swarm.Service{{ID: "a", Spec: sound}, {ID: "b", Spec: broken}}, nil)
 		table := c.functions(view{declared: declared})
 		names := []string{table[0].Name, table[1].Name}
 		slices.Sort(names)

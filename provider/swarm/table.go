@@ -36,15 +36,15 @@ type declared struct {
 	function  feed.Function
 }
 
-// declare reads services. It is pure.
-func declare(services []swarm.Service) []declared {
+// declare reads services of a Swarm with these nodes. It is pure.
+func declare(services []swarm.Service, nodes []swarm.Node) []declared {
 	list := make([]declared, 0, len(services))
 	for _, service := range services {
 		d, _ := deploymentOf(service) // a function of which no more is known is served all the same
 		o, _ := parseOptions(&d)      // what a rule of today would refuse has its default
 		list = append(list, declared{service.ID, feed.Function{
 			Name: d.Service, Namespace: d.Namespace, Service: service.Spec.Name,
-			Desired: desired(service), Scale: o.scale, Unscaled: o.unscaled, Updating: underWay(service.UpdateStatus),
+			Desired: desired(service), Nodes: takers(service, nodes), Scale: o.scale, Unscaled: o.unscaled, Updating: underWay(service.UpdateStatus),
 			MaxInflight: o.maxInflight, ExecTimeout: o.execTimeout, WriteTimeout: o.writeTimeout, CORS: o.cors,
 			Idempotent: o.idempotent, HealthPath: o.healthPath, Retry: o.retry,
 			HoldBrowsers: o.holdBrowsers, WaitingText: o.waitingText,

@@ -265,8 +265,7 @@ func (w *Watcher) relist(ctx context.Context) error {
 	for _, service := range owned {
 		ours[service.ID] = true
 	}
-	w.list(slices.DeleteFunc(owned, isRemoved))
-	w.view.down = downNodes(nodes.Items)
+	w.list(slices.DeleteFunc(owned, isRemoved), nodes.Items)
 	// Before tasks are listed: an event that is not ours yet is of a change that the list has.
 	w.follower.ours.Store(&ours)
 	w.listed, w.suspicious, w.calm = time.Now(), false, false
@@ -283,9 +282,10 @@ func (w *Watcher) relist(ctx context.Context) error {
 	return nil
 }
 
-// list takes over services that were read.
-func (w *Watcher) list(services []swarm.Service) {
-	w.view.services, w.view.declared, w.view.tasks = services, declare(services), make(map[string][]swarm.Task, len(services))
+// list takes over services and nodes that were read.
+func (w *Watcher) list(services []swarm.Service, nodes []swarm.Node) {
+	w.view.services, w.view.declared, w.view.tasks = services, declare(services, nodes), make(map[string][]swarm.Task, len(services))
+	w.view.down = downNodes(nodes)
 }
 
 func downNodes(nodes []swarm.Node) map[string]bool {

@@ -86,7 +86,7 @@ func (s *system) testFrozen(t *testing.T) {
 	}, "-voters", fmt.Sprint(total), "-rate", fmt.Sprint(perSecond), "-timeout", "5s",
 		"-elsewhere", "90%", "-double", "0", "-change", "0.02", "-stale", "0", "-replay", "0", "-tabs", "0", "-api", "50%")
 	s.bothDrained(t)
-	s.MakeUp(t) // Swarm has moved all ballots to one node
+	s.ballotsReturn(t)
 }
 
 // bothDrained waits until both capture nodes are read again and nothing is on its way.

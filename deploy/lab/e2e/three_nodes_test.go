@@ -96,6 +96,20 @@ func TestThreeNodes(t *testing.T) {
 			}
 			return nil
 		})
+		s.ballotsReturn(t)
+	})
+}
+
+// ballotsReturn waits until both capture nodes have a ballot. Swarm has moved all of them away from a node that was gone.
+func (s *system) ballotsReturn(t *testing.T) {
+	t.Helper()
+	testbed.Eventually(t, 2*time.Minute, func() error {
+		for _, node := range s.Cluster.Nodes[1:3] {
+			if ids, err := s.containersOn(t, node, "vote"); err != nil || ids == "" {
+				return fmt.Errorf("no ballot on %s, %v", node.Name, err)
+			}
+		}
+		return nil
 	})
 }
 

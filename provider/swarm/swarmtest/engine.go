@@ -67,7 +67,7 @@ func NewEngine(network string) *Engine {
 		services: map[string]swarm.Service{}, tasks: map[string]swarm.Task{}, secrets: map[string]swarm.Secret{},
 		configs: map[string]swarm.Config{}, images: map[string]string{}, pulled: map[string][]string{}, remote: map[string]remoteImage{}, logs: map[string]*taskLog{},
 		watchers: map[chan events.Message]bool{}, followers: map[*follower]bool{}, network: network, host: "node1",
-		nodes: []swarm.Node{{ID: "node1", Status: swarm.NodeStatus{State: swarm.NodeStateReady}}},
+		nodes: []swarm.Node{readyNode("node1")},
 	}
 }
 
@@ -150,7 +150,11 @@ func (e *Engine) Elsewhere() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.host = "node2"
-	e.nodes = append(e.nodes, swarm.Node{ID: e.host, Status: swarm.NodeStatus{State: swarm.NodeStateReady}})
+	e.nodes = append(e.nodes, readyNode(e.host))
+}
+
+func readyNode(id string) swarm.Node {
+	return swarm.Node{ID: id, Spec: swarm.NodeSpec{Availability: swarm.NodeAvailabilityActive}, Status: swarm.NodeStatus{State: swarm.NodeStateReady}}
 }
 
 // SetNodeState says whether the engine's own node answers.
