@@ -25,8 +25,12 @@ type spreading struct {
 	wait time.Duration
 }
 
-// follow takes over what a table says.
+// follow takes over what a table says. A function whose minimum is one is always spread.
 func (s *spreading) follow(fn *feed.Function) {
+	if fn.Scale.Min < 2 {
+		s.takers, s.used = 0, 0
+		return
+	}
 	nodes := make(map[string]bool, len(fn.Replicas))
 	for _, r := range fn.Replicas {
 		if r.State != feed.Draining {
