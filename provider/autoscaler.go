@@ -37,6 +37,6 @@ func replay(name string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("opening the record: %w", err)
 	}
-	defer record.Close()
+	defer func() { _ = record.Close() }()
 	return autoscale.Replay(record, out)
 }

@@ -33,7 +33,6 @@ type scaledSwarm struct {
 	providers []*scalingProvider
 	started   map[string]uint64
 	held      map[string]int
-	stopAll   []func()
 }
 
 // scalingProvider is what of a provider scales.

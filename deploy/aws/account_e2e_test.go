@@ -257,7 +257,10 @@ func (a *account) copy(m *instance, args []string, input []byte) ([]byte, error)
 
 // describe answers for the groups in the arguments; with --query, the instances' ids alone.
 func (a *account) describe(args []string) []byte {
-	type described struct{ InstanceId, LifecycleState string }
+	type described struct {
+		ID    string `json:"InstanceId"`
+		State string `json:"LifecycleState"`
+	}
 	type group struct {
 		AutoScalingGroupName string
 		Instances            []described

@@ -261,13 +261,15 @@ func (r *resolver) function(name string, argument any) any {
 	case "Fn::FindInMap":
 		found := any(r.template.Mappings)
 		for _, key := range list {
-			level, ok := found.(map[string]any)
+			level, _ := found.(map[string]any)
 			name := r.resolve(key).(string)
 			r.used[name] = true
-			if found, ok = level[name]; !ok {
+			next, ok := level[name]
+			if !ok {
 				r.t.Errorf("FindInMap %v: there is no %s", list, name)
 				return ""
 			}
+			found = next
 		}
 		return found
 	case "Fn::GetAZs":

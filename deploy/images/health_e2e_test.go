@@ -60,7 +60,7 @@ func buildFunction(language string) error {
 	if err := os.Chdir(dir); err != nil {
 		return err
 	}
-	defer os.Chdir(back) //nolint:errcheck // the tests that follow say what they miss
+	defer os.Chdir(back)
 	files, err := builder.CreateBuildContext("sample", filepath.Join("template", language, "function"), language, nil)
 	if err != nil {
 		return err

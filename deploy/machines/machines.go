@@ -183,7 +183,7 @@ func (m *Machine) copyProbe(ctx context.Context, probes *probeBuilder) error {
 	if err != nil {
 		return fmt.Errorf("reading the probe: %w", err)
 	}
-	defer program.Close()
+	defer func() { _ = program.Close() }()
 	m.probe, err = m.run(ctx, program, `f=$(mktemp) && cat >"$f" && chmod 700 "$f" && echo "$f"`)
 	return err
 }

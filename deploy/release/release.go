@@ -198,7 +198,7 @@ func checksums(dir string) ([]byte, error) {
 		if err != nil {
 			return err
 		}
-		defer file.Close()
+		defer func() { _ = file.Close() }()
 		sum := sha256.New()
 		if _, err := io.Copy(sum, file); err != nil {
 			return err
@@ -228,7 +228,7 @@ func pack(archive, top, dir string, at time.Time) error {
 		if err != nil {
 			return err
 		}
-		defer content.Close()
+		defer func() { _ = content.Close() }()
 		_, err = io.Copy(out, content)
 		return err
 	})

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -62,7 +63,7 @@ func TestArchivesHaveChecksumsAndDependOnTheirContentAlone(t *testing.T) {
 	in := tar.NewReader(bytes.NewReader(archives[0]))
 	for {
 		header, err := in.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

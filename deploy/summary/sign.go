@@ -58,7 +58,7 @@ func PublicKey(private string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey)), nil //nolint:errcheck // it always is one
+	return base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey)), nil // it always is one
 }
 
 // Sign makes a file of a summary.

@@ -7,9 +7,10 @@ package pollfile
 
 //go:generate sh -c "sed s/pollfile$/vote/ polls.go >../vote/polls.go && sed s/pollfile$/vote/ code.go >../vote/code.go && sed s/pollfile$/results/ polls.go >../results/polls.go"
 
-// Poll is one question, and Option one of its answers.
 type (
-	Poll   = poll
+	// Poll is one question.
+	Poll = poll
+	// Option is one of its answers.
 	Option = option
 )
 

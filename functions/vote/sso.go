@@ -177,7 +177,7 @@ func (l *login) verify(ctx context.Context, text string, now time.Time) (subject
 	}
 	token, err := jwt.ParseSigned(text, l.algorithms)
 	if err != nil || len(token.Headers) != 1 {
-		return "", "the token is malformed, or its algorithm is not allowed", nil
+		return "", "the token is malformed, or its algorithm is not allowed", nil //nolint:nilerr // what is wrong with a token is a reason, and no error of ours
 	}
 	key, err := l.key(ctx, token.Headers[0].KeyID)
 	if err != nil {
@@ -188,7 +188,7 @@ func (l *login) verify(ctx context.Context, text string, now time.Time) (subject
 	}
 	var claims jwt.Claims
 	if token.Claims(key, &claims) != nil {
-		return "", "the token's signature is not valid", nil
+		return "", "the token's signature is not valid", nil //nolint:nilerr // the same
 	}
 	err = claims.ValidateWithLeeway(jwt.Expected{Issuer: l.sso.Issuer, AnyAudience: jwt.Audience{l.sso.Audience}, Time: now}, leeway)
 	switch {
@@ -201,7 +201,7 @@ func (l *login) verify(ctx context.Context, text string, now time.Time) (subject
 	case errors.Is(err, jwt.ErrExpired), claims.Expiry == nil:
 		return "", "the token has expired, or never does", nil
 	case err != nil:
-		return "", "the token's claims are not valid", nil
+		return "", "the token's claims are not valid", nil //nolint:nilerr // what is wrong with a token is a reason, and no error of ours
 	case claims.Subject == "":
 		return "", "the token has no subject", nil
 	}

@@ -47,7 +47,7 @@ func (a *API) logs(w http.ResponseWriter, r *http.Request) error {
 	case closing:
 		err = ErrClosing
 	case err == nil || r.Context().Err() != nil:
-		return nil
+		return nil //nolint:nilerr // the client has left
 	default:
 		a.cfg.Logger.Warn("log stream ended", "function", request.Name, "namespace", request.Namespace, "error", err)
 	}

@@ -10,23 +10,26 @@ import (
 type Kind string
 
 const (
-	// Begin: the function is first seen, with Policy and Replicas.
+	// Begin means that the function is first seen, with Policy and Replicas.
 	Begin Kind = "begin"
-	// PolicyChanged, ReplicasChanged: Policy or Replicas is another.
-	PolicyChanged   Kind = "policy"
+	// PolicyChanged means that Policy is another.
+	PolicyChanged Kind = "policy"
+	// ReplicasChanged means that Replicas are others.
 	ReplicasChanged Kind = "replicas"
-	// Reported: Load came from a gateway. GatewayGone: the process named Gateway has ended, or is taken to have.
-	Reported    Kind = "load"
+	// Reported means that Load came from a gateway.
+	Reported Kind = "load"
+	// GatewayGone means that the process named Gateway has ended, or is taken to have.
 	GatewayGone Kind = "gone"
-	// CPURead: all replicas together consume Number thousandths of a processor; less than 0: none of them can be read.
+	// CPURead says that all replicas together consume Number thousandths of a processor; below 0: none can be read.
 	CPURead Kind = "cpu"
-	// SetByOthers: somebody else has set the number of replicas to Number.
+	// SetByOthers says that another rule than the tracker's has set the number of replicas to Number.
 	SetByOthers Kind = "set"
-	// AskSecond is asked once a second, AskUrgent when a gateway reports out of turn. AskWake is asked when something
-	// waits for a function that sleeps. Decision is the answer.
+	// AskSecond asks for a decision, once a second.
 	AskSecond Kind = "second"
+	// AskUrgent asks when a gateway reports out of turn.
 	AskUrgent Kind = "urgent"
-	AskWake   Kind = "wake"
+	// AskWake asks when something waits for a function that sleeps.
+	AskWake Kind = "wake"
 )
 
 // Input is one thing that a [Tracker] is told, or one question it is asked. A record is a list of them with the answers.

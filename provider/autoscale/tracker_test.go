@@ -20,23 +20,17 @@ func webPolicy() Policy {
 		ZeroDuration: time.Minute}, MaxInflight: 10}
 }
 
-// gatewayCount is what one gateway has counted.
-type gatewayCount struct {
-	Load
-	rate float64 // per second
-}
-
 // play has a tracker see seconds of load from gateways, and applies what it decides at once.
 type play struct {
 	tracker  Tracker
 	now      time.Time
 	replicas Replicas
 	record   []Input
-	gateways []gatewayCount
+	gateways []Load
 }
 
 func begin(p Policy, replicas int, gateways int) *play {
-	one := &play{now: noon, replicas: Replicas{Desired: replicas, Ready: replicas}, gateways: make([]gatewayCount, gateways)}
+	one := &play{now: noon, replicas: Replicas{Desired: replicas, Ready: replicas}, gateways: make([]Load, gateways)}
 	for i := range one.gateways {
 		one.gateways[i].Gateway = fmt.Sprint(i)
 	}
@@ -61,7 +55,7 @@ func (o *play) second(rate float64, silent ...int) Decision {
 		g.Started, g.Completed = g.Started+n, g.Completed+n
 		g.Inflight = int(n / 5)
 		if !slices.Contains(silent, i) {
-			o.take(Input{Kind: Reported, Load: g.Load})
+			o.take(Input{Kind: Reported, Load: *g})
 		}
 	}
 	d := o.take(Input{Kind: AskSecond})
@@ -200,7 +194,7 @@ func TestSleepComesByIdlenessAlone(t *testing.T) {
 	for i := range 90 {
 		o.now = o.now.Add(time.Second)
 		o.gateways[0].Inflight = 1
-		o.take(Input{Kind: Reported, Load: o.gateways[0].Load})
+		o.take(Input{Kind: Reported, Load: o.gateways[0]})
 		if d := o.take(Input{Kind: AskSecond}); d.Desired == 0 {
 			t.Fatalf("put to sleep with a call of %d s under way", i)
 		}
@@ -224,7 +218,7 @@ func TestWakeIsSizedByWhatWaits(t *testing.T) {
 	p.Type, p.Target = feed.ScaleCapacity, 10
 	o := begin(p, 0, 1)
 	o.gateways[0].Held = 200
-	o.take(Input{Kind: Reported, Load: o.gateways[0].Load})
+	o.take(Input{Kind: Reported, Load: o.gateways[0]})
 	if d := o.take(Input{Kind: AskWake}); d.Desired != 23 {
 		t.Errorf("200 at once, 9 each: %+v", d)
 	}
@@ -264,7 +258,7 @@ func TestAQueueThatIsSoonDrainedAddsNone(t *testing.T) {
 		o.now = o.now.Add(time.Second)
 		g := &o.gateways[0]
 		g.Due, g.Completed, g.Started = due, g.Completed+uint64(done), g.Started+uint64(done)
-		o.take(Input{Kind: Reported, Load: g.Load})
+		o.take(Input{Kind: Reported, Load: *g})
 		d := o.take(Input{Kind: AskSecond})
 		o.settle(d.Desired)
 		return d
@@ -289,7 +283,7 @@ func TestReplayEqualsRecord(t *testing.T) {
 		o.second(float64((i * 37) % 900))
 		if i%7 == 0 {
 			o.gateways[0].Held += 30
-			o.take(Input{Kind: Reported, Load: o.gateways[0].Load})
+			o.take(Input{Kind: Reported, Load: o.gateways[0]})
 			o.settle(o.take(Input{Kind: AskUrgent}).Desired)
 			o.gateways[0].Held = 0
 		}

@@ -1,16 +1,11 @@
 package gateway
 
 import (
-	"context"
-	"crypto/tls"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
-
-	wire "golang.org/x/net/http2"
 
 	"waggle/provider/feed"
 )
@@ -100,11 +95,11 @@ func TestLongResponseHeads(t *testing.T) {
 	})
 	few := function("few", r)
 	e := start(t, nil, few)
+	var h2c http.Protocols
+	h2c.SetUnencryptedHTTP2(true)
 	clients := map[string]*http.Client{
 		"HTTP/1.1": {Transport: &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 1 << 20}},
-		"HTTP/2": {Transport: &wire.Transport{AllowHTTP: true, MaxHeaderListSize: 1 << 20, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, addr)
-		}}},
+		"HTTP/2":   {Transport: &http.Transport{Protocols: &h2c, MaxResponseHeaderBytes: 1 << 20}},
 	}
 	for version, client := range clients {
 		t.Cleanup(client.CloseIdleConnections)

@@ -294,8 +294,7 @@ func TestOneRequestDoesNotEndTheFunction(t *testing.T) {
 			var died atomic.Int32
 			f := function("f")
 			for range tc.replicas {
-				var l *live
-				l = newLive(t)
+				l := newLive(t)
 				l.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if r.URL.Path == "/poison" {
 						died.Add(1)

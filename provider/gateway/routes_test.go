@@ -4,8 +4,8 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,9 +17,7 @@ import (
 // The route table is the only place that knows a path: no other file of the package has one in a string.
 func TestRoutesAreInOnePlace(t *testing.T) {
 	t.Parallel()
-	packages, err := parser.ParseDir(token.NewFileSet(), ".", func(f fs.FileInfo) bool {
-		return f.Name() != "routes.go" && !strings.HasSuffix(f.Name(), "_test.go")
-	}, 0)
+	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,10 +27,17 @@ func TestRoutesAreInOnePlace(t *testing.T) {
 			paths = append(paths, "/"+name)
 		}
 	}
-	if len(paths) < 5 || len(packages) != 1 {
-		t.Fatalf("%d paths and %d packages: the test is broken", len(paths), len(packages))
+	if len(paths) < 5 || len(files) < 20 {
+		t.Fatalf("%d paths and %d files: the test is broken", len(paths), len(files))
 	}
-	for file, syntax := range packages["gateway"].Files {
+	for _, file := range files {
+		if file == "routes.go" || strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		syntax, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		ast.Inspect(syntax, func(n ast.Node) bool {
 			if _, imported := n.(*ast.ImportSpec); imported {
 				return false

@@ -32,7 +32,7 @@ func (rq *request) stale() bool {
 	if at-g.clock.Load() < int64(frozenAfter) && (thawed == 0 || at-thawed > int64(thawing)) {
 		return false
 	}
-	time.Sleep(endDelay)
+	time.Sleep(endDelay) //nolint:forbidigo // nothing tells of an end that has not been read yet
 	return rq.c.sock.Gone()
 }
 

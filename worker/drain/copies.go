@@ -425,7 +425,6 @@ func (k *copyKeeper) tick(now time.Time, last map[string]string, account store.A
 // keepCopies trims the copies of this stream on the other nodes.
 func (d *drainer) keepCopies(ctx context.Context) error {
 	last := map[string]string{}
-	trim := map[string]string{}
 	_, err := d.eachPeer(ctx, d.inc, func(inc string, from source) error {
 		newest, err := from.lastCopy(ctx, d.inc)
 		if err == nil && newest != "" {
@@ -436,7 +435,8 @@ func (d *drainer) keepCopies(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if trim = d.copyKeep.tick(time.Now(), last, d.state.Account, d.cfg.Retention); len(trim) == 0 {
+	trim := d.copyKeep.tick(time.Now(), last, d.state.Account, d.cfg.Retention)
+	if len(trim) == 0 {
 		return nil
 	}
 	_, err = d.eachPeer(ctx, d.inc, func(inc string, from source) error {

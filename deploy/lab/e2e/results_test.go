@@ -80,8 +80,11 @@ func (s *system) receiptIs(receipt, want string) error {
 	}
 	defer answer.Body.Close()
 	var found struct{ State string }
-	if err := json.NewDecoder(answer.Body).Decode(&found); err != nil || found.State != want {
-		return fmt.Errorf("receipt %s: %s, state %q, %v; want %s", receipt, answer.Status, found.State, err, want)
+	if err := json.NewDecoder(answer.Body).Decode(&found); err != nil {
+		return fmt.Errorf("receipt %s: %s: %w", receipt, answer.Status, err)
+	}
+	if found.State != want {
+		return fmt.Errorf("receipt %s: %s, state %q; want %s", receipt, answer.Status, found.State, want)
 	}
 	return nil
 }

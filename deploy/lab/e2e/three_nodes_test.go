@@ -105,8 +105,12 @@ func (s *system) ballotsReturn(t *testing.T) {
 	t.Helper()
 	testbed.Eventually(t, 2*time.Minute, func() error {
 		for _, node := range s.Cluster.Nodes[1:3] {
-			if ids, err := s.containersOn(t, node, "vote"); err != nil || ids == "" {
-				return fmt.Errorf("no ballot on %s, %v", node.Name, err)
+			ids, err := s.containersOn(t, node, "vote")
+			if err != nil {
+				return err
+			}
+			if ids == "" {
+				return fmt.Errorf("no ballot on %s", node.Name)
 			}
 		}
 		return nil

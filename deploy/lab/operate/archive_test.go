@@ -53,7 +53,7 @@ func (l *lab) testArchive(t *testing.T) {
 	testbed.Eventually(t, 3*time.Minute, func() error {
 		said, err := l.try(t, "make status")
 		if err == nil || !strings.Contains(said, "it takes no log") {
-			return fmt.Errorf("make status: %v", err)
+			return fmt.Errorf("make status says %q", said)
 		}
 		return nil
 	})

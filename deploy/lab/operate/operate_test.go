@@ -393,12 +393,15 @@ func (l *lab) testLostDisk(t *testing.T) {
 	}
 	testbed.Eventually(t, 2*time.Minute, func() error {
 		_, ledger, err := l.results()
+		if err != nil {
+			return err
+		}
 		for _, reason := range ledger.Reasons {
 			if reason.Code == "gap" {
 				return nil
 			}
 		}
-		return fmt.Errorf("the ledger has no gap: %s, %v", ledger, err)
+		return fmt.Errorf("the ledger has no gap: %s", ledger)
 	})
 	l.at(t, l.Nodes[0], "docker exec", "m2="+node.Name)
 	for _, reason := range l.ledger(t).Reasons {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Failpoint is where the provider dies: just before the engine gets its nth changing request, or just after it answered.
@@ -60,7 +61,7 @@ func (c *Cutter) listen(t *testing.T, socket string, engine http.RoundTripper) s
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.server = &http.Server{Handler: c}
+	c.server = &http.Server{Handler: c, ReadHeaderTimeout: time.Minute}
 	go func() { _ = c.server.Serve(listener) }()
 	return "unix://" + socket
 }

@@ -30,11 +30,11 @@ func expand(service swarm.Service, task swarm.Task) (env []string, targets []str
 	one := func(text string) (string, error) {
 		parsed, err := template.New("expansion").Option("missingkey=error").Parse(text)
 		if err != nil {
-			return "", fmt.Errorf("rpc error: code = InvalidArgument desc = expanding env failed: %v: %w", err, errdefs.ErrInvalidArgument)
+			return "", fmt.Errorf("rpc error: code = InvalidArgument desc = expanding env failed: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		var out strings.Builder
 		if err := parsed.Execute(&out, about); err != nil {
-			return "", fmt.Errorf("rpc error: code = InvalidArgument desc = expanding env failed: %v: %w", err, errdefs.ErrInvalidArgument)
+			return "", fmt.Errorf("rpc error: code = InvalidArgument desc = expanding env failed: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		return out.String(), nil
 	}

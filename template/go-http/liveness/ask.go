@@ -32,7 +32,7 @@ func Exchange(network, address, request string, least int, check func(answer str
 		if err != nil {
 			return err
 		}
-		defer conn.Close() //nolint:errcheck // nothing is owed to a connection whose answer has come
+		defer conn.Close()
 		defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 		if _, err := io.WriteString(conn, request); err != nil {
 			return err
