@@ -83,7 +83,7 @@ func (rq *request) grow(most int) (grown bool, status int) {
 		return false, 400
 	}
 	rq.path = rq.req.Target[offset:]
-	rq.mark()
+	rq.markFields()
 	return true, 0
 }
 

@@ -30,12 +30,17 @@ func (rq *request) arrived() time.Time {
 	return rq.started.Add(-rq.c.sock.Lain())
 }
 
-// mark decides which of the request's fields go on to the upstream and gives the request its id and start time.
+// mark gives the request its start time and its id, and decides which of its fields go on to the upstream.
 func (rq *request) mark() {
+	rq.id.startLen = len(strconv.AppendInt(rq.id.start[:0], rq.arrived().UnixNano(), 10))
+	rq.markFields()
+}
+
+// markFields does all of that but the time. It has to be repeated when the head has another place.
+func (rq *request) markFields() {
 	id := &rq.id
 	id.callID, id.ownCallID = nil, false
 	id.forwardedHost, id.forwardedProto, id.forwardedFor = false, false, false
-	id.startLen = len(strconv.AppendInt(id.start[:0], rq.arrived().UnixNano(), 10))
 	var chosen *http1.Field // for the call's id
 	fields := rq.req.All()
 	for i := range fields {
