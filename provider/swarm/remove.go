@@ -22,8 +22,8 @@ import (
 const (
 	// settlePoll is the time between two polls.
 	settlePoll = 50 * time.Millisecond
-	// maxDrainWait bounds the wait for replicas that finish requests. The task of each is deleted when it ends.
-	maxDrainWait = 3 * time.Second
+	// maxDrainWait is how long replicas get to end, whose tasks are deleted then. Those that finish requests take longer.
+	maxDrainWait = time.Second
 	// maxSettle bounds the whole wait of a request. Reconcile goes on with it.
 	maxSettle = 15 * time.Second
 	// touchAfter is how long managers get to act before the service is touched. They need milliseconds.
