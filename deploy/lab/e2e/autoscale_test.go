@@ -79,7 +79,7 @@ type stepFigures struct{ first, all float64 }
 
 // stepUpAndDown sends a load, ten times of it, and then the first again. Meanwhile is done in the middle of the high load;
 // no call may fail, and no replica go, whatever it is.
-func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, load step, meanwhile func(d types.FunctionDeployment)) stepFigures {
+func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, load step, meanwhile func(types.FunctionDeployment, *traffic.Traffic)) stepFigures {
 	d := p.scaled("stepped", labels)
 	p.deploy(t, d)
 	tr := traffic.Start(t.Context(), traffic.Config{Gateways: p.NodeGateways(), Function: "stepped", Takes: 200 * time.Millisecond, PerSecond: load.low})
@@ -105,7 +105,7 @@ func (p *project) stepUpAndDown(t *testing.T, labels map[string]string, load ste
 	})
 	t.Logf("the first added replica answered after %.2f s, all %d after %.2f", f.first, load.right, f.all)
 	if meanwhile != nil {
-		tr.Unharmed(t, "the high load", func() { meanwhile(d) })
+		tr.Unharmed(t, "the high load", func() { meanwhile(d, tr) })
 		if n := p.view(t, "stepped").Replicas.Desired; n < load.right {
 			t.Errorf("%d replicas are wanted after that, want %d or more", n, load.right)
 		}

@@ -29,17 +29,24 @@ func TestAutoscaleFigures(t *testing.T) {
 		p.sleepAndWake(t, 20, func(began time.Time) { p.partsOfWake(t, "drowsy", began, time.Now()) })
 	})
 	t.Run("updated meanwhile", func(t *testing.T) {
-		p.stepUpAndDown(t, byRate(), wide, func(d types.FunctionDeployment) {
+		p.stepUpAndDown(t, byRate(), wide, func(d types.FunctionDeployment, _ *traffic.Traffic) {
 			d.EnvVars["round"] = "1"
 			p.call(t, http.MethodPut, "/system/functions", d, http.StatusAccepted)
 			p.updated(t, "stepped")
 		})
 	})
 	t.Run("a gateway is killed meanwhile", func(t *testing.T) {
-		p.stepUpAndDown(t, byRate(), wide, func(types.FunctionDeployment) { p.killed(t, 1, "waggle_gateway") })
+		p.stepUpAndDown(t, byRate(), wide, func(_ types.FunctionDeployment, tr *traffic.Traffic) {
+			before := time.Now()
+			after := p.killed(t, 1, "waggle_gateway")
+			n := tr.Excuse(func(f traffic.Failure) bool {
+				return f.Gateway == p.NodeGateways()[1] && f.Begun.Before(after) && f.Ended.After(before)
+			})
+			t.Logf("%d calls were under way on the killed gateway", n)
+		})
 	})
 	t.Run("the provider is killed meanwhile", func(t *testing.T) {
-		p.stepUpAndDown(t, byRate(), wide, func(types.FunctionDeployment) { p.killed(t, 0, "waggle_provider") })
+		p.stepUpAndDown(t, byRate(), wide, func(types.FunctionDeployment, *traffic.Traffic) { p.killed(t, 0, "waggle_provider") })
 	})
 	t.Run("a queue of 5,000 calls", p.testQueueDrained)
 	t.Run("capacity", func(t *testing.T) { p.fiveSteps(t, byCapacity()) })
@@ -108,8 +115,8 @@ func (p *project) partsOfWake(t *testing.T, function string, began, answered tim
 	t.Log(text)
 }
 
-// killed ends a service's process on a node with -9 and waits for half a minute of what follows.
-func (p *project) killed(t *testing.T, node int, service string) {
+// killed ends a service's process on a node with -9 and waits for what follows. It returns when the process had ended.
+func (p *project) killed(t *testing.T, node int, service string) (at time.Time) {
 	run := func(args ...string) (string, error) {
 		return docker.Engine{}.Run(t.Context(), append([]string{"exec", p.Cluster.Nodes[node].Container, "docker"}, args...)...)
 	}
@@ -120,7 +127,9 @@ func (p *project) killed(t *testing.T, node int, service string) {
 	if _, err := run("kill", strings.Fields(out)[0]); err != nil {
 		t.Fatal(err)
 	}
+	at = time.Now()
 	time.Sleep(20 * time.Second) // what would come of it comes in this time
+	return at
 }
 
 // testQueueDrained stores 5,000 asynchronous calls of 200 ms for a function that serves five at once.

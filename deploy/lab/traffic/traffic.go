@@ -41,6 +41,7 @@ type Traffic struct {
 
 // Failure is a call that was not answered as it should have been.
 type Failure struct {
+	Gateway      string
 	Begun, Ended time.Time
 	Why          string
 }
@@ -121,7 +122,7 @@ func (tr *Traffic) pace(ctx context.Context) {
 		due += now.Sub(last).Seconds() * float64(tr.perSecond.Load())
 		for last = now; float64(n) < due; n++ {
 			if tr.open.Load() >= maxOpen {
-				tr.fail(Failure{time.Now(), time.Now(), fmt.Sprintf("%d calls are under way", maxOpen)})
+				tr.fail(Failure{"", time.Now(), time.Now(), fmt.Sprintf("%d calls are under way", maxOpen)})
 				return
 			}
 			tr.open.Add(1)
@@ -146,7 +147,7 @@ func (tr *Traffic) call(n int64) {
 	why := tr.post(fmt.Sprintf("%s/function/%s/slow?for=%s&n=%d", gateway, tr.function, tr.takes, n), fmt.Sprintf("slow %d\n", n))
 	tr.calls.Add(1)
 	if why != "" {
-		tr.fail(Failure{begun, time.Now(), why})
+		tr.fail(Failure{gateway, begun, time.Now(), why})
 	}
 }
 
@@ -198,6 +199,15 @@ func (tr *Traffic) Failures() []Failure {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	return append([]Failure(nil), tr.failed...)
+}
+
+// Excuse forgets the failures that nobody could have prevented, and says how many there were.
+func (tr *Traffic) Excuse(unavoidable func(Failure) bool) (n int) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	before := len(tr.failed)
+	tr.failed = slices.DeleteFunc(tr.failed, unavoidable)
+	return before - len(tr.failed)
 }
 
 // Stop ends the traffic, waits for the calls under way and says how many there were and which of them failed.
