@@ -20,8 +20,11 @@ func (g *Registry) probe(r *Replica, after time.Duration) {
 		return
 	}
 	r.probing = true
-	path := r.set.healthPath()
+	path, starts := r.set.healthPath(), r.state == feed.Starting
 	g.goRun(func(ctx context.Context) {
+		if starts && !g.letStart(ctx, r) {
+			return
+		}
 		for pause := after; ; pause = min(max(2*pause, g.cfg.ProbeInterval), g.cfg.MaxProbeInterval) {
 			if pause > 0 && !sleep(ctx, pause) {
 				return
@@ -35,6 +38,10 @@ func (g *Registry) probe(r *Replica, after time.Duration) {
 				pause, timeout = 0, startingTimeout
 			}
 			err := g.healthy(ctx, r, path, timeout)
+			if starts && ctx.Err() == nil {
+				g.starts.note(err, time.Now())
+				starts = false
+			}
 			if err == nil {
 				r.set.probed(r, true)
 				return
@@ -147,6 +154,9 @@ func (g *Registry) healthy(ctx context.Context, r *Replica, path string, timeout
 	return nil
 }
 
+// errNothing is a probe to which nothing came back: no answer, no refusal.
+var errNothing = errors.New("nothing comes")
+
 // probeError is err without addresses, which are nobody's business outside.
 func (g *Registry) probeError(err error) error {
 	var op *net.OpError
@@ -155,7 +165,7 @@ func (g *Registry) probeError(err error) error {
 	case errors.As(err, &errno):
 		return errno
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("nothing comes within %s", g.cfg.ProbeTimeout)
+		return fmt.Errorf("%w within %s", errNothing, g.cfg.ProbeTimeout)
 	case errors.As(err, &op):
 		return op.Err
 	}

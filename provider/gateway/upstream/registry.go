@@ -125,6 +125,7 @@ type Registry struct {
 	byName atomic.Pointer[map[string]*Set]
 	prober *http.Client
 	probes chan struct{}
+	starts starts
 
 	lives atomic.Uint64
 

@@ -1,0 +1,92 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// network is one on which a container is some time after it is said to start. What is sent before is lost, and the kernel
+// asks for its address again after a second.
+type network struct {
+	town   *town
+	joined time.Time // when the container is on it
+	asked  time.Time // when the kernel last asked for it in vain
+}
+
+func (n *network) dial(ctx context.Context, address string) (net.Conn, error) {
+	now := time.Now()
+	if n.asked.IsZero() {
+		n.asked = now
+	}
+	at := now
+	if n.asked.Before(n.joined) {
+		for at = n.asked; at.Before(n.joined); {
+			at = at.Add(time.Second)
+		}
+	}
+	if wait := at.Sub(now); wait > 0 && !sleep(ctx, wait) {
+		return nil, ctx.Err()
+	}
+	return n.town.dial(ctx, address)
+}
+
+// TestAReplicaThatStartsIsProbedWhenItIsOnTheNetwork: not so early that a second is lost, and not much later.
+func TestAReplicaThatStartsIsProbedWhenItIsOnTheNetwork(t *testing.T) {
+	for _, takes := range []time.Duration{60 * time.Millisecond, 200 * time.Millisecond, 450 * time.Millisecond} {
+		t.Run(takes.String(), func(t *testing.T) {
+			n := &network{town: &town{}}
+			bubble(t, Config{Dial: n.dial}, func(t *testing.T, g *Registry) {
+				slow := 0
+				for i := range 100 {
+					n.joined, n.asked = time.Now().Add(takes), time.Time{}
+					s := apply(g, fn(0, "a starting"))
+					began := time.Now()
+					for s.Ready() == 0 {
+						time.Sleep(5 * time.Millisecond)
+					}
+					took := time.Since(began)
+					if took > takes*8/5+100*time.Millisecond {
+						slow++
+					}
+					if took > 1300*time.Millisecond+takes {
+						t.Errorf("start %d took %s", i, took)
+					}
+					apply(g, fn(0))
+					time.Sleep(10 * time.Second)
+				}
+				if slow > 20 {
+					t.Errorf("%d of 100 starts took much longer than %s", slow, takes)
+				}
+			})
+		})
+	}
+}
+
+// TestAFirstProbeTeachesOnce: replicas that start together are one lesson.
+func TestAFirstProbeTeachesOnce(t *testing.T) {
+	t.Parallel()
+	var s starts
+	now := time.Now()
+	for range 10 {
+		s.note(syscall.EHOSTUNREACH, now)
+	}
+	if got := s.wait(); got != firstStartWait*3/2 {
+		t.Errorf("after ten lost at once it is %s", got)
+	}
+	for range 10 {
+		now = now.Add(time.Minute)
+		s.note(errNothing, now)
+	}
+	if got := s.wait(); got != mostStartWait {
+		t.Errorf("after many lost it is %s", got)
+	}
+	for range 1000 {
+		s.note(syscall.ECONNREFUSED, now)
+	}
+	if got := s.wait(); got != leastStartWait {
+		t.Errorf("after many answers it is %s", got)
+	}
+}
