@@ -20,13 +20,13 @@ const (
 )
 
 // starts learns how long replicas that start are best left alone before their first probe. A node says that a container
-// starts some tenths of a second before the container is on its network. A packet that is sent meanwhile is lost: the kernel
-// asks for a hardware address that nobody has yet, and asks again only after a second (arp(7), retrans_time_ms). A first
-// probe that is late costs no more than it is late by. Its methods may be called concurrently.
+// starts some tenths of a second before the container is on its network. A packet that is sent meanwhile is lost. The
+// kernel asks for a hardware address that nobody has yet, and asks again after a second (arp(7), retrans_time_ms). A
+// first probe that is late costs no more than it is late by. The methods may be called concurrently.
 //
-// Two examples. The wait is 250 ms, and a container is on its network after 400: the probe is lost, the replica takes
-// requests after 1.25 s, and the next one is left alone for 375 ms, the one after for 562. If they are on their network after
-// 100 ms, each first probe is answered, and the wait falls by a twentieth with each, until one is lost.
+// Two examples. The wait is 250 ms, and a container is on its network after 400. The probe is lost, and the replica takes
+// requests after 1.25 s. The next one is left alone for 375 ms, the one after for 562. If they are there after 100 ms,
+// each first probe is answered. The wait falls by a twentieth with each, until one is lost.
 type starts struct {
 	mu     sync.Mutex
 	learnt time.Duration // guarded by mu; 0: nothing yet

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -11,23 +12,36 @@ import (
 // network is one on which a container is some time after it is said to start. What is sent before is lost, and the kernel
 // asks for its address again after a second.
 type network struct {
-	town   *town
-	joined time.Time // when the container is on it
-	asked  time.Time // when the kernel last asked for it in vain
+	town *town
+
+	mu     sync.Mutex
+	joined time.Time // guarded by mu; when the container is on it
+	asked  time.Time // guarded by mu; when the kernel asked for it first
+}
+
+// start has a container join after so long.
+func (n *network) start(takes time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.joined, n.asked = time.Now().Add(takes), time.Time{}
+}
+
+// answered is when the kernel asks for an address that is there.
+func (n *network) answered(now time.Time) (at time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.asked.IsZero() {
+		n.asked = now
+	}
+	for at = n.asked; at.Before(n.joined); {
+		at = at.Add(time.Second)
+	}
+	return at
 }
 
 func (n *network) dial(ctx context.Context, address string) (net.Conn, error) {
 	now := time.Now()
-	if n.asked.IsZero() {
-		n.asked = now
-	}
-	at := now
-	if n.asked.Before(n.joined) {
-		for at = n.asked; at.Before(n.joined); {
-			at = at.Add(time.Second)
-		}
-	}
-	if wait := at.Sub(now); wait > 0 && !sleep(ctx, wait) {
+	if wait := n.answered(now).Sub(now); wait > 0 && !sleep(ctx, wait) {
 		return nil, ctx.Err()
 	}
 	return n.town.dial(ctx, address)
@@ -41,7 +55,7 @@ func TestAReplicaThatStartsIsProbedWhenItIsOnTheNetwork(t *testing.T) {
 			bubble(t, Config{Dial: n.dial}, func(t *testing.T, g *Registry) {
 				slow := 0
 				for i := range 100 {
-					n.joined, n.asked = time.Now().Add(takes), time.Time{}
+					n.start(takes)
 					s := apply(g, fn(0, "a starting"))
 					began := time.Now()
 					for s.Ready() == 0 {
