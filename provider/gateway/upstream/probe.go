@@ -22,8 +22,12 @@ func (g *Registry) probe(r *Replica, after time.Duration) {
 	r.probing = true
 	path, starts := r.set.healthPath(), r.state == feed.Starting
 	g.goRun(func(ctx context.Context) {
-		if starts && !g.letStart(ctx, r) {
-			return
+		if starts {
+			g.starts.enter()
+			defer g.starts.leave()
+			if !g.letStart(ctx, r) {
+				return
+			}
 		}
 		for pause := after; ; pause = min(max(2*pause, g.cfg.ProbeInterval), g.cfg.MaxProbeInterval) {
 			if pause > 0 && !sleep(ctx, pause) {
@@ -39,7 +43,7 @@ func (g *Registry) probe(r *Replica, after time.Duration) {
 			}
 			err := g.healthy(ctx, r, path, timeout)
 			if starts && ctx.Err() == nil {
-				g.starts.note(err, time.Now())
+				g.starts.note(err)
 				starts = false
 			}
 			if err == nil {

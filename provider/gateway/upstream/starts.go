@@ -15,8 +15,6 @@ const (
 	firstStartWait = 250 * time.Millisecond
 	leastStartWait = 20 * time.Millisecond
 	mostStartWait  = time.Second
-	// raiseEvery keeps replicas that start together from counting as many lessons.
-	raiseEvery = time.Second
 )
 
 // starts learns how long replicas that start are best left alone before their first probe. A node says that a container
@@ -27,10 +25,28 @@ const (
 // Two examples. The wait is 250 ms, and a container is on its network after 400. The probe is lost, and the replica takes
 // requests after 1.25 s. The next one is left alone for 375 ms, the one after for 562. If they are there after 100 ms,
 // each first probe is answered. The wait falls by a twentieth with each, until one is lost.
+//
+// Replicas that start together take longer, and say nothing of one that starts alone, for which somebody may be waiting.
 type starts struct {
-	mu     sync.Mutex
-	learnt time.Duration // guarded by mu; 0: nothing yet
-	raised time.Time     // guarded by mu
+	mu      sync.Mutex
+	learnt  time.Duration // guarded by mu; 0: nothing yet
+	active  int           // guarded by mu; replicas that start
+	crowded bool          // guarded by mu; several have since there was none
+}
+
+// enter counts a replica that starts, until leave.
+func (s *starts) enter() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active++
+	s.crowded = s.crowded || s.active > 1
+}
+
+func (s *starts) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active--
+	s.crowded = s.crowded && s.active > 0
 }
 
 func (s *starts) wait() time.Duration {
@@ -43,15 +59,15 @@ func (s *starts) wait() time.Duration {
 }
 
 // note learns from the outcome of a first probe.
-func (s *starts) note(err error, now time.Time) {
+func (s *starts) note(err error) {
 	was := s.wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch lost := errors.Is(err, errNothing) || errors.Is(err, syscall.EHOSTUNREACH); {
 	case !lost:
 		s.learnt = max(was*19/20, leastStartWait)
-	case now.Sub(s.raised) > raiseEvery:
-		s.learnt, s.raised = min(was*3/2, mostStartWait), now
+	case !s.crowded:
+		s.learnt = min(was*3/2, mostStartWait)
 	}
 }
 

@@ -79,28 +79,33 @@ func TestAReplicaThatStartsIsProbedWhenItIsOnTheNetwork(t *testing.T) {
 	}
 }
 
-// TestAFirstProbeTeachesOnce: replicas that start together are one lesson.
-func TestAFirstProbeTeachesOnce(t *testing.T) {
+// TestWhatAFirstProbeTeaches: the wait has bounds, and replicas that start together teach nothing by being late.
+func TestWhatAFirstProbeTeaches(t *testing.T) {
 	t.Parallel()
 	var s starts
-	now := time.Now()
+	want := func(when string, want time.Duration) {
+		t.Helper()
+		if got := s.wait(); got != want {
+			t.Errorf("%s it is %s, want %s", when, got, want)
+		}
+	}
+	want("at first", firstStartWait)
+	s.enter()
+	s.enter()
+	s.note(errNothing)
+	s.leave()
+	s.note(errNothing)
+	want("after two that were lost together", firstStartWait)
+	s.leave()
+	s.enter()
+	s.note(syscall.EHOSTUNREACH)
+	want("after one that was lost alone", firstStartWait*3/2)
 	for range 10 {
-		s.note(syscall.EHOSTUNREACH, now)
+		s.note(errNothing)
 	}
-	if got := s.wait(); got != firstStartWait*3/2 {
-		t.Errorf("after ten lost at once it is %s", got)
-	}
-	for range 10 {
-		now = now.Add(time.Minute)
-		s.note(errNothing, now)
-	}
-	if got := s.wait(); got != mostStartWait {
-		t.Errorf("after many lost it is %s", got)
-	}
+	want("after many", mostStartWait)
 	for range 1000 {
-		s.note(syscall.ECONNREFUSED, now)
+		s.note(syscall.ECONNREFUSED)
 	}
-	if got := s.wait(); got != leastStartWait {
-		t.Errorf("after many answers it is %s", got)
-	}
+	want("after many that were answered", leastStartWait)
 }
