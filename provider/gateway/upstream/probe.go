@@ -22,9 +22,11 @@ func (g *Registry) probe(r *Replica, after time.Duration) {
 	r.probing = true
 	path, starts := r.set.healthPath(), r.state == feed.Starting
 	g.goRun(func(ctx context.Context) {
+		leave := func() {}
 		if starts {
 			g.starts.enter()
-			defer g.starts.leave()
+			leave = sync.OnceFunc(g.starts.leave)
+			defer leave()
 			if !g.letStart(ctx, r) {
 				return
 			}
@@ -44,6 +46,7 @@ func (g *Registry) probe(r *Replica, after time.Duration) {
 			err := g.healthy(ctx, r, path, timeout)
 			if starts && ctx.Err() == nil {
 				g.starts.note(err)
+				leave()
 				starts = false
 			}
 			if err == nil {

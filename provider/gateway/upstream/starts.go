@@ -30,11 +30,11 @@ const (
 type starts struct {
 	mu      sync.Mutex
 	learnt  time.Duration // guarded by mu; 0: nothing yet
-	active  int           // guarded by mu; replicas that start
+	active  int           // guarded by mu; replicas before the end of their first probe
 	crowded bool          // guarded by mu; several have since there was none
 }
 
-// enter counts a replica that starts, until leave.
+// enter counts a replica that starts, until leave: when its first probe has ended, or is no longer wanted.
 func (s *starts) enter() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
