@@ -151,6 +151,8 @@ type Cluster struct {
 	namespacesMu sync.RWMutex
 	// changed is filled after each change, so that the watcher need not wait for its next poll.
 	changed chan struct{}
+	// unfinished is filled while removals wait for replicas to end.
+	unfinished chan struct{}
 
 	nodeOnce sync.Mutex
 	// nodeID is that of the engine's own node once known. Guarded by nodeOnce.
@@ -166,7 +168,7 @@ func New(config Config) (*Cluster, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring the cluster: %w", err)
 	}
-	return &Cluster{cfg: config, docker: config.Docker, changed: make(chan struct{}, 1)}, nil
+	return &Cluster{cfg: config, docker: config.Docker, changed: make(chan struct{}, 1), unfinished: make(chan struct{}, 1)}, nil
 }
 
 // Ping asks the engine whether it is there and manages a Swarm; the error says what is missing.
@@ -191,8 +193,10 @@ func (c *Cluster) namespace(name string) string {
 
 // lock takes the writer's lock of a function and returns its release.
 func (c *Cluster) lock(namespace, name string) (unlock func()) {
-	return c.writers.lock(namespace + "/" + name)
+	return c.writers.lock(lockKey(namespace, name))
 }
+
+func lockKey(namespace, name string) string { return namespace + "/" + name }
 
 // nudge makes the watcher poll now.
 func (c *Cluster) nudge() {

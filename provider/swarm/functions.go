@@ -92,10 +92,7 @@ func (c *Cluster) Deploy(ctx context.Context, d types.FunctionDeployment) error 
 		return err
 	}
 	spec.Mode.Replicated.Replicas = &o.scale.Min
-	if err := c.awaitRemoval(ctx, d.Namespace, d.Service); err != nil {
-		return err
-	}
-	_, err = c.docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec, EncodedRegistryAuth: c.cfg.RegistryAuth(registryHost(d.Image))})
+	err = c.create(ctx, d, spec)
 	if nameTaken(err) {
 		return c.taken(ctx, d)
 	}
@@ -105,6 +102,26 @@ func (c *Cluster) Deploy(ctx context.Context, d types.FunctionDeployment) error 
 	c.cfg.Logger.Info("function created", "function", d.Service, "namespace", d.Namespace, "image", img.Ref)
 	c.nudge()
 	return nil
+}
+
+// create makes the service of a function. One of this name that was removed may still have replicas that end: then their
+// service becomes the function's.
+func (c *Cluster) create(ctx context.Context, d types.FunctionDeployment, spec swarm.ServiceSpec) error {
+	auth := c.cfg.RegistryAuth(registryHost(d.Image))
+	for {
+		left, err := c.awaitRemoval(ctx, d.Namespace, d.Service, 0)
+		if err != nil {
+			return err
+		}
+		if left == nil {
+			_, err := c.docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec, EncodedRegistryAuth: auth})
+			return err
+		}
+		_, err = c.docker.ServiceUpdate(ctx, left.ID, client.ServiceUpdateOptions{Version: left.Version, Spec: spec, EncodedRegistryAuth: auth})
+		if err == nil || !(errdefs.IsNotFound(err) || outOfSequence(err)) {
+			return err
+		}
+	}
 }
 
 // taken says whose service has the name.

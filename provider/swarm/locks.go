@@ -17,24 +17,44 @@ type keyedLock struct {
 // lock waits for the key and returns its release.
 func (k *keyedLocks) lock(key string) (unlock func()) {
 	k.mu.Lock()
-	if k.held == nil {
-		k.held = make(map[string]*keyedLock)
-	}
 	entry, found := k.held[key]
 	if !found {
-		entry = &keyedLock{}
-		k.held[key] = entry
+		entry = k.add(key)
 	}
 	entry.users++
 	k.mu.Unlock()
-
 	entry.mu.Lock()
-	return func() {
-		entry.mu.Unlock()
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if entry.users--; entry.users == 0 {
-			delete(k.held, key)
-		}
+	return func() { k.release(key, entry) }
+}
+
+// tryLock takes a key that nobody has or waits for.
+func (k *keyedLocks) tryLock(key string) (unlock func(), ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, found := k.held[key]; found {
+		return nil, false
+	}
+	entry := k.add(key)
+	entry.users++
+	entry.mu.Lock()
+	return func() { k.release(key, entry) }, true
+}
+
+// add makes the mutex of a key. The caller holds mu.
+func (k *keyedLocks) add(key string) *keyedLock {
+	if k.held == nil {
+		k.held = make(map[string]*keyedLock)
+	}
+	entry := &keyedLock{}
+	k.held[key] = entry
+	return entry
+}
+
+func (k *keyedLocks) release(key string, entry *keyedLock) {
+	entry.mu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if entry.users--; entry.users == 0 {
+		delete(k.held, key)
 	}
 }

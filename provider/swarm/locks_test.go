@@ -23,7 +23,15 @@ func TestKeyedLocksExcludeByKeyAndLeaveNothing(t *testing.T) {
 	// A key that is held stops nobody who wants another.
 	unlock := locks.lock("held")
 	group.Wait()
+	if _, free := locks.tryLock("held"); free {
+		t.Error("a key that is held was taken")
+	}
 	unlock()
+	if unlock, free := locks.tryLock("held"); free {
+		unlock()
+	} else {
+		t.Error("a free key was not taken")
+	}
 	for key, n := range counters {
 		if n != 1600 {
 			t.Errorf("key %d: counted to %d, want 1600", key, n)

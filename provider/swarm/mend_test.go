@@ -124,6 +124,58 @@ func TestARemovalThatSwarmLosesIsMended(t *testing.T) {
 	})
 }
 
+// TestAServiceOutlivesItsReplicas: a manager that removes it before may crash. Nobody but Swarm sees it meanwhile.
+func TestAServiceOutlivesItsReplicas(t *testing.T) {
+	watched(t, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, seen *publications) {
+		services := func(want int) {
+			t.Helper()
+			found, err := engine.ServiceList(t.Context(), client.ServiceListOptions{})
+			if err != nil || len(found.Items) != want {
+				t.Fatalf("%d services are there, %v; want %d", len(found.Items), err, want)
+			}
+		}
+		secret := types.Secret{Name: "key", Value: "one"}
+		if err := cluster.CreateSecret(t.Context(), secret); err != nil {
+			t.Fatal(err)
+		}
+		function := types.FunctionDeployment{Service: "gone", Image: testImage, Secrets: []string{"key"}}
+		remove := func() {
+			t.Helper()
+			if err := cluster.Deploy(t.Context(), function); err != nil {
+				t.Fatal(err)
+			}
+			within(t, time.Minute)
+			engine.Hold() // requests under way keep the replica
+			started := time.Now()
+			if err := cluster.Delete(t.Context(), "", "gone"); err != nil || time.Since(started) > 2*time.Second {
+				t.Fatalf("the removal took %s, %v", time.Since(started), err)
+			}
+			if list, err := cluster.List(t.Context(), ""); err != nil || len(list) != 0 {
+				t.Errorf("functions are %v, %v", list, err)
+			}
+			within(t, time.Hour)
+			services(1)
+		}
+		remove()
+		if err := cluster.DeleteSecret(t.Context(), "", secret.Name); err != nil {
+			t.Errorf("removing the secret of a removed function: %v", err)
+		}
+		engine.Settle()
+		within(t, time.Minute)
+		services(0)
+
+		function.Secrets = nil
+		remove()
+		if err := cluster.Deploy(t.Context(), function); err != nil {
+			t.Errorf("one of its name: %v", err)
+		}
+		engine.Settle()
+		within(t, time.Hour)
+		services(1)
+		wantStates(t, seen, "gone", feed.Ready)
+	})
+}
+
 // TestAnInterruptedRemovalIsFinished by the next provider.
 func TestAnInterruptedRemovalIsFinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -136,6 +188,7 @@ func TestAnInterruptedRemovalIsFinished(t *testing.T) {
 			t.Errorf("a removal whose client left: %v", err)
 		}
 		engine.Settle()
+		time.Sleep(11 * time.Second) // another provider cannot know whether the managers have acted
 		if err := cluster.Reconcile(t.Context()); err != nil {
 			t.Fatal(err)
 		}

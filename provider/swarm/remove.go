@@ -14,22 +14,35 @@ import (
 
 // Managers may lose a removal as they may lose any change, and then replicas run on with no service left to touch.
 // So a removal is two changes. The first scales the function to zero and marks its service: from then on nothing of
-// this package sees it. The second removes the service once its managers have acted on the first.
+// this package sees it. The second removes the service once none of its replicas is left.
 //
-// A manager that removes a service while it deletes one of its tasks may dereference nil and crash its whole
-// engine. (swarmkit's SetServiceTasksRemove reads the tasks in one transaction and uses them in the next; seen
-// with engine 20.10 under 64 clients.) So the second change waits until no task of the service is about to be deleted.
+// A manager that removes a service while it deletes one of its tasks dereferences nil and crashes its whole engine.
+// (swarmkit's SetServiceTasksRemove reads the tasks in one transaction and uses them in the next. Engine 20.10 does so
+// under 64 clients, and at once where managers answer late.) So the second change waits for the last replica and its
+// task. A function that is deployed meanwhile takes over the marked service.
 const (
 	// settlePoll is the time between two polls.
 	settlePoll = 50 * time.Millisecond
-	// maxDrainWait is how long replicas get to end, whose tasks are deleted then. Those that finish requests take longer.
+	// maxDrainWait is how long Delete waits for replicas to end. Those that finish requests take longer; Reconcile goes on.
 	maxDrainWait = time.Second
-	// maxSettle bounds the whole wait of a request. Reconcile goes on with it.
+	// removalPoll is the time between two looks of the watcher at replicas that take longer, and maxRemovalPolls how long
+	// it looks so often. Those on a node that is away may take days.
+	removalPoll, maxRemovalPolls = time.Second, 5 * time.Minute
+	// maxSettle bounds the wait for managers that do not stop the replicas.
 	maxSettle = 15 * time.Second
-	// touchAfter is how long managers get to act before the service is touched. They need milliseconds.
+	// touchAfter is how long managers get to act. They need milliseconds.
 	touchAfter = 10 * time.Second
 	// defaultTaskHistory is how many tasks of a slot a Swarm keeps unless it is told otherwise.
 	defaultTaskHistory = 5
+)
+
+// removal is how far the removal of a function has come.
+type removal int
+
+const (
+	unheard removal = iota // replicas are still to run: the managers have not acted
+	ending                 // none is to run, but some have not ended, or their tasks are about to be deleted
+	ended                  // nothing is left that the managers could delete meanwhile
 )
 
 // Delete removes a function, or gives ErrNotFound. Its replicas end within their stop grace; its name is free at once.
@@ -37,37 +50,57 @@ func (c *Cluster) Delete(ctx context.Context, namespace, name string) error {
 	namespace = c.namespace(namespace)
 	defer c.lock(namespace, name)()
 	err := c.modify(ctx, namespace, name, "", func(service swarm.Service) (swarm.ServiceSpec, bool, error) {
-		spec := service.Spec
+		spec, container := service.Spec, *service.Spec.TaskTemplate.ContainerSpec
 		spec.Labels = maps.Clone(spec.Labels)
 		spec.Labels[labelRemoved] = "true"
 		spec.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: new(uint64(0))}}
+		container.Secrets = nil // they may be removed at once; replicas that end keep theirs
+		spec.TaskTemplate.ContainerSpec = &container
 		return spec, true, nil
 	})
 	if err != nil {
 		return err
 	}
 	c.cfg.Logger.Info("function removed", "function", name, "namespace", namespace)
-	if err := c.awaitRemoval(ctx, namespace, name); err != nil {
+	left, err := c.awaitRemoval(ctx, namespace, name, maxDrainWait)
+	if err != nil {
 		c.cfg.Logger.Warn("removing the service of a function goes on", "function", name, "namespace", namespace, "error", err)
+	}
+	if left != nil || err != nil {
+		c.callReconcile()
 	}
 	return nil
 }
 
-// awaitRemoval ends the removal of a function if one is under way, or gives ErrUnavailable. It may run several times at once.
-func (c *Cluster) awaitRemoval(ctx context.Context, namespace, name string) error {
+// callReconcile has the watcher reconcile within removalPoll.
+func (c *Cluster) callReconcile() {
+	select {
+	case c.unfinished <- struct{}{}:
+	default:
+	}
+}
+
+// awaitRemoval ends the removal of a function, if one is under way. After patience it gives the service if replicas
+// have still to end, or ErrUnavailable later if the managers do not stop them. The caller holds the function's lock.
+func (c *Cluster) awaitRemoval(ctx context.Context, namespace, name string, patience time.Duration) (left *swarm.Service, err error) {
+	seen := false // replicas, or their tasks, since this wait began
 	for started := time.Now(); ; {
 		removed, err := c.removed(ctx, labelFunction+"="+name, labelNamespace+"="+namespace)
 		if err != nil || len(removed) == 0 {
-			return err
+			return nil, err
 		}
-		if ended, err := c.remove(ctx, removed[0]); err != nil || ended {
-			return err
+		stage, tasks, err := c.remove(ctx, removed[0], seen)
+		switch waited := time.Since(started); {
+		case err != nil || stage == ended:
+			return nil, err
+		case stage == ending && waited >= patience:
+			return &removed[0], nil
+		case waited >= maxSettle:
+			return nil, failf(ErrUnavailable, "the Swarm has not stopped the replicas of function %q, which was removed: try again later", name)
 		}
-		if time.Since(started) >= maxSettle {
-			return failf(ErrUnavailable, "the Swarm has not stopped the replicas of function %q, which was removed: try again later", name)
-		}
+		seen = seen || tasks > 0
 		if err := pause(ctx, settlePoll); err != nil {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -80,33 +113,37 @@ func (c *Cluster) removed(ctx context.Context, labels ...string) ([]swarm.Servic
 
 func isRemoved(service swarm.Service) bool { return service.Spec.Labels[labelRemoved] != "" }
 
-// remove removes a marked service, or reports that it is too early. A mark that managers have lost is written again.
-func (c *Cluster) remove(ctx context.Context, service swarm.Service) (ended bool, err error) {
+// remove removes a marked service if its removal has come that far. A mark that managers have lost is written again.
+// No tasks may mean that the managers have deleted them, or that they have not made them yet. A task that was seen before
+// rules the second out, and so does time.
+func (c *Cluster) remove(ctx context.Context, service swarm.Service, seen bool) (stage removal, tasks int, err error) {
 	history, err := c.taskHistory(ctx)
 	if err != nil {
-		return false, err
+		return unheard, 0, err
 	}
-	tasks, err := c.tasks(ctx, service)
-	marked := time.Since(service.UpdatedAt)
+	all, err := c.tasks(ctx, service)
+	if errors.Is(err, ErrNotFound) {
+		return ended, 0, nil
+	}
+	if err != nil {
+		return unheard, 0, err
+	}
+	stage = removalStage(all, history)
+	late := time.Since(service.UpdatedAt) > touchAfter
 	switch {
-	case errors.Is(err, ErrNotFound):
-		return true, nil
-	case err != nil:
-		return false, err
-	case removable(tasks, history) && (marked > maxDrainWait || !slices.ContainsFunc(tasks, draining)):
-		_, err = c.docker.ServiceRemove(ctx, service.ID, client.ServiceRemoveOptions{})
-	case slices.ContainsFunc(tasks, wanted) && marked > touchAfter:
+	case stage == unheard && late:
 		c.cfg.Logger.Warn("a removed function is touched: its managers have not stopped its replicas", "service", service.Spec.Name)
 		_, err := c.docker.ServiceUpdate(ctx, service.ID, client.ServiceUpdateOptions{Version: service.Version, Spec: service.Spec})
-		return false, ignoreRace(err)
-	default:
-		return false, nil
+		return stage, len(all), ignoreRace(err)
+	case stage == ended && !seen && !late:
+		stage = ending
+	case stage == ended:
+		if _, err := c.docker.ServiceRemove(ctx, service.ID, client.ServiceRemoveOptions{}); err != nil && !errdefs.IsNotFound(err) {
+			return stage, 0, dockerError("removing service "+service.Spec.Name, err)
+		}
+		c.nudge()
 	}
-	if err != nil && !errdefs.IsNotFound(err) {
-		return false, dockerError("removing service "+service.Spec.Name, err)
-	}
-	c.nudge()
-	return true, nil
+	return stage, len(all), nil
 }
 
 // ignoreRace makes nothing of a change that came second.
@@ -117,7 +154,7 @@ func ignoreRace(err error) error {
 	return dockerError("touching a service", err)
 }
 
-// finishRemovals ends the removals that a stopped provider or a busy Swarm has left.
+// finishRemovals goes a step on with each removal that a stopped provider, a busy Swarm or a slow replica has left.
 func (c *Cluster) finishRemovals(ctx context.Context) error {
 	removed, err := c.removed(ctx)
 	if err != nil {
@@ -125,9 +162,28 @@ func (c *Cluster) finishRemovals(ctx context.Context) error {
 	}
 	var problems []error
 	for _, service := range removed {
-		problems = append(problems, c.awaitRemoval(ctx, service.Spec.Labels[labelNamespace], service.Spec.Labels[labelFunction]))
+		problems = append(problems, c.finishRemoval(ctx, service.Spec.Labels[labelNamespace], service.Spec.Labels[labelFunction]))
+		if time.Since(service.UpdatedAt) < maxRemovalPolls {
+			c.callReconcile()
+		}
 	}
 	return errors.Join(problems...)
+}
+
+// finishRemoval looks again under the lock: the name may have been deployed meanwhile. Whoever has the lock goes on with
+// the removal itself.
+func (c *Cluster) finishRemoval(ctx context.Context, namespace, name string) error {
+	unlock, free := c.writers.tryLock(lockKey(namespace, name))
+	if !free {
+		return nil
+	}
+	defer unlock()
+	removed, err := c.removed(ctx, labelFunction+"="+name, labelNamespace+"="+namespace)
+	if err != nil || len(removed) == 0 {
+		return err
+	}
+	_, _, err = c.remove(ctx, removed[0], false)
+	return err
 }
 
 // taskHistory is how many tasks of each slot the Swarm keeps; less than 0 means all.
@@ -142,33 +198,21 @@ func (c *Cluster) taskHistory(ctx context.Context) (int64, error) {
 	return defaultTaskHistory, nil
 }
 
-// removable is true when no replica is to run and no task is about to be deleted. Tasks that end are kept as history, up
-// to a number for each slot. They are deleted beyond it, and where the service was scaled down.
-func removable(tasks []swarm.Task, history int64) bool {
-	type slot struct{ tasks, over int64 }
-	slots := make(map[int]slot)
+// removalStage judges by all tasks of a service. Tasks that have ended are deleted where the service was scaled down; else
+// they are kept as history, up to a number for each slot.
+func removalStage(tasks []swarm.Task, history int64) removal {
+	stage, slots := ended, make(map[int]int64)
 	for _, task := range tasks {
-		over := isOver(task)
-		if wanted(task) || (over && task.DesiredState == swarm.TaskStateRemove) {
-			return false
-		}
-		s := slots[task.Slot]
-		s.tasks++
-		if over {
-			s.over++
-		}
-		slots[task.Slot] = s
-	}
-	for _, s := range slots {
-		if history >= 0 && s.over > 0 && s.tasks > max(history, 1) {
-			return false
+		slots[task.Slot]++
+		switch {
+		case wanted(task):
+			return unheard
+		case !isOver(task), task.DesiredState == swarm.TaskStateRemove, history >= 0 && slots[task.Slot] > max(history, 1):
+			stage = ending
 		}
 	}
-	return true
+	return stage
 }
-
-// draining is true for a replica that still runs and is to stop.
-func draining(task swarm.Task) bool { return !wanted(task) && !isOver(task) }
 
 // wanted is true for a task that is to run, now or once the one before it has ended.
 func wanted(task swarm.Task) bool {

@@ -1,14 +1,13 @@
 package swarm
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/moby/moby/api/types/swarm"
 )
 
-// TestRemovable: a service may be removed when no replica is to run, and managers are not about to delete a task of it.
-func TestRemovable(t *testing.T) {
+// TestRemovalStage: a service is removed when managers are not about to delete a task of it.
+func TestRemovalStage(t *testing.T) {
 	t.Parallel()
 	task := func(slot int, state, desired swarm.TaskState) swarm.Task {
 		return swarm.Task{Slot: slot, Status: swarm.TaskStatus{State: state}, DesiredState: desired}
@@ -24,25 +23,24 @@ func TestRemovable(t *testing.T) {
 		return tasks
 	}
 	for name, test := range map[string]struct {
-		tasks           []swarm.Task
-		want, wantDrain bool
+		tasks []swarm.Task
+		want  removal
 	}{
-		"no replica":                       {nil, true, false},
-		"nobody has stopped it yet":        {[]swarm.Task{task(1, running, running)}, false, false},
-		"nobody has taken it back yet":     {[]swarm.Task{task(1, pending, running)}, false, false},
-		"it is to start after another":     {[]swarm.Task{task(1, running, shutdown), task(1, ready, ready)}, false, true},
-		"a replica drains":                 {[]swarm.Task{task(1, running, remove)}, true, true},
-		"a replica has drained":            {[]swarm.Task{task(1, shutdown, remove)}, false, false},
-		"one that never ran is given up":   {[]swarm.Task{task(1, pending, remove)}, false, false},
-		"as much history as is kept":       {append(history(4, failed), task(1, running, remove)), true, true},
-		"more history than is kept":        {history(6, failed), false, false},
-		"more than is kept of what waited": {history(6, pending), false, false},
+		"no replica":                       {nil, ended},
+		"nobody has stopped it yet":        {[]swarm.Task{task(1, running, running)}, unheard},
+		"nobody has taken it back yet":     {[]swarm.Task{task(1, pending, running)}, unheard},
+		"it is to start after another":     {[]swarm.Task{task(1, running, shutdown), task(1, ready, ready)}, unheard},
+		"a replica ends":                   {[]swarm.Task{task(1, running, remove)}, ending},
+		"a replica is being replaced":      {[]swarm.Task{task(1, running, shutdown)}, ending},
+		"a replica has ended":              {[]swarm.Task{task(1, shutdown, remove)}, ending},
+		"one that never ran is given up":   {[]swarm.Task{task(1, pending, remove)}, ending},
+		"history of a replica that ends":   {append(history(4, failed), task(1, running, remove)), ending},
+		"as much history as is kept":       {append(history(5, failed), task(2, failed, shutdown)), ended},
+		"more history than is kept":        {history(6, failed), ending},
+		"more than is kept of what waited": {history(6, pending), ending},
 	} {
-		if got := removable(test.tasks, defaultTaskHistory); got != test.want {
-			t.Errorf("%s: removable is %t, want %t", name, got, test.want)
-		}
-		if got := slices.ContainsFunc(test.tasks, draining); got != test.wantDrain {
-			t.Errorf("%s: draining is %t, want %t", name, got, test.wantDrain)
+		if got := removalStage(test.tasks, defaultTaskHistory); got != test.want {
+			t.Errorf("%s: the stage is %d, want %d", name, got, test.want)
 		}
 	}
 }

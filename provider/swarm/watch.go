@@ -146,6 +146,10 @@ func (w *Watcher) reconcile(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-w.cluster.unfinished:
+			if pause(ctx, removalPoll) != nil {
+				return
+			}
 		case <-ticker.C:
 		}
 	}

@@ -252,11 +252,15 @@ func (p *project) functionNames(t *testing.T) []string {
 // serviceNames lists what Docker shows that carries our label, sorted.
 func (p *project) serviceNames(t *testing.T) []string {
 	t.Helper()
-	out, err := p.Target.Manager.Run(t.Context(), "service", "ls", "--filter", "label=com.waggle.namespace=openfaas-fn", "--format", "{{.Name}}")
-	if err != nil {
-		t.Fatal(err)
+	list := func(label string) []string {
+		out, err := p.Target.Manager.Run(t.Context(), "service", "ls", "--filter", "label="+label, "--format", "{{.Name}}")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(out)
 	}
-	names := strings.Fields(out)
+	removed := list("com.waggle.removed")
+	names := slices.DeleteFunc(list("com.waggle.namespace=openfaas-fn"), func(name string) bool { return slices.Contains(removed, name) })
 	slices.Sort(names)
 	return names
 }

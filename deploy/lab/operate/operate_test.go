@@ -325,15 +325,19 @@ func (l *lab) down(t *testing.T, name string) {
 	})
 }
 
-// member checks that the Swarm lists a machine once, and that it does its work.
+// member checks that the Swarm lists a machine once, and that it does its work again. Its ballot returns by itself.
 func (l *lab) member(t *testing.T, node *cluster.Node) {
 	t.Helper()
 	if members := l.docker(t, "node", "ls", "--format", "{{.Hostname}}"); strings.Count(members, node.Name) != 1 {
 		t.Errorf("members are %q", members)
 	}
-	if runs := l.docker(t, "node", "ps", "--filter", "desired-state=running", "--format", "{{.Name}}", node.Name); !strings.Contains(runs, "waggle_redis") || !strings.Contains(runs, "vote") {
-		t.Errorf("on %s run %q", node.Name, runs)
-	}
+	testbed.Eventually(t, 2*time.Minute, func() error {
+		runs, err := l.Nodes[l.asked].Engine.Run(t.Context(), "node", "ps", "--filter", "desired-state=running", "--format", "{{.Name}}", node.Name)
+		if err == nil && (!strings.Contains(runs, "waggle_redis") || !strings.Contains(runs, "vote")) {
+			err = fmt.Errorf("on %s run %q", node.Name, runs)
+		}
+		return err
+	})
 }
 
 // testMoved gives a machine another address while it is off.

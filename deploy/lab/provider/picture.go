@@ -42,6 +42,9 @@ func (r *Runner) Picture(t *testing.T, api *Process) Picture {
 			t.Fatal(err)
 		}
 		for _, object := range objects {
+			if labels, _ := object.Spec["Labels"].(map[string]any); labels["com.waggle.removed"] != nil {
+				continue // the function is gone, its replicas end
+			}
 			steady(object.Spec)
 			seen[fmt.Sprint(kind, " ", object.Spec["Name"])] = encode(t, object.Spec)
 		}
@@ -89,7 +92,7 @@ func encode(t *testing.T, value any) string {
 	return string(text)
 }
 
-// Unwanted counts the replicas that functions without any still have.
+// Unwanted counts the tasks of functions that are to have none, and those that outlive their function.
 func (r *Runner) Unwanted() (int, error) {
 	var services []struct {
 		ID   string
@@ -100,9 +103,9 @@ func (r *Runner) Unwanted() (int, error) {
 	if err := r.get("/services", "com.waggle.namespace", &services); err != nil {
 		return 0, err
 	}
-	asleep := map[string]bool{}
+	awake := map[string]bool{}
 	for _, service := range services {
-		asleep[service.ID] = service.Spec.Mode.Replicated.Replicas == 0
+		awake[service.ID] = service.Spec.Mode.Replicated.Replicas > 0
 	}
 	var tasks []struct{ ServiceID string }
 	if err := r.get("/tasks", "com.openfaas.function", &tasks); err != nil {
@@ -110,7 +113,7 @@ func (r *Runner) Unwanted() (int, error) {
 	}
 	left := 0
 	for _, task := range tasks {
-		if asleep[task.ServiceID] {
+		if !awake[task.ServiceID] {
 			left++
 		}
 	}
