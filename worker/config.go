@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -15,10 +16,11 @@ import (
 
 	"waggle/provider/settings"
 	"waggle/worker/drain"
+	"waggle/worker/store"
 )
 
-// config is the whole environment of the worker. Secrets are files in SecretMountPath: redis-drain, postgres-drain and,
-// for migrate alone, postgres-admin.
+// config is the whole environment of the worker. Secrets are files in SecretMountPath: redis-drain and postgres-drain.
+// Migrate has postgres-admin. In a Postgres of others it also has postgres-<role>-now and postgres-<role>-before, for each role.
 type config struct {
 	// RedisHost is looked up at each scan: every address it has is a capture node's Redis.
 	RedisHost string `envconfig:"redis_host" default:"tasks.waggle_redis"`
@@ -138,12 +140,17 @@ func (c config) dsn(role, secretName string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return c.login(role, password, "read-write"), nil
+}
+
+// login is a connection string for a server of the given kind, as libpq's target_session_attrs has it.
+func (c config) login(role, password, server string) string {
 	ports := strings.Repeat(","+strconv.Itoa(int(c.PostgresPort)), strings.Count(c.PostgresHost, ",")+1)[1:]
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	var out []string
 	parameters := [][2]string{
 		{"host", c.PostgresHost}, {"port", ports}, {"dbname", c.PostgresDatabase}, {"user", role}, {"password", password},
-		{"sslmode", c.PostgresSSLMode}, {"target_session_attrs", "read-write"}, {"connect_timeout", "2"},
+		{"sslmode", c.PostgresSSLMode}, {"target_session_attrs", server}, {"connect_timeout", "2"},
 	}
 	if c.PostgresCA != "" {
 		parameters = append(parameters, [2]string{"sslrootcert", c.PostgresCA})
@@ -151,7 +158,27 @@ func (c config) dsn(role, secretName string) (string, error) {
 	for _, kv := range parameters {
 		out = append(out, kv[0]+"='"+quote.Replace(kv[1])+"'")
 	}
-	return strings.Join(out, " "), nil
+	return strings.Join(out, " ")
+}
+
+// changedPasswords are the roles whose passwords differ from those before, which only migrate in a Postgres of others has.
+func (c config) changedPasswords() ([]store.Login, error) {
+	var changed []store.Login
+	for _, role := range []string{"admin", "drain", "results"} {
+		before, err := settings.ReadSecret(c.SecretMountPath, "postgres-"+role+"-before")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		now, nowErr := settings.ReadSecret(c.SecretMountPath, "postgres-"+role+"-now")
+		if err := errors.Join(err, nowErr); err != nil {
+			return nil, err
+		}
+		if now != before {
+			name := "waggle_" + role
+			changed = append(changed, store.Login{Before: c.login(name, before, "primary"), Now: c.login(name, now, "primary"), Password: now})
+		}
+	}
+	return changed, nil
 }
 
 // resolver returns the addresses of the capture nodes, looked up afresh at each call.

@@ -25,7 +25,7 @@ import (
 const usage = `worker counts votes, as the environment tells it.
 
   worker                     drain until SIGTERM
-  worker migrate             bring the schema up to date (secret postgres-admin)
+  worker migrate             bring the schema up to date (secret postgres-admin), and roles' passwords in a Postgres of others
   worker retire -node NAME   write off a node that will never come back; with -drained, one that held no vote any more
   worker close -node NAME    close what a node has lost: it stays in the ledger and raises no alarm any more
   worker recount             count every vote again and print what was found as JSON
@@ -146,7 +146,17 @@ func migrate(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
+	changed, err := cfg.changedPasswords()
+	if err != nil {
+		return err
+	}
 	log := cfg.logger()
+	if len(changed) > 0 {
+		if err := store.AwaitPasswords(ctx, changed, cfg.StartTimeout, log); err != nil {
+			return err
+		}
+		log.Info("passwords are up to date", "changed", len(changed))
+	}
 	applied, err := store.AwaitMigrate(ctx, dsn, cfg.StartTimeout, log)
 	if err == nil {
 		log.Info("the schema is up to date", "applied", applied)

@@ -1,13 +1,9 @@
 package up
 
 import (
-	"crypto/hmac"
-	"crypto/pbkdf2"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	_ "embed"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -18,6 +14,7 @@ import (
 	"github.com/openfaas/faas-provider/types"
 
 	"waggle/deploy/inventory"
+	"waggle/worker/scram"
 )
 
 // externalPostgres reports whether the database is somebody else's to run.
@@ -109,7 +106,7 @@ func PrintRoles(out io.Writer, dir string) error {
 				return err
 			}
 		}
-		digest, err := scramSHA256(password)
+		digest, err := scram.Verifier(password)
 		if err != nil {
 			return err
 		}
@@ -117,29 +114,4 @@ func PrintRoles(out io.Writer, dir string) error {
 	}
 	_, err := io.WriteString(out, script)
 	return err
-}
-
-// scramIterations is Postgres's own number.
-const scramIterations = 4096
-
-// scramSHA256 is a password as Postgres stores it (RFC 5803), so that it need not be sent, nor reach a log there.
-func scramSHA256(password string) (string, error) {
-	salt := make([]byte, 16)
-	rand.Read(salt) // never fails: crypto/rand ends the process instead
-	return scramWith(password, salt)
-}
-
-func scramWith(password string, salt []byte) (string, error) {
-	salted, err := pbkdf2.Key(sha256.New, password, salt, scramIterations, sha256.Size)
-	if err != nil {
-		return "", fmt.Errorf("hashing a password: %w", err)
-	}
-	sign := func(key []byte, text string) []byte {
-		mac := hmac.New(sha256.New, key)
-		mac.Write([]byte(text))
-		return mac.Sum(nil)
-	}
-	stored := sha256.Sum256(sign(salted, "Client Key"))
-	base := base64.StdEncoding.EncodeToString
-	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", scramIterations, base(salt), base(stored[:]), base(sign(salted, "Server Key"))), nil
 }

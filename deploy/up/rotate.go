@@ -19,7 +19,8 @@ import (
 //  3. close: servers take the one before no longer.
 //
 // A server that has one password at a time gets it in the second step, together with its clients. They are refused for the
-// seconds between its restart and theirs, and try again. Votes wait in Redis meanwhile.
+// seconds between its restart and theirs, and try again. Votes wait in Redis meanwhile. In a Postgres of others each role
+// changes its own password: the migration logs in with the one before.
 //
 // The state directory has <name>.next during the first step, <name>.previous during the second and <name>.closed during the
 // third. So an interrupted rotation is continued by the next, and `make up` in between deploys the step that was reached.
@@ -52,12 +53,6 @@ func (s *System) Rotate(ctx context.Context, selection string) error {
 	selected, err := rotatable(selection)
 	if err != nil {
 		return err
-	}
-	if s.externalPostgres() {
-		ours := slices.DeleteFunc(slices.Clone(selected), func(c credential) bool { return c.rotate == abrupt })
-		if selected = ours; len(selected) == 0 {
-			return failf("Make others by its own tools.", "%s is a password of an external Postgres", selection)
-		}
 	}
 	unlock, err := s.lock(ctx)
 	if err != nil {

@@ -112,6 +112,10 @@ func TestAServerOfOnePasswordGetsItWithItsClients(t *testing.T) {
 	if v.accepted() != "new" || v.presented() != "new" {
 		t.Errorf("servers take %q, clients have %q", v.accepted(), v.presented())
 	}
+	// The server may be somebody else's: who changes it there has to log in once more with the one before.
+	if before := v.forms()["SECRET_POSTGRES_DRAIN_BEFORE"]; before != "old" || !slices.Contains(v.everyForm(), before) {
+		t.Errorf("the one before is %q", before)
+	}
 	// An `up` after an interruption finds the secret of the step before in the Swarm.
 	old := values{credential: c, current: "old"}
 	if !slices.Contains(v.everyForm(), old.accepted()) {
@@ -209,6 +213,9 @@ func TestStackHasTheSecretsOfTheList(t *testing.T) {
 		}
 		for _, name := range c.clients {
 			want[name] = append(want[name], reference{c.name, c.name})
+		}
+		for _, name := range c.setters {
+			want[name] = append(want[name], reference{c.name + "-accepted", c.name + "-now"}, reference{c.name + "-before", c.name + "-before"})
 		}
 		for _, name := range c.peers {
 			want[name] = append(want[name], reference{c.name + "-ordered", c.name})

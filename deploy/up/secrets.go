@@ -1,6 +1,7 @@
 package up
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -21,6 +22,9 @@ type credential struct {
 	// The services of the stack that have it as /run/secrets/<name>: servers ask for it, clients log in with it, and peers
 	// do both.
 	servers, clients, peers []string
+	// Those that have it as /run/secrets/<name>-now, and the one before as <name>-before: they change it where the server
+	// is somebody else's.
+	setters []string
 	// rotate says how it can be changed.
 	rotate rotation
 }
@@ -50,9 +54,9 @@ var credentials = []credential{
 	{name: "redis-copies", generate: randomHex, function: true, servers: []string{"redis"}, rotate: overlapping},
 	{name: "redis-drain", generate: randomHex, servers: []string{"redis"}, clients: []string{"worker"}, rotate: overlapping},
 	{name: "redis-queue", generate: randomHex, servers: []string{"queue"}, clients: []string{"gateway"}, rotate: overlapping},
-	{name: "postgres-admin", generate: randomHex, servers: []string{"postgres"}, clients: []string{"migrate"}, rotate: abrupt},
-	{name: "postgres-drain", generate: randomHex, servers: []string{"postgres"}, clients: []string{"worker"}, rotate: abrupt},
-	{name: "postgres-results", generate: randomHex, function: true, servers: []string{"postgres"}, rotate: abrupt},
+	{name: "postgres-admin", generate: randomHex, servers: []string{"postgres"}, clients: []string{"migrate"}, setters: []string{"migrate"}, rotate: abrupt},
+	{name: "postgres-drain", generate: randomHex, servers: []string{"postgres"}, clients: []string{"worker"}, setters: []string{"migrate"}, rotate: abrupt},
+	{name: "postgres-results", generate: randomHex, function: true, servers: []string{"postgres"}, setters: []string{"migrate"}, rotate: abrupt},
 	{name: archiveKey, generate: randomKey, clients: []string{"postgres"}},
 	{name: "voter-keys", generate: voterKeys, function: true, rotate: keyList},
 	{name: summaryKey, generate: newSummaryKey},
@@ -129,6 +133,9 @@ func (v values) forms() map[string]string {
 	}
 	if len(v.peers) > 0 {
 		forms[variable+"_ORDERED"] = v.ordered()
+	}
+	if len(v.setters) > 0 {
+		forms[variable+"_BEFORE"] = cmp.Or(v.previous, v.current)
 	}
 	return forms
 }

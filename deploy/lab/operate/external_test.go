@@ -21,7 +21,7 @@ import (
 )
 
 // TestExternalPostgres counts in a database outside of the Swarm: a container beside the node, found by the second of two
-// addresses. The stack has no Postgres then.
+// addresses. The stack has no Postgres then. Its passwords are rotated like all others.
 func TestExternalPostgres(t *testing.T) {
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "waggle").Output()
 	if err != nil {
@@ -55,17 +55,44 @@ func TestExternalPostgres(t *testing.T) {
 	if services, err := system.Target.Manager.Run(ctx, "service", "ls", "--format", "{{.Name}}"); err != nil || strings.Contains(services, "postgres") {
 		t.Errorf("services are %s, %v", services, err)
 	}
-	args := []string{"run", "waggle/deploy/lab/voters", "-psql", "docker exec -i " + name + "-postgres psql -X -q -d waggle", "-voters", "2000", "-rate", "200", "-retries", "60"}
-	command := exec.CommandContext(ctx, "go", append(args, system.VotersArgs()...)...)
-	command.Dir = config.Root
-	out, err := command.CombinedOutput()
-	t.Logf("%s", out)
-	if err != nil {
-		t.Errorf("voters: %v", err)
+	vote := func() {
+		t.Helper()
+		args := []string{"run", "waggle/deploy/lab/voters", "-psql", "docker exec -i " + name + "-postgres psql -X -q -d waggle", "-voters", "2000", "-rate", "200", "-retries", "60"}
+		command := exec.CommandContext(ctx, "go", append(args, system.VotersArgs()...)...)
+		command.Dir = config.Root
+		out, err := command.CombinedOutput()
+		t.Logf("%s", out)
+		if err != nil {
+			t.Errorf("voters: %v", err)
+		}
 	}
-	if err := system.Rotate(ctx, "postgres-drain"); err == nil || !strings.Contains(err.Error(), "is a password of an external Postgres") {
-		t.Errorf("rotating the password of an external Postgres: %v", err)
+	vote()
+
+	enters := func(role, password string) bool {
+		_, err := machine.Run(ctx, "exec", "--env=PGPASSWORD="+password, name+"-postgres", "psql", "-X", "-h", address, "-U", "waggle_"+role, "-d", "waggle", "-c", "SELECT 1")
+		return err == nil
 	}
+	password := func(role string) string {
+		t.Helper()
+		text, err := os.ReadFile(filepath.Join(config.StateDir, "postgres-"+role))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(text))
+	}
+	before := map[string]string{"admin": "", "drain": "", "results": ""}
+	for role := range before {
+		before[role] = password(role)
+	}
+	if err := system.Rotate(ctx, "all"); err != nil {
+		t.Fatal(err)
+	}
+	for role, old := range before {
+		if now := password(role); !enters(role, now) || enters(role, old) {
+			t.Errorf("waggle_%s logs in with the new password: %t, with the old one: %t", role, enters(role, now), enters(role, old))
+		}
+	}
+	vote()
 }
 
 // outside runs Postgres in the nodes' network, with the passwords that the system is going to have, and returns its address.
