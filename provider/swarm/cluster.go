@@ -16,8 +16,8 @@
 //     that were idle for 900 s.
 //   - Logs are read task by task. Docker 20.10's log of a whole service loses lines, and hangs with several replicas.
 //   - A manager of Docker 20.10 crashes, with its whole engine, when a service is removed while one of its tasks is
-//     being deleted. Deleting a function therefore scales it to zero. It then waits until its managers have acted on
-//     that, and no task of it is about to be deleted. A removal that managers lose is repeated while there is a service.
+//     being deleted. Deleting a function therefore scales it to zero and marks its service, which goes after its last
+//     task. A removal that managers lose is repeated while there is a service.
 //   - Scaling, and moving a function to a new secret, would make Swarm forget the spec that a failing update rolls
 //     back to. Both wait until a new replica has run for 10 s or the update has ended. Scaling waits 15 s at most, and
 //     not at all from or to zero.
