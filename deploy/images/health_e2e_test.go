@@ -136,49 +136,59 @@ func TestSlowIsNotDead(t *testing.T) {
 		}
 	}
 	t.Parallel()
-	const watched = 90 * time.Second
+	var trials []trial
 	for name, p := range parts {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			starved := p.start(t, built, name+"-starved")
-			stopped := p.start(t, built, name+"-stopped")
-			paused := p.start(t, built, name+"-paused")
-			for _, c := range []*container{starved, stopped, paused} {
-				c.awaitHealthy()
+		trials = append(trials, trial{p.server, p.start(t, built, name+"-starved"), p.start(t, built, name+"-stopped"), p.start(t, built, name+"-paused")})
+	}
+	for _, all := range trials {
+		for _, c := range []*container{all.starved, all.stopped, all.paused} {
+			c.awaitHealthy()
+		}
+	}
+	var watches sync.WaitGroup
+	for _, all := range trials { // at once: they do little but wait
+		watches.Go(func() { all.watch(t) })
+	}
+	watches.Wait()
+}
+
+// trial is one part in three containers, each afflicted in another way.
+type trial struct {
+	server                   string
+	starved, stopped, paused *container
+}
+
+func (a trial) watch(t *testing.T) {
+	const watched = 90 * time.Second
+	// A start with so little would take minutes, and is not under test here.
+	a.starved.run("update", "--cpus=0.02", a.starved.name)
+	a.stopped.signal(a.server, "STOP")
+	var pauses sync.WaitGroup
+	began := time.Now()
+	pauses.Go(func() {
+		for time.Since(began) < watched {
+			a.paused.signal(a.server, "STOP")
+			time.Sleep(20 * time.Second)
+			a.paused.signal(a.server, "CONT")
+			time.Sleep(2 * time.Second)
+		}
+	})
+	var dead time.Duration
+	for healthy := true; healthy && time.Since(began) < watched; time.Sleep(time.Second) {
+		for _, c := range []*container{a.starved, a.paused} {
+			if health := c.health(); health != "healthy" {
+				t.Errorf("%s is %s after %s: %s", c.name, health, time.Since(began).Round(time.Second), c.checks())
+				healthy = false
 			}
-			// A start with so little would take minutes, and is not under test here.
-			starved.run("update", "--cpus=0.02", starved.name)
-			stopped.signal(p.server, "STOP")
-			var pauses sync.WaitGroup
-			end := time.Now().Add(watched)
-			pauses.Go(func() {
-				for time.Now().Before(end) {
-					paused.signal(p.server, "STOP")
-					time.Sleep(20 * time.Second)
-					paused.signal(p.server, "CONT")
-					time.Sleep(2 * time.Second)
-				}
-			})
-			var dead time.Duration
-			began := time.Now()
-			for time.Now().Before(end) {
-				for _, c := range []*container{starved, paused} {
-					if health := c.health(); health != "healthy" {
-						t.Errorf("%s is %s after %s: %s", c.name, health, time.Since(began).Round(time.Second), c.checks())
-						end = time.Now()
-					}
-				}
-				if dead == 0 && stopped.health() == "unhealthy" {
-					dead = time.Since(began)
-				}
-				time.Sleep(time.Second)
-			}
-			pauses.Wait()
-			t.Logf("stopped for good, it was unhealthy after %s", dead.Round(time.Second))
-			if dead == 0 || dead > 45*time.Second {
-				t.Errorf("stopped for good, it is %s after %s: %s", stopped.health(), dead, stopped.checks())
-			}
-		})
+		}
+		if dead == 0 && a.stopped.health() == "unhealthy" {
+			dead = time.Since(began)
+		}
+	}
+	pauses.Wait()
+	t.Logf("%s: stopped for good, it was unhealthy after %s", a.stopped.name, dead.Round(time.Second))
+	if dead == 0 || dead > 45*time.Second {
+		t.Errorf("stopped for good, %s is %s after %s: %s", a.stopped.name, a.stopped.health(), dead, a.stopped.checks())
 	}
 }
 
