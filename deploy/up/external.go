@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -59,9 +61,13 @@ const (
 	postgresCAFile   = "postgres-ca.pem"
 	postgresCASecret = "postgres-ca"
 	resultsPassword  = "postgres-results"
+	// resultsNetwork leads from the results to our own Postgres. A network without a service of the stack is not made.
+	resultsNetwork     = "waggle-results"
+	networksAnnotation = "com.waggle.networks"
 )
 
-// readsPostgres points a function that has the password for the results at an external Postgres.
+// readsPostgres points a function that has the password for the results at an external Postgres. Every function's own
+// network leads outside.
 func (s *System) readsPostgres(f *types.FunctionDeployment) {
 	reads := false
 	for _, secret := range f.Secrets {
@@ -81,6 +87,14 @@ func (s *System) readsPostgres(f *types.FunctionDeployment) {
 		env["postgres_ca"] = "/var/openfaas/secrets/" + postgresCASecret
 	}
 	f.EnvVars = env
+	if f.Annotations != nil {
+		annotations := maps.Clone(*f.Annotations)
+		others := slices.DeleteFunc(strings.Split(annotations[networksAnnotation], ","), func(n string) bool { return strings.TrimSpace(n) == resultsNetwork })
+		if annotations[networksAnnotation] = strings.Join(others, ","); len(others) == 0 {
+			delete(annotations, networksAnnotation)
+		}
+		f.Annotations = &annotations
+	}
 }
 
 //go:embed external.sql

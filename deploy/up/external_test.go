@@ -3,6 +3,7 @@ package up
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os/exec"
 	"strings"
 	"testing"
@@ -64,14 +65,18 @@ func TestAnExternalPostgresIsInEveryPartThatNeedsIt(t *testing.T) {
 	if strings.Join(d.Layers, " ") != "stack.yml external.yml external-ca.yml" || d.Env["POSTGRES_HOSTS"] != "pg1,pg2" || d.Files[postgresCAFile] != "a certificate" || d.Env["POSTGRES_IMAGE"] != "" {
 		t.Errorf("the stack is %v with %v", d.Layers, d.Env)
 	}
-	results := types.FunctionDeployment{Secrets: []string{"postgres-results", "polls"}, EnvVars: map[string]string{"postgres_host": "waggle_postgres"}}
-	given := results.EnvVars
+	results := types.FunctionDeployment{Secrets: []string{"postgres-results", "polls"}, EnvVars: map[string]string{"postgres_host": "waggle_postgres"},
+		Annotations: &map[string]string{"com.waggle.networks": "waggle-results", "topic": "x"}}
+	given, annotations := results.EnvVars, *results.Annotations
 	s.readsPostgres(&results)
 	if results.EnvVars["postgres_host"] != "pg1,pg2" || results.EnvVars["postgres_ca"] != "/var/openfaas/secrets/postgres-ca" || strings.Join(results.Secrets, " ") != "postgres-results polls postgres-ca" {
 		t.Errorf("results has %v and %v", results.EnvVars, results.Secrets)
 	}
-	if given["postgres_host"] != "waggle_postgres" {
-		t.Error("the stack file's own environment was changed")
+	if given["postgres_host"] != "waggle_postgres" || annotations["com.waggle.networks"] != "waggle-results" {
+		t.Error("what the stack file says was changed")
+	}
+	if !maps.Equal(*results.Annotations, map[string]string{"topic": "x"}) {
+		t.Errorf("results has %v: there is no network to a Postgres of ours", *results.Annotations)
 	}
 	other := types.FunctionDeployment{Secrets: []string{"polls"}}
 	if s.readsPostgres(&other); other.EnvVars != nil {
