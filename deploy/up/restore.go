@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -133,12 +134,36 @@ func (s *System) stopWorkers(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("stopping the workers: %w", err)
 	}
 	return scaled, s.await(ctx, func(ctx context.Context) error {
-		out, err := s.Target.Manager.Run(ctx, "service", "ps", "--format", "{{.CurrentState}}", worker)
-		if err == nil && strings.Contains(out, "Running") {
-			err = fmt.Errorf("a worker still runs")
+		running, err := s.runningWhere(ctx, worker)
+		if err == nil && len(running) > 0 {
+			err = fmt.Errorf("a worker still runs on %s", joinWords(running))
 		}
 		return err
 	})
+}
+
+// runningWhere lists the nodes on which a service runs, without those that are down. Swarm counts what those ran as running
+// until they are back or removed.
+func (s *System) runningWhere(ctx context.Context, service string) ([]string, error) {
+	nodes, err := s.Target.Manager.Run(ctx, "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
+	if err != nil {
+		return nil, fmt.Errorf("listing nodes: %w", err)
+	}
+	tasks, err := s.Target.Manager.Run(ctx, "service", "ps", "--format", "{{.Node}} {{.CurrentState}}", service)
+	if err != nil {
+		return nil, fmt.Errorf("listing what runs of %s: %w", service, err)
+	}
+	states := strings.Split(nodes, "\n")
+	var found []string
+	for line := range strings.Lines(tasks) {
+		node, state, _ := strings.Cut(line, " ")
+		// A machine that joined again is listed twice.
+		down := slices.Contains(states, node+" Down") && !slices.Contains(states, node+" Ready")
+		if strings.HasPrefix(state, "Running") && !down {
+			found = append(found, node)
+		}
+	}
+	return found, nil
 }
 
 func (s *System) startWorkers(ctx context.Context, scaled string) error {

@@ -24,12 +24,14 @@ case "$*" in
 *psql*--interactive*|*--interactive*psql*) cat >>"$dir/sql";;
 *pg_dump*) printf 'the votes';;
 "config create"*) cat >/dev/null;;
-"config ls"*|"config rm"*|"node ls"*|"service scale"*|exec*) ;;
+"config ls"*|"config rm"*|"service scale"*|exec*) ;;
+"node ls --format {{.Hostname}} {{.Status}}") printf 'node1 Ready\nnode2 Down\n';;
+"node ls"*) ;;
 "ps "*) echo c1;;
 "service inspect --format {{.Spec.Mode"*) echo 2;;
 "service inspect"*) echo 'waggle_worker|||{}';;
 "service ls"*) echo 'waggle_worker 2/2';;
-"service ps"*) echo 'Shutdown 1 second ago';;
+"service ps"*) printf 'node1 Shutdown 1 second ago\nnode2 Running 1 hour ago\n';;
 *) echo "no answer for $*" >&2; exit 1;;
 esac
 `
