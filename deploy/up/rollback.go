@@ -37,6 +37,9 @@ func (s *System) Rollback(ctx context.Context) error {
 		}},
 		step{"images", func() (string, error) { return s.haveImages(ctx, to) }},
 		step{"deploy", func() (string, error) {
+			if err := s.mayDeploy(to); err != nil {
+				return "", err
+			}
 			if err := s.runningPolls(ctx, now); err != nil {
 				return "", err
 			}

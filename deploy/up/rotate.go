@@ -63,6 +63,9 @@ func (s *System) Rotate(ctx context.Context, selection string) error {
 	if err != nil {
 		return err
 	}
+	if slices.ContainsFunc(selected, func(c credential) bool { return len(c.setters) > 0 }) && s.externalPostgres() && !changesPasswords(d) {
+		return failf("Run `make up` first.", "the version that runs cannot change the passwords of an external Postgres")
+	}
 	if err := s.runningPolls(ctx, d); err != nil {
 		return err
 	}
@@ -108,6 +111,28 @@ func (s *System) Rotate(ctx context.Context, selection string) error {
 		names = append(names, c.name)
 	}
 	fmt.Fprintf(s.Out, "\nRotated %s. Make a backup of the state: make backup.\n", joinWords(names))
+	return nil
+}
+
+// changesPasswords reports whether a deployment's migration changes the passwords in a Postgres of others.
+func changesPasswords(d Deployment) bool {
+	return strings.Contains(d.Files["external.yml"], "postgres-admin-before")
+}
+
+// mayDeploy refuses a deployment that would give new passwords to clients, and not to a Postgres of others.
+func (s *System) mayDeploy(d Deployment) error {
+	if !s.externalPostgres() || changesPasswords(d) {
+		return nil
+	}
+	for _, c := range credentials {
+		v, err := s.state.values(c)
+		if err != nil {
+			return err
+		}
+		if len(c.setters) > 0 && v.previous+v.closed != "" {
+			return failf("Finish it: make rotate SECRET="+c.name, "%s is being rotated, and %s cannot change it in an external Postgres", c.name, d.Version)
+		}
+	}
 	return nil
 }
 

@@ -135,7 +135,7 @@ func (v values) forms() map[string]string {
 		forms[variable+"_ORDERED"] = v.ordered()
 	}
 	if len(v.setters) > 0 {
-		forms[variable+"_BEFORE"] = cmp.Or(v.previous, v.current)
+		forms[variable+"_BEFORE"] = cmp.Or(v.previous, v.closed, v.current)
 	}
 	return forms
 }

@@ -319,13 +319,22 @@ func (s *System) known(ctx context.Context, names []string) (map[string]before, 
 // migrateService runs once and ends, so it settles by completing.
 const migrateService = stackName + "_migrate"
 
-// migrated reports whether the newest migration task has completed.
+// migrated reports whether the newest migration task has completed, and is one of what the service is to run now.
 func (s *System) migrated(ctx context.Context) (bool, error) {
-	out, err := s.Target.Manager.Run(ctx, "service", "ps", "--format", "{{.CurrentState}}", migrateService)
+	out, err := s.Target.Manager.Run(ctx, "service", "ps", "--no-trunc", "--format", "{{.ID}} {{.CurrentState}}", migrateService)
 	if err != nil {
 		return false, fmt.Errorf("reading the state of %s: %w", migrateService, err)
 	}
-	return strings.HasPrefix(out, "Complete"), nil
+	task, state, _ := strings.Cut(out, " ")
+	if !strings.HasPrefix(state, "Complete") {
+		return false, nil
+	}
+	ran, err := s.Target.Manager.Run(ctx, "inspect", "--type", "task", "--format", "{{json .Spec.ContainerSpec}}", task)
+	if err != nil {
+		return false, fmt.Errorf("reading what the last migration was: %w", err)
+	}
+	known, err := s.known(ctx, []string{migrateService})
+	return err == nil && ran == known[migrateService].containers, err
 }
 
 // awaitServices waits until every service of the stack is settled, and says which is not and why if that takes too long.

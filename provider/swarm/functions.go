@@ -105,10 +105,10 @@ func (c *Cluster) Deploy(ctx context.Context, d types.FunctionDeployment) error 
 }
 
 // create makes the service of a function. One of this name that was removed may still have replicas that end: then their
-// service becomes the function's.
+// service becomes the function's. It is asleep first, as the spec before is what Swarm rolls a failing update back to.
 func (c *Cluster) create(ctx context.Context, d types.FunctionDeployment, spec swarm.ServiceSpec) error {
 	auth := c.cfg.RegistryAuth(registryHost(d.Image))
-	for {
+	for attempt := 1; ; attempt++ {
 		left, err := c.awaitRemoval(ctx, d.Namespace, d.Service, 0)
 		if err != nil {
 			return err
@@ -117,8 +117,16 @@ func (c *Cluster) create(ctx context.Context, d types.FunctionDeployment, spec s
 			_, err := c.docker.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: spec, EncodedRegistryAuth: auth})
 			return err
 		}
-		_, err = c.docker.ServiceUpdate(ctx, left.ID, client.ServiceUpdateOptions{Version: left.Version, Spec: spec, EncodedRegistryAuth: auth})
-		if err == nil || !(errdefs.IsNotFound(err) || outOfSequence(err)) {
+		asleep := spec
+		asleep.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: new(uint64(0))}}
+		_, err = c.docker.ServiceUpdate(ctx, left.ID, client.ServiceUpdateOptions{Version: left.Version, Spec: asleep, EncodedRegistryAuth: auth})
+		switch {
+		case err == nil:
+			return c.modify(ctx, d.Namespace, d.Service, "", func(swarm.Service) (swarm.ServiceSpec, bool, error) { return spec, true, nil })
+		case !outOfSequence(err) && !(errdefs.IsNotFound(err) && c.gone(ctx, left.ID)), attempt == updateAttempts:
+			return err
+		}
+		if err := pause(ctx, settlePoll); err != nil {
 			return err
 		}
 	}

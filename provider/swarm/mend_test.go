@@ -176,6 +176,60 @@ func TestAServiceOutlivesItsReplicas(t *testing.T) {
 	})
 }
 
+// TestHistoryDoesNotTellThatManagersHaveActed: they may still have to start the replicas of a change before the removal.
+func TestHistoryDoesNotTellThatManagersHaveActed(t *testing.T) {
+	watched(t, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, _ *publications) {
+		deploy(t, cluster, "gone", 1)
+		again := types.FunctionDeployment{Service: "gone", Image: testImage, EnvVars: map[string]string{"changed": "yes"}}
+		if err := cluster.Update(t.Context(), again); err != nil {
+			t.Fatal(err)
+		}
+		within(t, time.Minute)
+		if err := cluster.Scale(t.Context(), "", "gone", 0); err != nil {
+			t.Fatal(err)
+		}
+		within(t, time.Minute)
+		if n := len(engine.TaskIDs()); n != 1 {
+			t.Fatalf("%d tasks are left, want the one that was replaced", n)
+		}
+		engine.Delay()
+		if err := cluster.Scale(t.Context(), "", "gone", 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.Delete(t.Context(), "", "gone"); err != nil {
+			t.Fatal(err)
+		}
+		within(t, 5*time.Second)
+		found, err := engine.ServiceList(t.Context(), client.ServiceListOptions{})
+		if err != nil || len(found.Items) != 1 {
+			t.Errorf("%d services are there, %v; want 1", len(found.Items), err)
+		}
+		engine.Settle()
+		within(t, time.Minute)
+		if found, err = engine.ServiceList(t.Context(), client.ServiceListOptions{}); err != nil || len(found.Items) != 0 {
+			t.Errorf("%d services are left, %v", len(found.Items), err)
+		}
+	})
+}
+
+// TestATakenOverServiceIsNotRetriedForEver: a refusal of the deployment is its answer.
+func TestATakenOverServiceIsNotRetriedForEver(t *testing.T) {
+	watched(t, func(t *testing.T, engine *swarmtest.Engine, cluster *swarm.Cluster, _ *publications) {
+		deploy(t, cluster, "gone", 1)
+		within(t, time.Minute)
+		engine.Hold()
+		if err := cluster.Delete(t.Context(), "", "gone"); err != nil {
+			t.Fatal(err)
+		}
+		engine.Interfere(1000) // somebody else writes the service each time
+		started := time.Now()
+		err := cluster.Deploy(t.Context(), types.FunctionDeployment{Service: "gone", Image: testImage})
+		if err == nil || time.Since(started) > time.Minute {
+			t.Errorf("after %s: %v", time.Since(started), err)
+		}
+	})
+}
+
 // TestAnInterruptedRemovalIsFinished by the next provider.
 func TestAnInterruptedRemovalIsFinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

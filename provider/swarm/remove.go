@@ -83,13 +83,13 @@ func (c *Cluster) callReconcile() {
 // awaitRemoval ends the removal of a function, if one is under way. After patience it gives the service if replicas
 // have still to end, or ErrUnavailable later if the managers do not stop them. The caller holds the function's lock.
 func (c *Cluster) awaitRemoval(ctx context.Context, namespace, name string, patience time.Duration) (left *swarm.Service, err error) {
-	seen := false // replicas, or their tasks, since this wait began
+	seen := false // a task that managers have still to delete, since this wait began
 	for started := time.Now(); ; {
 		removed, err := c.removed(ctx, labelFunction+"="+name, labelNamespace+"="+namespace)
 		if err != nil || len(removed) == 0 {
 			return nil, err
 		}
-		stage, tasks, err := c.remove(ctx, removed[0], seen)
+		stage, left, err := c.remove(ctx, removed[0], seen)
 		switch waited := time.Since(started); {
 		case err != nil || stage == ended:
 			return nil, err
@@ -98,7 +98,7 @@ func (c *Cluster) awaitRemoval(ctx context.Context, namespace, name string, pati
 		case waited >= maxSettle:
 			return nil, failf(ErrUnavailable, "the Swarm has not stopped the replicas of function %q, which was removed: try again later", name)
 		}
-		seen = seen || tasks > 0
+		seen = seen || left
 		if err := pause(ctx, settlePoll); err != nil {
 			return nil, err
 		}
@@ -113,37 +113,38 @@ func (c *Cluster) removed(ctx context.Context, labels ...string) ([]swarm.Servic
 
 func isRemoved(service swarm.Service) bool { return service.Spec.Labels[labelRemoved] != "" }
 
-// remove removes a marked service if its removal has come that far. A mark that managers have lost is written again.
-// No tasks may mean that the managers have deleted them, or that they have not made them yet. A task that was seen before
-// rules the second out, and so does time.
-func (c *Cluster) remove(ctx context.Context, service swarm.Service, seen bool) (stage removal, tasks int, err error) {
+// remove removes a marked service if its removal has come that far, and tells whether there is a task to be deleted first.
+// A mark that managers have lost is written again, and so is one that leaves more history than is kept.
+// No task may mean that the managers have deleted it, or that they have not made it yet. One that was seen before rules
+// the second out, and so does time.
+func (c *Cluster) remove(ctx context.Context, service swarm.Service, seen bool) (stage removal, left bool, err error) {
 	history, err := c.taskHistory(ctx)
 	if err != nil {
-		return unheard, 0, err
+		return unheard, false, err
 	}
-	all, err := c.tasks(ctx, service)
+	tasks, err := c.tasks(ctx, service)
 	if errors.Is(err, ErrNotFound) {
-		return ended, 0, nil
+		return ended, false, nil
 	}
 	if err != nil {
-		return unheard, 0, err
+		return unheard, false, err
 	}
-	stage = removalStage(all, history)
+	stage, left = removalStage(tasks, history), slices.ContainsFunc(tasks, isLeft)
 	late := time.Since(service.UpdatedAt) > touchAfter
 	switch {
-	case stage == unheard && late:
+	case late && (stage == unheard || (stage == ending && !left)):
 		c.cfg.Logger.Warn("a removed function is touched: its managers have not stopped its replicas", "service", service.Spec.Name)
 		_, err := c.docker.ServiceUpdate(ctx, service.ID, client.ServiceUpdateOptions{Version: service.Version, Spec: service.Spec})
-		return stage, len(all), ignoreRace(err)
+		return stage, left, ignoreRace(err)
 	case stage == ended && !seen && !late:
 		stage = ending
 	case stage == ended:
 		if _, err := c.docker.ServiceRemove(ctx, service.ID, client.ServiceRemoveOptions{}); err != nil && !errdefs.IsNotFound(err) {
-			return stage, 0, dockerError("removing service "+service.Spec.Name, err)
+			return stage, left, dockerError("removing service "+service.Spec.Name, err)
 		}
 		c.nudge()
 	}
-	return stage, len(all), nil
+	return stage, left, nil
 }
 
 // ignoreRace makes nothing of a change that came second.
@@ -171,7 +172,7 @@ func (c *Cluster) finishRemovals(ctx context.Context) error {
 }
 
 // finishRemoval looks again under the lock: the name may have been deployed meanwhile. Whoever has the lock goes on with
-// the removal itself.
+// the removal itself. Another provider has another lock: there must be one at a time, as the stack has it.
 func (c *Cluster) finishRemoval(ctx context.Context, namespace, name string) error {
 	unlock, free := c.writers.tryLock(lockKey(namespace, name))
 	if !free {
@@ -207,12 +208,15 @@ func removalStage(tasks []swarm.Task, history int64) removal {
 		switch {
 		case wanted(task):
 			return unheard
-		case !isOver(task), task.DesiredState == swarm.TaskStateRemove, history >= 0 && slots[task.Slot] > max(history, 1):
+		case isLeft(task), history >= 0 && slots[task.Slot] > max(history, 1):
 			stage = ending
 		}
 	}
 	return stage
 }
+
+// isLeft is true for a task that runs or is to be deleted: for any but history.
+func isLeft(task swarm.Task) bool { return !isOver(task) || task.DesiredState == swarm.TaskStateRemove }
 
 // wanted is true for a task that is to run, now or once the one before it has ended.
 func wanted(task swarm.Task) bool {

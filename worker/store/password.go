@@ -33,12 +33,13 @@ func AwaitPasswords(ctx context.Context, logins []Login, timeout time.Duration, 
 }
 
 func (l Login) change(ctx context.Context) error {
-	if conn, err := pgx.Connect(ctx, l.Now); err == nil {
+	conn, nowErr := pgx.Connect(ctx, l.Now)
+	if nowErr == nil {
 		return conn.Close(ctx)
 	}
 	conn, err := pgx.Connect(ctx, l.Before)
 	if err != nil {
-		return fmt.Errorf("logging in to change a password: %w", err)
+		return fmt.Errorf("logging in to change a password: with the new one: %w; with the one before: %w", nowErr, err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	verifier, err := scram.Verifier(l.Password)

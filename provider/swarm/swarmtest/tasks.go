@@ -30,7 +30,7 @@ func (e *Engine) orchestrate(service swarm.Service) {
 		want = int(*replicated.Replicas)
 	}
 	for len(running) > want {
-		e.stop(running[len(running)-1])
+		e.end(running[len(running)-1], swarm.TaskStateRemove)
 		running = running[:len(running)-1]
 	}
 	for slot := 1; len(taken) < want; slot++ {
@@ -81,13 +81,32 @@ func (e *Engine) start(service swarm.Service, slot int) {
 	e.putTask(task)
 }
 
-func (e *Engine) stop(id string) {
+// end stops a task. With the desired state shutdown it stays as history; with remove it is deleted.
+func (e *Engine) end(id string, desired swarm.TaskState) {
 	task := e.tasks[id]
-	task.DesiredState = swarm.TaskStateShutdown
+	task.DesiredState = desired
 	if !e.held {
 		task = settled(task)
 	}
 	e.putTask(task)
+	e.reap(task)
+}
+
+// reapAfter is how long tasks wait to be deleted. Real managers collect them for 250 ms.
+const reapAfter = 20 * time.Millisecond
+
+// reap deletes a task later that has ended and is to be removed.
+func (e *Engine) reap(task swarm.Task) {
+	if task.DesiredState != swarm.TaskStateRemove || task.Status.State != swarm.TaskStateShutdown {
+		return
+	}
+	time.AfterFunc(reapAfter, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if _, found := e.tasks[task.ID]; found {
+			e.dropTask(task.ID)
+		}
+	})
 }
 
 // dropTasks forgets all tasks of a service.
@@ -103,7 +122,7 @@ func settled(task swarm.Task) swarm.Task {
 	if task.DesiredState == swarm.TaskStateRunning && task.Status.State == swarm.TaskStateStarting {
 		task.Status.State = swarm.TaskStateRunning
 	}
-	if task.DesiredState == swarm.TaskStateShutdown {
+	if task.DesiredState == swarm.TaskStateShutdown || task.DesiredState == swarm.TaskStateRemove {
 		task.Status.State = swarm.TaskStateShutdown
 	}
 	return task

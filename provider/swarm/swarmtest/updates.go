@@ -54,6 +54,7 @@ func (e *Engine) Settle() {
 		if task := settled(task); task.Status.State != e.tasks[id].Status.State {
 			e.tellContainer(task)
 			e.putTask(task)
+			e.reap(task)
 		}
 	}
 }
@@ -91,7 +92,7 @@ func (e *Engine) replace(id string) (replaced bool) {
 	service := e.services[id]
 	for name, task := range e.tasks {
 		if task.ServiceID == id && task.DesiredState == swarm.TaskStateRunning && !equal(task.Spec, service.Spec.TaskTemplate) {
-			e.stop(name)
+			e.end(name, swarm.TaskStateShutdown)
 			replaced = true
 		}
 	}
