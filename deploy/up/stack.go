@@ -329,12 +329,17 @@ func (s *System) migrated(ctx context.Context) (bool, error) {
 	if !strings.HasPrefix(state, "Complete") {
 		return false, nil
 	}
-	ran, err := s.Target.Manager.Run(ctx, "inspect", "--type", "task", "--format", "{{json .Spec.ContainerSpec}}", task)
+	// The engine adds defaults to a service's spec, so only what a run of ours may change is compared.
+	const format = "{{.Image}} {{json .Env}} {{json .Secrets}}{{end}}"
+	ran, err := s.Target.Manager.Run(ctx, "inspect", "--type", "task", "--format", "{{with .Spec.ContainerSpec}}"+format, task)
 	if err != nil {
 		return false, fmt.Errorf("reading what the last migration was: %w", err)
 	}
-	known, err := s.known(ctx, []string{migrateService})
-	return err == nil && ran == known[migrateService].containers, err
+	wanted, err := s.Target.Manager.Run(ctx, "service", "inspect", "--format", "{{with .Spec.TaskTemplate.ContainerSpec}}"+format, migrateService)
+	if err != nil {
+		return false, fmt.Errorf("reading what the migration is to be: %w", err)
+	}
+	return ran == wanted, nil
 }
 
 // awaitServices waits until every service of the stack is settled, and says which is not and why if that takes too long.
